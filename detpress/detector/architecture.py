@@ -1,0 +1,299 @@
+"""What a network is: a list of layers, numbered as Darknet numbers them.
+
+A detector is described by data, not by a class: the layer list of `yolov3` is the same list that Darknet's
+`yolov3.cfg` spells out, in the same order and with the same numbers. Whatever a compressor does to a network
+(fewer filters, one convolution replaced by two, a searched block), the result is again such a list, so one network
+class builds it, one bundle stores it and one cfg writer exports it.
+
+    index  layer                                     layer 4 is `Shortcut(source=1)`:
+    0      Convolution(32, size=3)                   it adds what layer 1 gave
+    1      Convolution(64, size=3, stride=2)         to what layer 3 gives
+    2      Convolution(32, size=1)
+    3      Convolution(64, size=3)
+    4      Shortcut(source=1)
+
+Layer lists of YOLOv3: Redmon and Farhadi, "YOLOv3: An Incremental Improvement", arXiv:1804.02767, 2018, and the
+files `yolov3.cfg`, `yolov3-tiny.cfg` and `yolov3-spp.cfg` published with it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from detpress.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Convolution with `size // 2` zero padding, batch normalisation unless told otherwise, then the activation."""
+
+    filters: int
+    size: int
+    stride: int = 1
+    batch_normalize: bool = True
+    activation: Literal["leaky", "linear"] = "leaky"
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """Adds the output of layer `source` to the output of the layer before."""
+
+    source: int
+
+
+@dataclass(frozen=True)
+class Route:
+    """Passes on the outputs of layers `sources`, concatenated over channels."""
+
+    sources: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """Repeats every pixel `stride` times in both directions."""
+
+    stride: int = 2
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Maximum over `size` x `size`; at stride 1 the map keeps its size."""
+
+    size: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Yolo:
+    """Marks the output of the layer before as a raw detection map.
+
+    anchors: (width, height) of each anchor box in pixels of the network's input.
+    """
+
+    anchors: tuple[tuple[float, float], ...]
+
+
+Layer = Convolution | Shortcut | Route | Upsample | MaxPool | Yolo
+Resize = Literal["letterbox", "stretch"]
+
+LAYER_TYPES: dict[str, type[Layer]] = {
+    "convolution": Convolution,
+    "shortcut": Shortcut,
+    "route": Route,
+    "upsample": Upsample,
+    "maxpool": MaxPool,
+    "yolo": Yolo,
+}
+_TYPE_NAMES = {layer_type: name for name, layer_type in LAYER_TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything about a detector except its weights.
+
+    name: what it was derived from, `yolov3`, `yolov3-tiny` or `yolov3-spp`; says nothing about its widths.
+    image_size: side of the square input in pixels, a multiple of 32.
+    resize: how an image is brought to that square: `letterbox` keeps its proportions and pads with grey.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    classes: tuple[str, ...]
+    image_size: int
+    resize: Resize = "letterbox"
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Indices of the convolutions whose outputs are raw detection maps."""
+        return tuple(i - 1 for i, layer in enumerate(self.layers) if isinstance(layer, Yolo))
+
+    @property
+    def yolo_layers(self) -> tuple[Yolo, ...]:
+        return tuple(layer for layer in self.layers if isinstance(layer, Yolo))
+
+    @property
+    def output_channels(self) -> tuple[int, ...]:
+        """Channels that each layer gives, the input having 3."""
+        channels: list[int] = []
+        for i, layer in enumerate(self.layers):
+            match layer:
+                case Convolution():
+                    channels.append(layer.filters)
+                case Route():
+                    channels.append(sum(channels[source] for source in layer.sources))
+                case _:
+                    channels.append(channels[i - 1] if i else 3)
+        return tuple(channels)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` is its inverse."""
+        layers = [{"type": _TYPE_NAMES[type(layer)], **asdict(layer)} for layer in self.layers]
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "layers": layers,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Architecture":
+        """Raises InputError where `data` does not describe a network."""
+        try:
+            layers = tuple(_layer_from_dict(i, layer) for i, layer in enumerate(data["layers"]))
+            return cls(data["name"], layers, tuple(data["classes"]), int(data["image_size"]), data["resize"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"not the description of a network: {error!r}") from error
+
+
+def _layer_from_dict(index: int, data: dict[str, Any]) -> Layer:
+    options = dict(data)
+    kind = options.pop("type")
+    if kind not in LAYER_TYPES:
+        raise InputError(f"layer {index}: unknown type '{kind}'; {nearest(kind, LAYER_TYPES)}")
+    if kind == "route":
+        options["sources"] = tuple(options["sources"])
+    if kind == "yolo":
+        options["anchors"] = tuple((float(w), float(h)) for w, h in options["anchors"])
+    return LAYER_TYPES[kind](**options)
+
+
+Anchors = Sequence[tuple[float, float]]
+
+# Published with YOLOv3: k-means on COCO, pixels at an input of 416, from the smallest to the largest.
+COCO_ANCHORS: Anchors = (
+    (10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326),
+)  # fmt: skip
+COCO_TINY_ANCHORS: Anchors = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
+
+
+class _LayerList:
+    """Collects layers in order, scaling the number of filters; indices are those of the finished network."""
+
+    def __init__(self, width: float) -> None:
+        self.layers: list[Layer] = []
+        self.width = width
+
+    def add(self, layer: Layer) -> int:
+        self.layers.append(layer)
+        return len(self.layers) - 1
+
+    def convolution(self, filters: int, size: int, stride: int = 1) -> int:
+        return self.add(Convolution(max(1, round(filters * self.width)), size, stride))
+
+    def alternate(self, filters: int, times: int) -> int:
+        """`times` convolutions, by turns 1x1 with `filters` and 3x3 with twice as many; the last one's index."""
+        for i in range(times):
+            self.convolution(filters, 1) if i % 2 == 0 else self.convolution(2 * filters, 3)
+        return len(self.layers) - 1
+
+    def darknet53(self) -> tuple[int, int]:
+        """The backbone; returns the layers where strides 8 and 16 end."""
+        self.convolution(32, 3)
+        ends = []
+        for filters, blocks in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)):
+            self.convolution(filters, 3, stride=2)
+            for _ in range(blocks):
+                before = len(self.layers) - 1
+                self.convolution(filters // 2, 1)
+                self.convolution(filters, 3)
+                self.add(Shortcut(before))
+            ends.append(len(self.layers) - 1)
+        return ends[2], ends[3]
+
+    def pyramid(self) -> int:
+        """Spatial pyramid pooling: the input beside its maxima over 5, 9 and 13 pixels."""
+        before = len(self.layers) - 1
+        five = self.add(MaxPool(5, 1))
+        self.add(Route((before,)))
+        nine = self.add(MaxPool(9, 1))
+        self.add(Route((before,)))
+        thirteen = self.add(MaxPool(13, 1))
+        return self.add(Route((thirteen, nine, five, before)))
+
+    def head(self, anchors: Anchors, classes: int) -> None:
+        self.add(
+            Convolution(len(anchors) * (5 + classes), 1, batch_normalize=False, activation="linear"),
+        )
+        self.add(Yolo(tuple(anchors)))
+
+    def join(self, source: int, filters: int, with_layer: int) -> None:
+        """Goes up one scale: from `source` through a 1x1 convolution, doubled in size, beside `with_layer`."""
+        self.add(Route((source,)))
+        self.convolution(filters, 1)
+        up = self.add(Upsample())
+        self.add(Route((up, with_layer)))
+
+
+def _yolov3(width: float, classes: int, anchors: Anchors, pyramid: bool = False) -> list[Layer]:
+    net = _LayerList(width)
+    stride_8, stride_16 = net.darknet53()
+    if pyramid:
+        net.alternate(512, 3)
+        net.pyramid()
+        branch = net.alternate(512, 4) - 1
+    else:
+        branch = net.alternate(512, 6) - 1
+    net.head(anchors[6:9], classes)
+    net.join(branch, 256, stride_16)
+    branch = net.alternate(256, 6) - 1
+    net.head(anchors[3:6], classes)
+    net.join(branch, 128, stride_8)
+    net.alternate(128, 6)
+    net.head(anchors[0:3], classes)
+    return net.layers
+
+
+def _yolov3_tiny(width: float, classes: int, anchors: Anchors) -> list[Layer]:
+    net = _LayerList(width)
+    convolutions = []
+    for filters in (16, 32, 64, 128, 256, 512):
+        convolutions.append(net.convolution(filters, 3))
+        net.add(MaxPool(2, 1 if filters == 512 else 2))
+    stride_16 = convolutions[4]
+    net.convolution(1024, 3)
+    branch = net.convolution(256, 1)
+    net.convolution(512, 3)
+    net.head(anchors[3:6], classes)
+    net.join(branch, 128, stride_16)
+    net.convolution(256, 3)
+    net.head(anchors[0:3], classes)
+    return net.layers
+
+
+ARCHITECTURES = ("yolov3", "yolov3-spp", "yolov3-tiny")
+
+
+def anchor_count(name: str) -> int:
+    """How many anchors the architecture `name` takes: three for each of its scales."""
+    return 6 if name == "yolov3-tiny" else 9
+
+
+def build_architecture(
+    name: str,
+    classes: Sequence[str],
+    image_size: int,
+    width: float = 1.0,
+    anchors: Anchors | None = None,
+    resize: Resize = "letterbox",
+) -> Architecture:
+    """The published layer list `name` with every layer's filters (heads excepted) multiplied by `width`.
+
+    anchors: pixels at `image_size`, from the smallest to the largest; the published ones, scaled to it, by default.
+    Raises InputError for an unknown name or a size that is not a positive multiple of 32.
+    """
+    if name not in ARCHITECTURES:
+        raise InputError(f"unknown architecture '{name}'; {nearest(name, ARCHITECTURES)}")
+    if image_size <= 0 or image_size % 32:
+        raise InputError(f"image size {image_size}: expected a positive multiple of 32")
+    if anchors is None:
+        published = COCO_TINY_ANCHORS if name == "yolov3-tiny" else COCO_ANCHORS
+        anchors = [(w * image_size / 416, h * image_size / 416) for w, h in published]
+    if len(anchors) != anchor_count(name):
+        raise InputError(f"{name} takes {anchor_count(name)} anchors, not {len(anchors)}")
+    if name == "yolov3-tiny":
+        layers = _yolov3_tiny(width, len(classes), anchors)
+    else:
+        layers = _yolov3(width, len(classes), anchors, pyramid=name == "yolov3-spp")
+    return Architecture(name, tuple(layers), tuple(classes), image_size, resize)

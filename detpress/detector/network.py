@@ -1,0 +1,109 @@
+"""The network that a layer list describes. `forward` gives raw maps and can be traced by torch.fx."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detpress.detector.architecture import (
+    Architecture,
+    Convolution,
+    MaxPool,
+    Route,
+    Shortcut,
+    Upsample,
+    Yolo,
+)
+
+
+class Network(nn.Module):
+    """Any detector of the YOLOv3 family.
+
+    Layer i is `layers.{i}`; its parts are called `convolution`, `norm` and `activation`. Shortcuts, routes and yolo
+    layers compute nothing of their own and are identities there, so that the numbers are Darknet's.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        channels = architecture.output_channels
+        modules: list[nn.Module] = []
+        for i, layer in enumerate(architecture.layers):
+            incoming = channels[i - 1] if i else 3
+            match layer:
+                case Convolution():
+                    modules.append(_convolution_block(incoming, layer))
+                case MaxPool(size=2, stride=1):
+                    modules.append(SameMaxPool2())
+                case MaxPool(size=size, stride=stride):
+                    modules.append(nn.MaxPool2d(size, stride, padding=(size - 1) // 2))
+                case Upsample(stride=stride):
+                    modules.append(nn.Upsample(scale_factor=stride, mode="nearest"))
+                case _:
+                    modules.append(nn.Identity())
+        self.layers = nn.ModuleList(modules)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images: float32 (N, 3, H, W) in [0, 1], H and W multiples of 32.
+
+        Returns one raw map a scale, coarse to fine: float32 (N, anchors * (5 + classes), H / stride, W / stride);
+        the channels of an anchor are x, y, width, height, objectness and one logit a class.
+        """
+        needed = needed_later(self.architecture)
+        kept: dict[int, Tensor] = {}
+        maps: list[Tensor] = []
+        x = images
+        for i, layer in enumerate(self.architecture.layers):
+            match layer:
+                case Shortcut(source=source):
+                    x = x + kept[source]
+                case Route(sources=sources):
+                    x = torch.cat([kept[s] for s in sources], dim=1) if len(sources) > 1 else kept[sources[0]]
+                case Yolo():
+                    maps.append(x)
+                case _:
+                    x = self.layers[i](x)
+            if i in needed:
+                kept[i] = x
+        return tuple(maps)
+
+
+def needed_later(architecture: Architecture) -> frozenset[int]:
+    """Indices of the layers whose outputs a shortcut or a route takes."""
+    needed: set[int] = set()
+    for layer in architecture.layers:
+        match layer:
+            case Shortcut(source=source):
+                needed.add(source)
+            case Route(sources=sources):
+                needed.update(sources)
+    return frozenset(needed)
+
+
+class SameMaxPool2(nn.Module):
+    """Maximum over 2x2 at stride 1; the last row and column are repeated, so that the map keeps its size.
+
+    Darknet pads with minus infinity there; repeating the edge gives the same maximum and stays finite.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.max_pool2d(functional.pad(x, (0, 1, 0, 1), mode="replicate"), 2, 1)
+
+
+def _convolution_block(incoming: int, layer: Convolution) -> nn.Sequential:
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    parts["convolution"] = nn.Conv2d(
+        incoming,
+        layer.filters,
+        layer.size,
+        layer.stride,
+        padding=layer.size // 2,
+        groups=layer.groups,
+        bias=not layer.batch_normalize,
+    )
+    if layer.batch_normalize:
+        parts["norm"] = nn.BatchNorm2d(layer.filters)
+    if layer.activation == "leaky":
+        parts["activation"] = nn.LeakyReLU(0.1)
+    return nn.Sequential(parts)

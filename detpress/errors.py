@@ -1,0 +1,31 @@
+"""What detpress says when it stops: one line for a person, one exit code for a program."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DetpressError(Exception):
+    """Base of every error whose text is shown to the user as it is, without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(DetpressError):
+    """The user's input is wrong. The message names the place, what is wrong and what was expected."""
+
+    exit_code = 2
+
+
+class StageFailed(DetpressError):
+    """The input was fine, the work failed: an engine broke, changed nothing, or the loss was not finite."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The end of an error message: the nearest of `choices`, or all of them when none is near and they are few."""
+    known = sorted(choices)
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    if len(known) <= 12:
+        return f"expected one of: {', '.join(known)}"
+    return f"none of the {len(known)} known names is near"

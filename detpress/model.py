@@ -1,0 +1,57 @@
+"""A model on its way through a chain: the network, and what must be known to rebuild and to judge it."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detpress.detector.architecture import Architecture
+from detpress.detector.network import Network
+from detpress.plugin import Form
+
+
+@dataclass
+class Model:
+    """A detector in one of the forms.
+
+    network: gives raw maps (see `Network.forward`) and holds its `architecture`.
+    masks: parameter name -> bool tensor of the parameter's shape, False where the weight is held at zero.
+    history: what was done to get here, oldest first, one record a stage; kept in the bundle as its provenance.
+    """
+
+    network: nn.Module
+    form: Form = Form.DENSE
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    history: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def architecture(self) -> Architecture:
+        architecture = self.network.architecture
+        assert isinstance(architecture, Architecture)
+        return architecture
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.network.state_dict().values())).device
+
+    def with_network(
+        self, network: nn.Module, form: Form = Form.DENSE, masks: dict[str, Tensor] | None = None
+    ) -> "Model":
+        """This model with another network, the history kept."""
+        return replace(self, network=network, form=form, masks=masks or {})
+
+
+def new_model(architecture: Architecture, seed: int) -> Model:
+    """A dense model with PyTorch's default initial weights drawn from `seed`; the global generator is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Model(Network(architecture).eval())
+
+
+def apply_masks(network: nn.Module, masks: dict[str, Tensor]) -> None:
+    """Sets to zero, in place, every weight whose mask is False."""
+    parameters = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(mask)

@@ -1,0 +1,108 @@
+"""The contract between detpress and a compression technique.
+
+A plugin is a class with a typed `Config`, the forms of model it `accepts` and `returns`, and `apply`. It is found by
+the entry-point group `detpress.plugins`; the name of the entry point is the name used in recipes. The model goes in
+one form and comes out in another, and a recipe is refused before anything is computed where the forms do not fit:
+
+    nni.l1norm      dense  -> masked
+    nni.speedup     masked -> dense
+    inc.static_int8 dense  -> int8
+
+Importing a plugin must be cheap (no torch, no engine at module level): `detpress plugins` imports them all.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import logging
+
+    import torch
+    from torch import Tensor, nn
+
+    from detpress.model import Model
+
+
+class Form(StrEnum):
+    """What a model is at a point in a chain."""
+
+    DENSE = "dense"  # every weight is stored and used
+    MASKED = "masked"  # zeros held by masks; as large and as slow as dense
+    SIMULATED = "simulated"  # fake-quantised or binarised, computed in float
+    INT8 = "int8"  # executed in integers
+
+
+class Config(BaseModel):
+    """Base of every plugin's options: unknown keys refused, no silent conversion, defaults checked too."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a plugin would do: the names of the layers it touches, and the model that would come out.
+
+    The model's shapes are what counts: `detpress validate` reads the parameters left from it and hands it to the
+    next plugin's `plan`. Its weights may be those of a model never trained.
+    """
+
+    layers: tuple[str, ...]
+    model: "Model"
+
+
+class Workbench(Protocol):
+    """All that a plugin may use of the world."""
+
+    seed: int
+    device: "torch.device"
+    scratch: Path  # a folder of this stage's own, kept when the stage is killed and deleted when it is done
+    log: "logging.Logger"  # the stage's log file
+    progress: Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+
+    def fit(
+        self,
+        model: "Model",
+        training: "TrainingConfig",  # noqa: F821
+        losses: "tuple[Callable[..., Tensor], ...]" = (),
+        after_step: "tuple[Callable[[nn.Module], None], ...]" = (),
+    ) -> "Model":
+        """Trains a copy of `model` on the training split, its masks held. The one trainer."""
+
+    def evaluate(self, model: "Model", split: str = "val") -> float:
+        """mAP (a fraction) by the recipe's protocol. The test split is refused."""
+
+    def calibration(self, images: int) -> "Tensor":
+        """That many training images, drawn by the seed: float32 (images, 3, H, W) in [0, 1]."""
+
+    def load(self, name_or_path: str) -> "Model":
+        """The model of a bundle: a shipped one (`builtin:digits`) or a folder."""
+
+    def remember(self, key: dict[str, Any], compute: Callable[[Path], None]) -> Path:
+        """The folder that `compute(folder)` filled, kept on disk: computed once for `key`, also across kills."""
+
+
+class Plugin(ABC):
+    """One named compression technique. Its docstring is its card: what it does, and the citation."""
+
+    Config: ClassVar[type[Config]]
+    accepts: ClassVar[frozenset[Form]]
+    returns: ClassVar[Form]
+    engine: ClassVar[str | None] = None  # the distribution that does the work; its version enters the stage's key
+    version: ClassVar[int] = 1  # raised when the same config gives another result: it enters the stage's key
+
+    def plan(self, model: "Model", config: Any) -> Plan:
+        """What `apply` would do, without data and without training."""
+        return Plan((), model)
+
+    @abstractmethod
+    def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
+        """The compressed model. `model` itself is left as it was.
+
+        Raises StageFailed where the engine failed or changed nothing.
+        """
