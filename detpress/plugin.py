@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from detpress.detector.training_config import TrainingConfig
     from detpress.model import Model
 
 
@@ -68,7 +69,7 @@ class Workbench(Protocol):
     def fit(
         self,
         model: "Model",
-        training: "TrainingConfig",  # noqa: F821
+        training: "TrainingConfig",
         losses: "tuple[Callable[..., Tensor], ...]" = (),
         after_step: "tuple[Callable[[nn.Module], None], ...]" = (),
     ) -> "Model":
@@ -92,7 +93,7 @@ class Plugin(ABC):
 
     Config: ClassVar[type[Config]]
     accepts: ClassVar[frozenset[Form]]
-    returns: ClassVar[Form]
+    returns: ClassVar[Form | None]  # None: the form that came in
     engine: ClassVar[str | None] = None  # the distribution that does the work; its version enters the stage's key
     version: ClassVar[int] = 1  # raised when the same config gives another result: it enters the stage's key
 

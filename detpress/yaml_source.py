@@ -1,0 +1,138 @@
+"""YAML with the place of every value, so that an error can name its line."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detpress.errors import InputError
+
+Place = tuple[str | int, ...]  # keys and list indices from the root of the document to a value
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, with floats as YAML 1.2 has them (`3e-3` is a number) and duplicate keys refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+class YamlSource:
+    """A document's plain data, and where each part of it stands.
+
+    Raises InputError, naming file and line, for what is no YAML or nests more than 50 deep.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self._lines: dict[Place, int] = {}
+        self._set: dict[Place, str] = {}
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                raise InputError(f"{path}: empty; expected a recipe")
+            self._note(node, ())
+            self.data: Any = loader.construct_document(node)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = f":{mark.line + 1}" if mark else ""
+            raise InputError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from error
+        except (yaml.YAMLError, ValueError) as error:
+            raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+        finally:
+            loader.dispose()
+
+    def _note(self, node: yaml.Node, place: Place) -> None:
+        if len(place) > 50:
+            raise InputError(f"{self.path}:{node.start_mark.line + 1}: nested more than 50 deep")
+        self._lines[place] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            for key_node, value_node in node.value:
+                self._note(value_node, (*place, key_node.value))
+                self._lines[(*place, key_node.value)] = key_node.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode):
+            for i, item in enumerate(node.value):
+                self._note(item, (*place, i))
+
+    def where(self, place: Place) -> str:
+        """`FILE:LINE: a.b[0].c` for the value at `place`, or the `--set` that gave it."""
+        for length in range(len(place), -1, -1):
+            if place[:length] in self._set:
+                return f"{self._set[place[:length]]}: {spell(place)}"
+            if place[:length] in self._lines:
+                return f"{self.path}:{self._lines[place[:length]]}: {spell(place)}".removesuffix(": ")
+        return str(self.path)
+
+    def is_set(self, place: Place) -> bool:
+        """Whether the value at `place` came from the command line."""
+        return place in self._set
+
+    def set(self, assignment: str) -> None:
+        """Changes one value by `a.b[0].c=VALUE`, VALUE being YAML; keys that are missing are added.
+
+        The step of a chain holds its options under the plugin's name, which may be left out: `chain[0].sparsity=0.5`.
+        Raises InputError for a path through something that is neither a mapping nor a list.
+        """
+        said = f"--set {assignment}"
+        path, separator, value = assignment.partition("=")
+        keys = [int(t[1:-1]) if t[0] == "[" else t for t in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
+        if not separator or not keys:
+            raise InputError(f"{said}: expected KEY=VALUE, such as --set seed=1 or --set chain[0].sparsity=0.5")
+        try:
+            parsed = yaml.load(value, _Loader)
+        except yaml.YAMLError:
+            parsed = value
+        place: list[str | int] = []
+        target = self.data
+        while True:
+            if _is_step(place) and isinstance(target, dict) and len(target) == 1:
+                name = next(iter(target))
+                rest = name.split(".")
+                keys = keys[len(rest) :] if keys[: len(rest)] == rest else keys
+                if target[name] is None:
+                    target[name] = {}
+                target = target[name]
+                place.append(name)
+            key, *keys = keys or [""]
+            if isinstance(target, list) and isinstance(key, int) and key < len(target):
+                place.append(key)
+            elif isinstance(target, dict) and isinstance(key, str) and key:
+                place.append(key)
+                if keys:
+                    target.setdefault(key, {})
+            else:
+                raise InputError(f"{said}: nothing called '{key}' in {spell(tuple(place)) or 'the recipe'}")
+            if not keys:
+                target[key] = parsed
+                self._set[tuple(place)] = said
+                return
+            target = target[key]
+
+
+def spell(place: Place) -> str:
+    """`('chain', 0, 'nni.l1norm', 'sparsity')` -> `chain[0].nni.l1norm.sparsity`."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _is_step(place: list[str | int]) -> bool:
+    return len(place) == 2 and place[0] == "chain" and isinstance(place[1], int)
