@@ -58,27 +58,32 @@ class Pasted:
     box: tuple[int, int, int, int]
 
 
-def ensure_digits(cache: Path, progress: Progress | None = None) -> Path:
+def digits_root(cache: Path) -> Path:
+    """Where `ensure_digits` puts the devkit."""
+    return cache / f"digits-{VERSION}"
+
+
+def ensure_digits(cache: Path, progress: Progress | None = None, counts: Mapping[str, int] = COUNTS) -> Path:
     """The devkit's root below `cache`; generated when absent, of another version, or with files missing."""
-    root = cache / f"digits-{VERSION}"
-    if is_complete(root):
+    root = digits_root(cache)
+    if is_complete(root, counts):
         return root
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "digits.lock"):
-        if not is_complete(root):
+        if not is_complete(root, counts):
             with tempfile.TemporaryDirectory(prefix="digits-", suffix=".partial", dir=cache) as scratch:
                 made = Path(scratch) / "devkit"
-                write_digits(made, progress=progress)
+                write_digits(made, counts, progress=progress)
                 if root.exists():
                     shutil.rmtree(root)
                 made.rename(root)
     return root
 
 
-def is_complete(root: Path) -> bool:
+def is_complete(root: Path, counts: Mapping[str, int]) -> bool:
     """Whether no image, annotation or image set has been removed; a cache may be emptied by others, file by file."""
-    total = sum(COUNTS.values())
-    expected = {"JPEGImages": total, "Annotations": total, "ImageSets/Main": len(COUNTS) + 1}
+    total = sum(counts.values())
+    expected = {"JPEGImages": total, "Annotations": total, "ImageSets/Main": len(counts) + 1}
     return all((root / name).is_dir() and len(list((root / name).iterdir())) == n for name, n in expected.items())
 
 
