@@ -1,5 +1,6 @@
 """What detpress says when it stops: one line for a person, one exit code for a program."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -29,3 +30,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if len(known) <= 12:
         return f"expected one of: {', '.join(known)}"
     return f"none of the {len(known)} known names is near"
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether the operating system refused a write because the disk, the quota or the largest file size is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

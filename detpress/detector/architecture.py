@@ -103,6 +103,32 @@ class Architecture:
     image_size: int
     resize: Resize = "letterbox"
 
+    def __post_init__(self) -> None:
+        """Raises InputError where the parts do not make a network."""
+        if self.image_size <= 0 or self.image_size % 32:
+            raise InputError(f"image size {self.image_size}: expected a positive multiple of 32")
+        for i, layer in enumerate(self.layers):
+            match layer:
+                case Shortcut(source=source):
+                    sources: tuple[int, ...] = (source,)
+                case Route(sources=sources):
+                    pass
+                case Yolo(anchors=anchors):
+                    _check_head(i, self.layers[i - 1] if i else None, len(anchors) * (5 + len(self.classes)))
+                    continue
+                case _:
+                    continue
+            if not sources or not all(0 <= source < i for source in sources):
+                raise InputError(f"layer {i}: takes layers {list(sources)}; expected layers before it")
+        channels = self.output_channels
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Shortcut) and channels[layer.source] != channels[i - 1]:
+                raise InputError(
+                    f"layer {i}: adds {channels[layer.source]} channels of layer {layer.source} to {channels[i - 1]}"
+                )
+        if not self.yolo_layers:
+            raise InputError("the network has no yolo layer")
+
     @property
     def heads(self) -> tuple[int, ...]:
         """Indices of the convolutions whose outputs are raw detection maps."""
@@ -145,6 +171,11 @@ class Architecture:
             return cls(data["name"], layers, tuple(data["classes"]), int(data["image_size"]), data["resize"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"not the description of a network: {error!r}") from error
+
+
+def _check_head(index: int, before: Layer | None, channels: int) -> None:
+    if not isinstance(before, Convolution) or before.filters != channels:
+        raise InputError(f"layer {index}: a yolo layer of these anchors and classes follows {channels} filters")
 
 
 def _layer_from_dict(index: int, data: dict[str, Any]) -> Layer:
@@ -285,8 +316,6 @@ def build_architecture(
     """
     if name not in ARCHITECTURES:
         raise InputError(f"unknown architecture '{name}'; {nearest(name, ARCHITECTURES)}")
-    if image_size <= 0 or image_size % 32:
-        raise InputError(f"image size {image_size}: expected a positive multiple of 32")
     if anchors is None:
         published = COCO_TINY_ANCHORS if name == "yolov3-tiny" else COCO_ANCHORS
         anchors = [(w * image_size / 416, h * image_size / 416) for w, h in published]

@@ -1,0 +1,153 @@
+"""A model as a folder: rebuilt from plain data, with neither pickle nor the engine that made it.
+
+    model.json           the layer list, class names, form, and the history of the model
+    weights.safetensors  the state dict of the network, masks beside it under `mask/<parameter>`
+    SHA256SUMS           digests of both, as `sha256sum --check` reads them
+
+A pruned network is nothing special: its layer list holds the widths that it has. An int8 network says which of its
+layers are in float (see `QuantizedNetwork`), its scales are tensors like all others.
+"""
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from detpress.detector.architecture import Architecture
+from detpress.detector.network import Network
+from detpress.detector.quantized import QuantizedNetwork
+from detpress.errors import InputError, nearest
+from detpress.model import Model
+from detpress.plugin import Form
+
+BUILTIN = "builtin:"
+FORMAT = 1
+MASK = "mask/"
+
+
+def save_bundle(model: Model, folder: Path) -> None:
+    """Writes `model` into `folder`, which must not exist. The same model gives the same bytes."""
+    folder.mkdir(parents=True)
+    network = model.network
+    description: dict[str, Any] = {
+        "format": FORMAT,
+        "form": model.form,
+        "architecture": model.architecture.as_dict(),
+        "quantization": network.quantization.as_dict() if isinstance(network, QuantizedNetwork) else None,
+        "history": list(model.history),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors |= {MASK + name: mask.cpu().contiguous() for name, mask in model.masks.items()}
+    contents = {
+        "model.json": json.dumps(description, indent=1, ensure_ascii=False).encode() + b"\n",
+        "weights.safetensors": safetensors.torch.save(tensors),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items()]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+
+
+def shipped_bundles() -> dict[str, Path]:
+    """Name -> folder of the bundles that come with the package."""
+    folder = Path(str(files("detpress.recipes"))) / "bundles"
+    return {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
+
+
+def find_bundle(name_or_path: str) -> Path:
+    """The folder of `builtin:NAME`, or the path itself. Raises InputError for a name that is not shipped."""
+    if not name_or_path.startswith(BUILTIN):
+        return Path(name_or_path)
+    name, shipped = name_or_path.removeprefix(BUILTIN), shipped_bundles()
+    if name not in shipped:
+        raise InputError(f"no shipped bundle '{name_or_path}'; {nearest(name, shipped)}")
+    return shipped[name]
+
+
+def bundle_digest(folder: Path) -> str:
+    """What identifies the bundle's contents: the sha256 of its SHA256SUMS."""
+    return hashlib.sha256(_read(folder, "SHA256SUMS")).hexdigest()
+
+
+def bundle_bytes(folder: Path) -> int:
+    """Bytes that the bundle's files hold on disk."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def load_bundle(folder: Path) -> Model:
+    """The model in `folder`, on the CPU, in eval mode.
+
+    Raises InputError where a file is absent, differs from its digest by as much as a byte, or does not describe a
+    network with these weights.
+    """
+    contents = _checked_contents(folder)
+    try:
+        description = json.loads(contents["model.json"])
+        form, history = Form(description["form"]), tuple(description["history"])
+        if description["format"] != FORMAT:
+            raise InputError(f"{folder}: bundle format {description['format']}; this version reads {FORMAT}")
+        architecture = Architecture.from_dict(description["architecture"])
+        network = _skeleton(architecture, description["quantization"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'model.json'}: not the description of a model: {error!r}") from error
+    try:
+        tensors = safetensors.torch.load(contents["weights.safetensors"])
+    except SafetensorError as error:
+        raise InputError(f"{folder / 'weights.safetensors'}: not a safetensors file: {error}") from error
+    masks = {name.removeprefix(MASK): tensors.pop(name) for name in list(tensors) if name.startswith(MASK)}
+    _fill(network, tensors, folder)
+    _check_masks(network, masks, folder)
+    return Model(network.eval(), form, masks, history)
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise InputError(f"{folder}: not a bundle: {name} cannot be read ({error.strerror})") from error
+
+
+def _checked_contents(folder: Path) -> dict[str, bytes]:
+    """Contents by file name, each equal to its digest."""
+    contents = {name: _read(folder, name) for name in ("model.json", "weights.safetensors")}
+    expected = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+    found = _read(folder, "SHA256SUMS").decode(errors="replace")
+    if found == expected:
+        return contents
+    wrong = [line.split()[-1] for line in expected.splitlines() if line not in found.splitlines()]
+    raise InputError(f"{folder}: {' and '.join(wrong) or 'SHA256SUMS'} altered: digest is not the one in SHA256SUMS")
+
+
+def _skeleton(architecture: Architecture, quantization: dict[str, Any] | None) -> nn.Module:
+    """The network without memory for its weights, which come from the file."""
+    with torch.device("meta"):
+        if quantization is None:
+            return Network(architecture)
+        return QuantizedNetwork.skeleton(architecture, quantization)
+
+
+def _fill(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    expected = network.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            what = "missing" if name in expected else "not part of the network"
+            raise InputError(f"{folder / 'weights.safetensors'}: {name} is {what}")
+        if tensors[name].shape != expected[name].shape or tensors[name].dtype != expected[name].dtype:
+            raise InputError(
+                f"{folder / 'weights.safetensors'}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}, "
+                f"the network takes {expected[name].dtype} {list(expected[name].shape)}"
+            )
+    network.load_state_dict(tensors, assign=True)
+
+
+def _check_masks(network: nn.Module, masks: dict[str, Tensor], folder: Path) -> None:
+    parameters = dict(network.named_parameters())
+    for name, mask in masks.items():
+        if name not in parameters or mask.dtype != torch.bool or mask.shape != parameters[name].shape:
+            raise InputError(f"{folder / 'weights.safetensors'}: mask of {name} fits no parameter of the network")

@@ -1,0 +1,67 @@
+"""`detpress export` and `detpress import`: models to and from other formats."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detpress.commands.options import Json, print_json
+
+
+def export(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or builtin:digits.")],
+    to: Annotated[str, typer.Option(help="onnx, or darknet (a .cfg and a .weights file).")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file; the model's name by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model in another format; what was written is read again and its difference from the bundle printed.
+
+    \b
+    detpress export builtin:digits --to onnx
+    detpress export runs/quickstart/3-train.finetune/bundle --to darknet --out small.cfg
+    """
+    from detpress.bundle import find_bundle, load_bundle
+    from detpress.detector.export import EXPORTS
+    from detpress.errors import InputError, nearest
+
+    if to not in EXPORTS:
+        raise InputError(f"--to {to}: {nearest(to, EXPORTS)}")
+    model = load_bundle(find_bundle(bundle))
+    suffix, write = EXPORTS[to]
+    path = out or Path(f"{model.architecture.name}{suffix}")
+    difference = write(model, path)
+    if as_json:
+        print_json({"path": str(path), "largest_difference": difference})
+    else:
+        typer.echo(f"{path}: raw maps differ from the bundle's by at most {difference:.3g} (one random image)")
+
+
+def import_darknet(
+    cfg: Annotated[Path, typer.Argument(metavar="CFG", help="Darknet's network description.")],
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Darknet's weights.")],
+    classes: Annotated[Path, typer.Option(metavar="FILE", help="Class names, one a line (Darknet's .names).")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The bundle; named like the cfg by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle of a Darknet network.
+
+    \b
+    detpress import yolov3.cfg yolov3.weights --classes coco.names --out yolov3-coco
+    """
+    from detpress.bundle import save_bundle
+    from detpress.detector.darknet import read_model
+    from detpress.errors import InputError
+
+    try:
+        names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{classes}: cannot be read: {error}") from error
+    folder = out or Path(cfg.stem)
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; expected a new folder (--out DIR)")
+    model = read_model(cfg, weights, names)
+    save_bundle(model, folder)
+    if as_json:
+        print_json({"bundle": str(folder), "architecture": model.architecture.name})
+    else:
+        typer.echo(f"{folder}: {model.architecture.name}, {len(names)} classes")

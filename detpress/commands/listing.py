@@ -1,0 +1,181 @@
+"""What there is: `detpress model`, `plugins`, `recipes`, `data` and `store`."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detpress.commands.options import Json, print_json
+
+data = typer.Typer(help="Data sets: those known, and fetching one.", no_args_is_help=True)
+store = typer.Typer(help="The store of finished stages.", no_args_is_help=True)
+
+
+def model(
+    arch: Annotated[str, typer.Argument(metavar="ARCH", help="yolov3, yolov3-tiny, yolov3-spp, or a bundle's folder.")],
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 20,
+    image_size: Annotated[int, typer.Option(help="Side of the input in pixels, a multiple of 32.")] = 416,
+    width: Annotated[float, typer.Option(min=0.001, max=4.0, help="Multiplies the filters of every layer.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Layers, parameters and MACs (multiply-accumulates of the convolutions for one image) of a network.
+
+    \b
+    detpress model yolov3 --classes 20 --image-size 416
+    detpress model builtin:digits --json
+    """
+    from detpress.bundle import BUILTIN, find_bundle, load_bundle
+    from detpress.detector.architecture import build_architecture
+    from detpress.measure.size import layer_table
+
+    if arch.startswith(BUILTIN) or Path(arch).is_dir():
+        architecture = load_bundle(find_bundle(arch)).architecture
+    else:
+        names = [f"class{i}" for i in range(classes)]
+        architecture = build_architecture(arch, names, image_size, width)
+    rows = layer_table(architecture)
+    totals = {"parameters": sum(row.parameters for row in rows), "macs": sum(row.macs for row in rows)}
+    if as_json:
+        print_json({**totals, "layers": [asdict(row) for row in rows]})
+        return
+    typer.echo(f"{'layer':<12}{'type':<13}{'output':>16}{'parameters':>14}{'MACs':>17}")
+    for row in rows:
+        output = f"{row.channels}x{row.side}x{row.side}"
+        typer.echo(f"{row.name:<12}{row.type:<13}{output:>16}{row.parameters:>14,}{row.macs:>17,}")
+    typer.echo(
+        f"{architecture.name}, {len(architecture.classes)} classes: {totals['parameters']:,} parameters, "
+        f"{totals['macs'] / 1e9:.3f} GMACs at {architecture.image_size} pixels"
+    )
+
+
+def plugins(
+    name: Annotated[str | None, typer.Argument(help="Show one plugin's card: what it does, and its options.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The plugins found, or one plugin's card.
+
+    \b
+    detpress plugins
+    detpress plugins nni.l1norm
+    """
+    from detpress.registry import list_plugins, load_plugin
+
+    listings = list_plugins(None if name is None else [name])
+    if as_json:
+        print_json([asdict(listing) for listing in listings])
+    elif name is not None and listings[0].status != "broken":
+        typer.echo(_card(name, load_plugin(name)))
+    else:
+        width = max(len(listing.name) for listing in listings)
+        for listing in listings:
+            forms = f"{' | '.join(listing.accepts)} -> {listing.returns or 'the same'}"
+            engine = f"{listing.engine} {listing.engine_version or 'not installed'}" if listing.engine else ""
+            typer.echo(
+                f"{listing.name:<{width}}  {listing.status:<11}  {forms:<24}  {engine:<24}  {listing.reason or ''}".rstrip()
+            )
+
+
+def _card(name: str, plugin: "Plugin") -> str:
+    from inspect import cleandoc
+
+    from detpress.plugin_card import option_lines
+
+    forms = f"{' | '.join(sorted(plugin.accepts))} -> {plugin.returns or 'the same'}"
+    return "\n".join([f"{name}  ({forms})", "", cleandoc(plugin.__doc__ or ""), "", *option_lines(plugin.Config)])
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print one recipe.")] = None, as_json: Json = False
+) -> None:
+    """The recipes that come with the package, or one recipe's text.
+
+    \b
+    detpress recipes
+    detpress recipes quickstart > my-recipe.yaml
+    """
+    from detpress.recipe import find_recipe, shipped_recipes
+    from detpress.yaml_source import YamlSource
+
+    if name is not None:
+        typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+        return
+    found = [
+        {
+            "name": recipe,
+            "description": YamlSource(path, path.read_text(encoding="utf-8")).data.get("description", ""),
+        }
+        for recipe, path in shipped_recipes().items()
+    ]
+    if as_json:
+        print_json(found)
+    else:
+        for row in found:
+            typer.echo(f"{row['name']:<14}  {row['description']}")
+
+
+@data.command("ls")
+def data_ls(as_json: Json = False) -> None:
+    """The data sets that detpress can make or fetch, and whether they are there."""
+    from detpress.voc.download import known_data_sets
+
+    rows = known_data_sets()
+    if as_json:
+        print_json([asdict(row) | {"path": str(row.path)} for row in rows])
+    else:
+        for row in rows:
+            there = "there" if row.present else "not there"
+            typer.echo(f"{row.name:<16}  {there:<10}  {row.description}  {row.path}")
+
+
+@data.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="voc2007, voc2012 or digits.")],
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; the cache by default.")] = None,
+) -> None:
+    """Download a data set, checksums verified; prints the folder for a recipe's data.root.
+
+    \b
+    detpress data get voc2007
+    """
+    from detpress.voc.download import get_data_set
+
+    typer.echo(get_data_set(name, root))
+
+
+@store.command("ls")
+def store_ls(as_json: Json = False) -> None:
+    """The finished stages."""
+    from detpress.cache import cache_root
+    from detpress.store import Store
+
+    found = Store(cache_root() / "store").listing()
+    if as_json:
+        print_json([asdict(entry) for entry in found])
+    else:
+        for entry in found:
+            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+            typer.echo(f"{entry.key[:16]}  {made}  {entry.bytes / 1e6:10,.1f} MB  {entry.form:<9}  {entry.plugin}")
+        typer.echo(f"{len(found)} stages, {sum(entry.bytes for entry in found) / 1e6:,.1f} MB")
+
+
+@store.command("gc")
+def store_gc(
+    days: Annotated[float, typer.Option(min=0, help="Remove stages not used for so many days.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Remove stages that were not used for a while, and what killed stages left.
+
+    \b
+    detpress store gc --days 7
+    detpress store gc --days 0        everything
+    """
+    from detpress.cache import cache_root
+    from detpress.store import Store
+
+    removed = Store(cache_root() / "store").collect(unused_seconds=days * 86400)
+    if as_json:
+        print_json({"stages": removed.stages, "bytes": removed.bytes})
+    else:
+        typer.echo(f"removed {removed.stages} stages, {removed.bytes / 1e6:,.1f} MB")

@@ -1,0 +1,133 @@
+"""`detpress evaluate` and `detpress detect`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from detpress.commands.options import Json, print_json
+
+RuntimeName = Annotated[
+    str | None,
+    typer.Option(help="torch, torch-compile, onnxruntime or openvino; by default torch, for int8 models openvino."),
+]
+
+
+def evaluate(
+    bundle: Annotated[str | None, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or builtin:digits.")] = None,
+    data: Annotated[str, typer.Option(metavar="DEVKIT", help="A VOC devkit's folder, or builtin:digits.")] = ...,  # type: ignore[assignment]
+    results: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Score comp4_det_* files of any detector instead of a bundle."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The image set.")] = "test",
+    protocol: Annotated[str, typer.Option(help="voc07 (11 points), voc10 (area) or coco (.5:.95).")] = "voc07",
+    iou: Annotated[float, typer.Option(help="A detection matches above this IoU (voc07, voc10).")] = 0.5,
+    runtime: RuntimeName = None,
+    as_json: Json = False,
+) -> None:
+    """Average precision of a model, or of the results files of any detector.
+
+    \b
+    detpress evaluate builtin:digits --data builtin:digits
+    detpress evaluate runs/quickstart/4-inc.static_int8/bundle --data builtin:digits --json
+    detpress evaluate --results results --data VOCdevkit/VOC2007 --protocol voc10
+    """
+    from detpress.errors import InputError, nearest
+    from detpress.initial_model import open_data
+    from detpress.measure.metrics import PROTOCOLS
+    from detpress.voc.evaluate import evaluate as evaluate_detections
+    from detpress.voc.results import read_results
+
+    if (bundle is None) == (results is None):
+        raise InputError("evaluate: expected either a BUNDLE or --results DIR")
+    if protocol not in PROTOCOLS:
+        raise InputError(f"--protocol {protocol}: {nearest(protocol, PROTOCOLS)}")
+    if not 0 < iou < 1:
+        raise InputError(f"--iou {iou}: expected a number above 0 and below 1")
+    if results is not None:
+        devkit = open_data(data)
+        detections = read_results(results, split, devkit.classes)
+    else:
+        devkit, detections = _detections_of_bundle(str(bundle), data, split, runtime)
+    evaluation = evaluate_detections(devkit.image_set(split), detections, protocol, iou)
+    if as_json:
+        print_json(
+            {
+                "protocol": evaluation.protocol,
+                "map": evaluation.map,
+                "ap": evaluation.ap,
+                "left_out": list(evaluation.left_out),
+            }
+        )
+        return
+    width = max(len(name) for name in ("mean", *evaluation.ap))
+    for name, value in evaluation.ap.items():
+        typer.echo(f"{name:<{width}}  {value:.4f}")
+    for name in evaluation.left_out:
+        typer.echo(f"{name:<{width}}  left out: all its objects are marked difficult")
+    typer.echo(f"{'mean':<{width}}  {evaluation.map:.4f}  average precision, {evaluation.protocol}")
+
+
+def detect(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or builtin:digits.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures and boxes.json.")] = Path("detections"),
+    score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score to report.")] = 0.3,
+    runtime: RuntimeName = None,
+    as_json: Json = False,
+) -> None:
+    """Find objects in images: pictures with boxes, and the boxes as JSON (pixels of the image, edges, 0-based).
+
+    \b
+    detpress detect builtin:digits scene.jpg
+    detpress detect runs/quickstart/4-inc.static_int8/bundle *.jpg --out found --score 0.5
+    """
+    import json
+
+    from torchvision.transforms.v2 import functional as transforms
+
+    from detpress.detector.images import read_image
+    from detpress.report.pictures import draw_boxes
+
+    model, run = _open(bundle, runtime)
+    classes = model.architecture.classes
+    found = []
+    out.mkdir(parents=True, exist_ok=True)
+    for path, detections in zip(images, _predict(run, model, images), strict=True):
+        kept = detections.scores >= score
+        names = [classes[label] for label in detections.labels[kept]]
+        scores = detections.scores[kept].tolist()
+        boxes = detections.boxes[kept]
+        found.append(
+            {
+                "image": str(path),
+                "objects": [
+                    {"class": name, "score": value, "box": box}
+                    for name, value, box in zip(names, scores, boxes.tolist(), strict=True)
+                ],
+            }
+        )
+        labels = [f"{name} {value:.2f}" for name, value in zip(names, scores, strict=True)]
+        picture = draw_boxes(read_image(path), boxes, names, classes, labels=labels)
+        transforms.to_pil_image(picture).save(out / f"{path.stem}.png")
+    (out / "boxes.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(found)
+        return
+    for entry in found:
+        typer.echo(f"{entry['image']}: {len(entry['objects'])} objects")
+    typer.echo(f"pictures and boxes.json in {out}")
+
+
+def _open(bundle: str, runtime: str | None) -> "tuple[Model, Run]":
+    """The model of a bundle and the function of the runtime that executes it, one image or more at a time."""
+    from detpress.bundle import find_bundle, load_bundle
+    from detpress.errors import InputError, nearest
+    from detpress.measure.metrics import scoring_runtime
+    from detpress.measure.runtime import RUNTIMES, open_runtime
+
+    if runtime is not None and runtime not in RUNTIMES:
+        raise InputError(f"--runtime {runtime}: {nearest(runtime, RUNTIMES)}")
+    model = load_bundle(find_bundle(bundle))
+    return model, open_runtime(runtime or scoring_runtime(model.form, ["openvino"]), model).run

@@ -1,0 +1,84 @@
+"""Everything that is measured of a model after a stage, in the same way for every stage."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detpress.bundle import bundle_bytes
+from detpress.detector.boxes import PROTOCOL
+from detpress.detector.predict import predict_image_set
+from detpress.measure.latency import measure_latency
+from detpress.measure.memory import peak_memory
+from detpress.measure.runtime import open_runtime
+from detpress.measure.size import macs, nonzero_parameters, parameter_count, storage_bytes
+from detpress.model import Model
+from detpress.plugin import Form
+from detpress.recipe import Measure
+from detpress.voc.devkit import Devkit
+from detpress.voc.evaluate import evaluate
+from detpress.voc.results import write_results
+
+INTEGER_RUNTIMES = ("openvino", "onnxruntime", "torch-compile")  # execute an int8 model in integers
+
+
+def scoring_runtime(form: Form, runtimes: list[str]) -> str:
+    """Where mAP is measured: a model in integers in the first of the recipe's runtimes that computes in integers."""
+    if form is Form.INT8:
+        return next((name for name in runtimes if name in INTEGER_RUNTIMES), "torch")
+    return "torch"
+
+
+def protocol_id(measure: Measure) -> str:
+    """Names all that decides an mAP: `voc07@0.5+1px/score>0.005/nms0.45/max100`."""
+    at = "0.5:0.95" if measure.protocol == "coco" else f"{measure.iou:g}+1px"
+    return f"{measure.protocol}@{at}/{PROTOCOL}"
+
+
+def measure_model(
+    model: Model,
+    bundle: Path,
+    devkit: Devkit,
+    split: str,
+    measure: Measure,
+    results: Path,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """The `metrics` of results.json.
+
+    bundle: where `model` was saved.
+    results: folder in which the scored detections are written as `comp4_det_<split>_<class>.txt`.
+    Latency is of the network alone, without reading images and without decoding boxes.
+    """
+    scored_in = scoring_runtime(model.form, list(measure.runtimes))
+    latency: dict[str, Any] = {}
+    evaluation = None
+    for name in dict.fromkeys([*measure.runtimes, scored_in]):
+        runtime = open_runtime(name, model, measure.batch, measure.threads)
+        if name in measure.runtimes:
+            progress(f"latency in {name}", 0, 1)
+            latency[name] = measure_latency(runtime, model.architecture, measure.batch)
+        if name == scored_in:
+            detections = predict_image_set(runtime.run, model.architecture, devkit, split, progress)
+            evaluation = evaluate(devkit.image_set(split), detections, measure.protocol, measure.iou)
+            write_results(results, split, detections)
+    assert evaluation is not None
+    simulated = [f"latency_ms.{name}" for name in latency if not _is_physical(model.form, name)]
+    if not _is_physical(model.form, scored_in):
+        simulated.append("map")
+    return {
+        "map": evaluation.map,
+        "map_runtime": scored_in,
+        "ap": evaluation.ap,
+        "parameters": parameter_count(model.network),
+        "nonzero_parameters": nonzero_parameters(model),
+        "macs": macs(model.architecture),
+        "storage_bytes": storage_bytes(model) | {"on_disk": bundle_bytes(bundle)},
+        "latency_ms": latency,
+        "peak_memory_bytes": peak_memory(bundle),
+        "simulated": simulated,
+    }
+
+
+def _is_physical(form: Form, runtime: str) -> bool:
+    """Whether the runtime computes what the form stands for; if not, its figures only imitate it."""
+    return form in (Form.DENSE, Form.MASKED) or (form is Form.INT8 and runtime in INTEGER_RUNTIMES)

@@ -1,0 +1,258 @@
+"""A recipe: the YAML file that says everything that decides a result.
+
+    name: prune-then-int8
+    seed: 0
+    data: {root: builtin:digits}
+    model: {arch: yolov3, width: 0.125, image_size: 160, weights: builtin:digits}
+    chain:
+      - nni.l1norm: {sparsity: 0.6}                  # dense -> masked
+      - nni.speedup: {}                              # masked -> dense, physically smaller
+      - train.finetune: {epochs: 8}
+      - inc.static_int8: {calibration_images: 64}    # dense -> int8
+    measure: {protocol: voc07, runtimes: [torch, openvino], batch: 1}
+
+Reading it finds every mistake at once and says each in one line that names the file, the line and the key.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from detpress.errors import InputError, nearest
+from detpress.plugin import Config, Form, Plugin
+from detpress.registry import load_plugin
+from detpress.yaml_source import Place, YamlSource
+
+BUILTIN = "builtin:"
+
+
+class Data(Config):
+    """The data set."""
+
+    root: str = Field(description="`builtin:digits`, or the folder of a VOC devkit")
+    classes: list[str] | None = Field(None, min_length=1, description="class names; those of the annotations by default")
+    train: str = Field("train", description="image set to train and calibrate on")
+    val: str = Field("val", description="image set that plugins may choose by")
+    test: str = Field("test", description="image set that every stage is scored on")
+    bad_boxes: Literal["skip", "refuse"] = Field(
+        "skip", description="training boxes without area or outside the image: left out and counted, or an error"
+    )
+
+
+class ModelSource(Config):
+    """The network that the chain starts from."""
+
+    arch: Literal["yolov3", "yolov3-tiny", "yolov3-spp"] | None = Field(None, description="the published layer list")
+    width: float | None = Field(None, gt=0, le=4, description="multiplies the filters of every layer; 1 by default")
+    image_size: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="side of the input in pixels")
+    weights: str | None = Field(
+        None, description="a bundle: `builtin:digits` or a folder; initial weights drawn from the seed by default"
+    )
+    anchors: Literal["published", "kmeans"] | None = Field(
+        None, description="anchor boxes: those published with YOLOv3, or k-means on the training set"
+    )
+    resize: Literal["letterbox", "stretch"] | None = Field(
+        None, description="how an image becomes square: proportions kept and padded, or stretched"
+    )
+
+
+class Measure(Config):
+    """How every stage is measured."""
+
+    protocol: Literal["voc07", "voc10", "coco"] = Field("voc07", description="how average precision is computed")
+    iou: float = Field(0.5, gt=0, lt=1, description="IoU above which a detection matches (coco has its own ten)")
+    runtimes: list[Literal["torch", "torch-compile", "onnxruntime", "openvino"]] = Field(
+        ["torch", "openvino"], description="runtimes whose latency is measured"
+    )
+    batch: int = Field(1, ge=1, le=1024, description="images a batch when latency is measured")
+    threads: int | None = Field(None, ge=1, le=1024, description="threads of a runtime; one a core by default")
+    max_map_loss: float | None = Field(
+        None, gt=0, le=1, description="share of its parent's mAP that a stage may lose before the chain is stopped"
+    )
+
+
+class _Document(Config):
+    """The recipe as the file has it; the chain's steps are checked against their plugins afterwards."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="names the run's folder")]
+    description: str = Field("", description="what it shows, in a sentence")
+    seed: int = Field(0, ge=0, lt=2**32, description="decides every random number")
+    data: Data
+    model: ModelSource
+    chain: list[Any] = Field(description="steps, each one plugin with its options")
+    measure: Measure = Measure()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One plugin of the chain with its checked options."""
+
+    name: str
+    plugin: Plugin
+    config: Config
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    description: str
+    seed: int
+    data: Data
+    model: ModelSource
+    chain: tuple[Step, ...]
+    measure: Measure
+    text: str  # as read, before any `--set`
+    origin: str  # the file
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, every default spelled out: what the recipe means."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "data": self.data.model_dump(),
+            "model": self.model.model_dump(),
+            "chain": [{step.name: step.config.model_dump()} for step in self.chain],
+            "measure": self.measure.model_dump(),
+        }
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with the package."""
+    folder = Path(str(files("detpress.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a shipped recipe, or the path itself. Raises InputError where there is no such file."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise InputError(f"{path}: no such file")
+    raise InputError(f"no recipe '{name_or_path}'; {nearest(name_or_path, shipped)}")
+
+
+def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path`, changed by `--set` assignments, checked as far as a file can be.
+
+    Raises InputError with one line a mistake: syntax, keys, types, plugins, options, and forms that do not fit.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    source = YamlSource(path, text)
+    if not isinstance(source.data, dict):
+        raise InputError(f"{path}:1: expected a recipe with the keys {', '.join(_Document.model_fields)}")
+    for assignment in assignments:
+        source.set(assignment)
+    mistakes: list[str] = []
+    document: _Document | None = None
+    try:
+        document = _Document.model_validate(source.data)
+    except ValidationError as error:
+        mistakes += _spell_out(error, _Document, source, ())
+    steps = list(_read_steps(source, mistakes))
+    if document is None or mistakes:
+        raise InputError("\n".join(mistakes))
+    mistakes = _misfits(steps, source)
+    if mistakes:
+        raise InputError("\n".join(mistakes))
+    data = document.data.model_copy(update={"root": _resolve(document.data.root, ("data", "root"), source)})
+    model = document.model
+    if model.weights is not None:
+        model = model.model_copy(update={"weights": _resolve(model.weights, ("model", "weights"), source)})
+    elif model.arch is None or model.image_size is None:
+        raise InputError(f"{source.where(('model',))}: expected either `weights`, or `arch` and `image_size`")
+    return Recipe(
+        document.name,
+        document.description,
+        document.seed,
+        data,
+        model,
+        tuple(steps),
+        document.measure,
+        text,
+        str(path),
+    )
+
+
+def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
+    chain = source.data.get("chain")
+    for i, item in enumerate(chain if isinstance(chain, list) else []):
+        place: Place = ("chain", i)
+        step = {item: {}} if isinstance(item, str) else item
+        if not isinstance(step, dict) or len(step) != 1:
+            mistakes.append(f"{source.where(place)}: expected one plugin with its options, such as `nni.speedup: {{}}`")
+            continue
+        name, options = next(iter(step.items()))
+        try:
+            plugin = load_plugin(name)
+        except InputError as error:
+            mistakes.append(f"{source.where(place)}: {error}")
+            continue
+        try:
+            yield Step(name, plugin, plugin.Config.model_validate({} if options is None else options))
+        except ValidationError as error:
+            mistakes += _spell_out(error, plugin.Config, source, (*place, name))
+
+
+def _misfits(steps: Sequence[Step], source: YamlSource) -> list[str]:
+    """The first step that does not take the form that it is given."""
+    form = Form.DENSE
+    for i, step in enumerate(steps):
+        if form not in step.plugin.accepts:
+            takes = " or ".join(sorted(step.plugin.accepts))
+            before = f"after {steps[i - 1].name}" if i else "at the start of the chain"
+            return [f"{source.where(('chain', i, step.name))}: takes a {takes} model, but {before} it is {form}"]
+        form = step.plugin.returns or form
+    return []
+
+
+def _resolve(value: str, place: Place, source: YamlSource) -> str:
+    """A path of the recipe, absolute. Relative ones start at the recipe's folder and stay below it; what the user
+    gives by `--set` is the user's own and starts at the working directory."""
+    if value.startswith(BUILTIN):
+        return value
+    if source.is_set(place):
+        return str(Path(value).absolute())
+    if ".." in PurePath(value).parts:
+        raise InputError(
+            f"{source.where(place)}: '{value}' climbs out of the recipe's folder; "
+            f"expected a path below it, an absolute one, or --set {place[0]}.{place[1]}=PATH"
+        )
+    return str(source.path.parent.absolute() / value)
+
+
+def _spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:
+    """pydantic's findings, one line each, in the words of the file."""
+    for finding in error.errors():
+        place: Place = (*at, *finding["loc"])
+        where = source.where(place)
+        if finding["type"] == "extra_forbidden":
+            fields = _fields_at(model, finding["loc"][:-1])
+            yield f"{where}: unknown key; {nearest(str(finding['loc'][-1]), fields)}"
+        elif finding["type"] == "missing":
+            yield f"{where}: missing"
+        else:
+            message = finding["msg"].removeprefix("Value error, ")
+            expected = message.replace("Input should be ", "expected ", 1)
+            yield f"{where}: {expected[0].lower()}{expected[1:]}, got {finding['input']!r}"
+
+
+def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """Names of the keys allowed in the section that `loc` leads to."""
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

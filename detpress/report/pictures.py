@@ -1,0 +1,84 @@
+"""Pictures to look at: the same images with the truth and with each stage's boxes, side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+from torchvision.utils import draw_bounding_boxes, make_grid
+
+from detpress.detector.images import read_image
+from detpress.voc.annotation import Annotation
+from detpress.voc.coordinates import edges_from_voc
+from detpress.voc.devkit import Devkit
+from detpress.voc.results import ClassDetections, read_results
+
+SHOWN_SCORE = 0.3  # detections below are not drawn
+COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#d6006c")
+
+
+def draw_stage_pictures(
+    devkit: Devkit, split: str, stages: Sequence[tuple[str, Path]], folder: Path, count: int = 8
+) -> list[Path]:
+    """Writes `count` images, spread evenly over the image set, as `folder`/<image>.jpg.
+
+    stages: name of each stage and the folder of its `comp4_det_*` files.
+    Each picture is a row: the truth first, then one panel a stage with the detections scored above 0.3.
+    """
+    annotations = devkit.image_set(split)
+    chosen = annotations[:: max(1, len(annotations) // count)][:count]
+    found = [(name, read_results(results, split, devkit.classes)) for name, results in stages]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for annotation in chosen:
+        image = read_image(devkit.image_path(annotation))
+        boxes = torch.from_numpy(edges_from_voc(annotation.boxes))
+        panels = [draw_boxes(image, boxes, annotation.names, devkit.classes, "truth")]
+        for name, detections in found:
+            boxes, names, scores = _of_image(detections, annotation)
+            labels = [f"{label} {score:.2f}" for label, score in zip(names, scores, strict=True)]
+            panels.append(draw_boxes(image, boxes, names, devkit.classes, name, labels))
+        grid = make_grid(panels, nrow=len(panels), padding=4, pad_value=255)
+        path = folder / f"{annotation.image}.jpg"
+        transforms.to_pil_image(grid).save(path, quality=90)
+        paths.append(path)
+    return paths
+
+
+def draw_boxes(
+    image: Tensor,
+    boxes: Tensor,
+    names: Sequence[str],
+    classes: Sequence[str],
+    title: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> Tensor:
+    """image: uint8 (3, H, W); boxes: (n, 4) edges in its pixels -> uint8 (3, H', W'), enlarged to be readable."""
+    factor = max(1, round(320 / image.shape[-1]))
+    picture = image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+    if len(boxes):
+        colours = [COLOURS[classes.index(name) % len(COLOURS)] for name in names]
+        picture = draw_bounding_boxes(picture, boxes * factor, list(labels or names), colours, width=2)
+    if title:
+        strip = torch.full((3, 16, picture.shape[-1]), 255, dtype=torch.uint8)
+        strip = draw_bounding_boxes(strip, torch.tensor([[0, 0, 1, 1]]), [title], "black", width=1)
+        picture = torch.cat([strip, picture], dim=1)
+    return picture
+
+
+def _of_image(
+    detections: dict[str, ClassDetections], annotation: Annotation
+) -> tuple[Tensor, list[str], list[float]]:
+    """Boxes (n, 4) as edges, class names and scores of one image's detections scored above `SHOWN_SCORE`."""
+    boxes, names, scores = [], [], []
+    for name, found in detections.items():
+        for image, score, box in zip(found.images, found.scores, found.boxes, strict=True):
+            if image == annotation.image and score >= SHOWN_SCORE:
+                boxes.append(box)
+                names.append(name)
+                scores.append(float(score))
+    if not boxes:
+        return torch.zeros(0, 4), [], []
+    return torch.from_numpy(edges_from_voc(np.stack(boxes))), names, scores

@@ -1,0 +1,148 @@
+"""Runs a recipe's chain, stage after stage.
+
+    model ──> nni.l1norm ──> nni.speedup ──> train.finetune ──> inc.static_int8
+    key 0      key 1 = sha256(key 0, plugin, options, versions, seed, data, protocol)      ...
+
+A stage's key names all that decides its result, its parent's key among it. A stage whose key is in the store is not
+made again, whichever recipe made it.
+"""
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detpress.bundle import load_bundle
+from detpress.errors import StageFailed
+from detpress.initial_model import initial_model, model_identity
+from detpress.measure.metrics import protocol_id
+from detpress.model import Model
+from detpress.recipe import Recipe, Step
+from detpress.registry import distribution_of, engine_version
+from detpress.stage import Listener, Stage, StageMaker
+from detpress.store import Store, digest, write_atomically
+from detpress.voc.devkit import Devkit
+from detpress.workbench import StageWorkbench
+
+
+def run_chain(recipe: Recipe, devkit: Devkit, store: Store, listener: Listener) -> Iterator[Stage]:
+    """The stages one by one, each yielded as soon as it is measured; the first is the model before any plugin.
+
+    Raises InputError or StageFailed at the first stage that cannot be had; those before stay in the store.
+    """
+    total = len(recipe.chain) + 1
+    listener.begin(0, total, "model")
+    model = initial_model(recipe, devkit)
+    maker = StageMaker(recipe, devkit, model.architecture, store, listener)
+    key = digest({"model": model_identity(recipe, model), "torch": version("torch")})
+    stage = maker.stage(0, "model", key, lambda workbench: model)
+    yield stage
+    fingerprint = devkit.fingerprint([recipe.data.train, recipe.data.val])
+    for index, step in enumerate(recipe.chain, start=1):
+        listener.begin(index, total, step.name)
+        parent = stage
+        key = stage_key(parent.key, step, recipe, fingerprint)
+        stage = maker.stage(index, step.name, key, _Application(step, recipe.seed, parent.bundle))
+        yield stage
+        _check_map_loss(recipe, parent, stage)
+
+
+def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
+    """sha256 over all that decides what `step` makes of the stage `parent`."""
+    return digest(
+        {
+            "parent": parent,
+            "plugin": step.name,
+            "config": step.config.model_dump(mode="json"),
+            "version": step.plugin.version,
+            "distribution": distribution_of(step.name),
+            "engine": engine_version(step.plugin),
+            "torch": version("torch"),
+            "seed": recipe.seed,
+            "data": {"fingerprint": fingerprint, "settings": recipe.data.model_dump(exclude={"root", "test"})},
+            "protocol": protocol_id(recipe.measure),
+        }
+    )
+
+
+class _Application:
+    """Applies one step to the bundle of the stage before."""
+
+    def __init__(self, step: Step, seed: int, parent: Path) -> None:
+        self.step, self.seed, self.parent = step, seed, parent
+
+    def __call__(self, workbench: StageWorkbench) -> Model:
+        step = self.step
+        before = load_bundle(self.parent)
+        after = step.plugin.apply(before, step.config, workbench)
+        if _same(before, after):
+            raise StageFailed("changed nothing: the model that came out is the one that went in")
+        returns = step.plugin.returns or before.form
+        if after.form is not returns:
+            raise StageFailed(f"gave a {after.form} model where its contract says {returns}")
+        record = {
+            "plugin": step.name,
+            "config": step.config.model_dump(mode="json"),
+            "distribution": " ".join(distribution_of(step.name)),
+            "engine": f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None,
+            "seed": self.seed,
+        }
+        return replace(after, history=(*before.history, record))
+
+
+def _same(one: Model, other: Model) -> bool:
+    """Whether nothing distinguishes the two: form, layers, masks, and every tensor bit for bit."""
+    if one.form != other.form or one.architecture != other.architecture or one.masks.keys() != other.masks.keys():
+        return False
+    first, second = one.network.state_dict() | one.masks, other.network.state_dict() | other.masks
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name].cpu()) for name in first)
+
+
+def _check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
+    limit = recipe.measure.max_map_loss
+    before, after = parent.metrics["map"], stage.metrics["map"]
+    if limit is not None and after < (1 - limit) * before:
+        raise StageFailed(
+            f"{stage.plugin}: mAP fell from {before:.4f} to {after:.4f}, by {1 - after / before:.0%}; "
+            f"measure.max_map_loss stops the chain at {limit:.0%}"
+        )
+
+
+def results(recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
+    """What results.json holds and `--json` prints."""
+    engines = {step.plugin.engine for step in recipe.chain if step.plugin.engine}
+    packages = sorted(engines | {"detpress", "torch", "torchvision", *recipe.measure.runtimes} - {"torch-compile"})
+    return {
+        "recipe": recipe.as_dict(),
+        "seed": recipe.seed,
+        "protocol": protocol_id(recipe.measure),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "stages": [stage.as_dict() for stage in stages],
+    }
+
+
+def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[str, Any]:
+    """Writes the run's folder and returns `results`, its bundles being those in the folder.
+
+        results.json
+        recipe.yaml              the recipe as it was read
+        0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, stage.log of each stage
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = results(recipe, stages)
+    for stage, entry in zip(stages, found["stages"], strict=True):
+        target = folder / f"{stage.index}-{stage.plugin}"
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(stage.bundle, target / "bundle")
+        shutil.copytree(stage.detections, target / "results")
+        shutil.copyfile(stage.folder / "stage.log", target / "stage.log")
+        entry["bundle"] = str(target / "bundle")
+    (folder / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
+    write_atomically(folder / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return found

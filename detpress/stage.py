@@ -1,0 +1,212 @@
+"""One stage: made once, kept in the store, measured in the same way as every other.
+
+What a finished stage's folder holds:
+
+    bundle/                      the model
+    stage.json                   the plugin, the form, and the seconds that making it took
+    stage.log                    what the plugin and its engine said
+    measurements/<digest>/       metrics.json, and results/comp4_det_<set>_<class>.txt with the scored detections
+
+A measurement's digest covers what is measured and on which images, so that another runtime or image set is measured
+without making the model again.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from detpress.bundle import load_bundle, save_bundle
+from detpress.detector.architecture import Architecture
+from detpress.errors import DetpressError, StageFailed, no_room
+from detpress.measure.metrics import measure_model, protocol_id
+from detpress.model import Model
+from detpress.plugin import Form
+from detpress.recipe import Recipe
+from detpress.store import Store, digest
+from detpress.voc.devkit import Devkit
+from detpress.workbench import StageWorkbench
+
+class Listener(Protocol):
+    """Is told how a run goes on."""
+
+    def begin(self, index: int, total: int, name: str) -> None:
+        """Stage `index` of `total` begins: it is looked up, made if need be, and measured."""
+
+    def waiting(self) -> None:
+        """Another process is making this stage; this one waits for it."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` steps of `what` are done."""
+
+    def end(self, stage: "Stage") -> None:
+        """The stage is there, with its measurements."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One finished stage.
+
+    folder: where the store keeps it.
+    reused: whether it was there before.
+    seconds: what making it took, without measuring, whenever that was.
+    """
+
+    index: int
+    plugin: str
+    form: Form
+    key: str
+    folder: Path
+    reused: bool
+    seconds: float
+    metrics: dict[str, Any]
+    detections: Path  # the folder with the scored `comp4_det_*` files
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that results.json documents."""
+        return {
+            "index": self.index,
+            "plugin": self.plugin,
+            "form": self.form,
+            "key": self.key,
+            "bundle": str(self.bundle),
+            "reused": self.reused,
+            "seconds": self.seconds,
+            "metrics": self.metrics,
+        }
+
+
+@dataclass(frozen=True)
+class StageMaker:
+    """Makes and measures the stages of one run."""
+
+    recipe: Recipe
+    devkit: Devkit
+    architecture: Architecture
+    store: Store
+    listener: Listener
+
+    def stage(self, index: int, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> Stage:
+        """The stage `key`, from the store or by `make`.
+
+        Raises StageFailed where `make` fails; its log stays in the scratch folder that the message names.
+        """
+        reused = self.store.has(key)
+        if not reused:
+            with self.store.lock(key, self.listener.waiting):
+                reused = self.store.has(key)  # made by the process that held the lock
+                if not reused:
+                    self._make(name, key, make)
+        self.store.touch(key)
+        folder = self.store.stage(key)
+        record = json.loads((folder / "stage.json").read_text())
+        measurement = self._measurement(key, folder)
+        metrics = json.loads((measurement / "metrics.json").read_text())
+        form, seconds = Form(record["form"]), record["seconds"]
+        stage = Stage(index, name, form, key, folder, reused, seconds, metrics, measurement / "results")
+        self.listener.end(stage)
+        return stage
+
+    def _make(self, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> None:
+        scratch = self.store.scratch(key)
+        unfinished = scratch / "stage"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        recipe = self.recipe
+        with _log_file(key, scratch / "stage.log") as log:
+            workbench = StageWorkbench(
+                recipe.seed,
+                scratch,
+                log,
+                self.listener.progress,
+                self.devkit,
+                self.architecture,
+                recipe.data,
+                recipe.measure,
+            )
+            started = time.perf_counter()
+            with _engine_errors_named(name, scratch / "stage.log", log), torch.random.fork_rng():
+                torch.manual_seed(recipe.seed)
+                model = make(workbench)
+            seconds = time.perf_counter() - started
+        save_bundle(model, unfinished / "bundle")
+        (scratch / "stage.log").rename(unfinished / "stage.log")
+        record = {"plugin": name, "form": model.form, "seconds": round(seconds, 3)}
+        (unfinished / "stage.json").write_text(json.dumps(record))
+        self.store.finish(key, unfinished)
+
+    def _measurement(self, key: str, folder: Path) -> Path:
+        """The folder of the measurement that the recipe asks for, measured now if it is not there."""
+        recipe = self.recipe
+        what = {
+            "protocol": protocol_id(recipe.measure),
+            "measure": recipe.measure.model_dump(exclude={"max_map_loss"}),
+            "data": self.devkit.fingerprint([recipe.data.test]),
+            "runtimes": {name: version(name) for name in ("torch", "onnxruntime", "openvino")},
+        }
+        target = folder / "measurements" / digest(what)
+        if not target.is_dir():
+            with self.store.lock(f"{key}.measure", self.listener.waiting):
+                if not target.is_dir():
+                    unfinished = self.store.scratch(key) / "measurement"
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                    unfinished.mkdir()
+                    bundle = folder / "bundle"
+                    metrics = measure_model(
+                        load_bundle(bundle),
+                        bundle,
+                        self.devkit,
+                        recipe.data.test,
+                        recipe.measure,
+                        unfinished / "results",
+                        self.listener.progress,
+                    )
+                    (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=1))
+                    target.parent.mkdir(exist_ok=True)
+                    unfinished.rename(target)
+                    unfinished.parent.rmdir()
+        return target
+
+
+@contextmanager
+def _log_file(key: str, path: Path) -> Iterator[logging.Logger]:
+    """A logger that writes to `path` and nowhere else; a resumed stage appends."""
+    log = logging.getLogger(f"detpress.stage.{key}")
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield log
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _engine_errors_named(name: str, path: Path, log: logging.Logger) -> Iterator[None]:
+    """Whatever an engine raises becomes one line that names the plugin; the traceback goes to the log."""
+    try:
+        yield
+    except DetpressError as error:
+        log.error("%s", error)
+        raise type(error)(f"{name}: {error}") from error
+    except Exception as error:
+        if no_room(error):
+            raise
+        log.exception("%s failed", name)
+        first_line = (str(error).strip() or "no message").splitlines()[0]
+        raise StageFailed(f"{name} failed: {type(error).__name__}: {first_line}; see {path}") from error

@@ -1,0 +1,98 @@
+"""The workbench of one stage: what `detpress.plugin.Workbench` promises, over a real data set and folder."""
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detpress.bundle import find_bundle, load_bundle
+from detpress.detector.architecture import Architecture
+from detpress.detector.images import place_image, read_image
+from detpress.detector.predict import score
+from detpress.detector.training import fit
+from detpress.detector.training_config import TrainingConfig
+from detpress.errors import InputError
+from detpress.model import Model
+from detpress.recipe import Data, Measure
+from detpress.store import remember
+from detpress.voc.devkit import Devkit
+
+
+@dataclass
+class StageWorkbench:
+    """See `detpress.plugin.Workbench` for what each part promises."""
+
+    seed: int
+    scratch: Path
+    log: logging.Logger
+    progress: Callable[[str, int, int], None]
+    devkit: Devkit
+    architecture: Architecture  # of the model before the first plugin: input size and resize hold for the whole chain
+    data: Data
+    measure: Measure
+    architecture: Any
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    _fits: int = 0
+
+    def fit(
+        self,
+        model: Model,
+        training: TrainingConfig,
+        losses: tuple[Callable[..., Tensor], ...] = (),
+        after_step: tuple[Callable[[nn.Module], None], ...] = (),
+    ) -> Model:
+        folder = self.scratch / f"fit-{self._fits}"
+        self._fits += 1
+        folder.mkdir(exist_ok=True)
+        return fit(
+            model,
+            training,
+            self.devkit,
+            split=self.data.train,
+            bad_boxes=self.data.bad_boxes,
+            seed=self.seed,
+            scratch=folder,
+            log=self.log,
+            progress=self.progress,
+            losses=losses,
+            after_step=after_step,
+            device=self.device,
+        )
+
+    def evaluate(self, model: Model, split: str = "val") -> float:
+        if split in ("test", self.data.test):
+            raise InputError(f"a plugin may not see the image set '{split}': it is what the result is scored on")
+        name = self.data.val if split == "val" else split
+        network = model.network.to(self.device)
+        with torch.inference_mode():
+            evaluation = score(
+                network, model.architecture, self.devkit, name, self.measure.protocol, self.measure.iou
+            )
+        return evaluation.map
+
+    def calibration(self, images: int) -> Tensor:
+        annotations = self.devkit.image_set(self.data.train)
+        if images > len(annotations):
+            raise InputError(
+                f"{images} calibration images asked for, but the image set '{self.data.train}' "
+                f"of {self.devkit.root} has {len(annotations)}"
+            )
+        chosen = random.Random(self.seed).sample(annotations, images)
+        squares = [
+            place_image(
+                read_image(self.devkit.image_path(annotation)), self.architecture.image_size, self.architecture.resize
+            )[0]
+            for annotation in chosen
+        ]
+        return torch.stack(squares).float() / 255
+
+    def load(self, name_or_path: str) -> Model:
+        return load_bundle(find_bundle(name_or_path))
+
+    def remember(self, key: dict[str, Any], compute: Callable[[Path], None]) -> Path:
+        return remember(self.scratch / "remembered", key, compute)
