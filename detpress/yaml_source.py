@@ -43,8 +43,8 @@ class YamlSource:
         self.path = path
         self._lines: dict[Place, int] = {}
         self._set: dict[Place, str] = {}
-        loader = _Loader(text)
         try:
+            loader = _Loader(text)
             node = loader.get_single_node()
             if node is None:
                 raise InputError(f"{path}: empty; expected a recipe")
@@ -56,8 +56,8 @@ class YamlSource:
             raise InputError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from error
         except (yaml.YAMLError, ValueError) as error:
             raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
-        finally:
-            loader.dispose()
+        except RecursionError:
+            raise InputError(f"{path}: nested more than 50 deep") from None
 
     def _note(self, node: yaml.Node, place: Place) -> None:
         if len(place) > 50:

@@ -1,0 +1,83 @@
+"""Plugins come by entry points, strangers' and built-in ones alike; a broken one breaks nothing else."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detpress.errors import InputError
+from detpress.plugin import Plugin
+from detpress.registry import list_plugins, load_plugin, plugin_names
+
+BUILT_IN = {
+    "inc.static_int8",
+    "nni.fpgm",
+    "nni.l1norm",
+    "nni.l2norm",
+    "nni.speedup",
+    "train.finetune",
+    "train.scratch",
+}
+
+
+def list_with(folder: Path, module: str, entries: str) -> str:
+    """What `detpress plugins --json` prints where another distribution is installed in `folder`."""
+    (folder / "stranger.py").write_text(module)
+    info = folder / "stranger-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[detpress.plugins]\n{entries}\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); sys.argv = ['detpress', 'plugins', '--json'];"
+        "from detpress.cli import main; main()"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_built_in_plugins_work() -> None:
+    assert set(plugin_names()) >= BUILT_IN
+    for listing in list_plugins(BUILT_IN):
+        assert (listing.name, listing.status) == (listing.name, "working")
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_every_plugin_and_every_option_is_documented(name: str) -> None:
+    plugin = load_plugin(name)
+    assert isinstance(plugin, Plugin)
+    assert plugin.__doc__
+    assert all(field.description for field in plugin.Config.model_fields.values())
+
+
+def test_listing_plugins_imports_neither_torch_nor_an_engine() -> None:
+    code = (
+        "import sys; from detpress.registry import list_plugins; list_plugins();"
+        "print([name for name in ('torch', 'nni', 'neural_compressor', 'openvino') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+def test_a_strangers_plugin_that_cannot_be_imported_is_broken_and_disturbs_no_other(tmp_path: Path) -> None:
+
+    printed = list_with(tmp_path, "raise OSError('no such engine')", "stranger.prune = stranger:Prune")
+    rows = {row["name"]: row for row in json.loads(printed)}
+    assert rows["stranger.prune"]["status"] == "broken"
+    assert "no such engine" in rows["stranger.prune"]["reason"]
+    assert rows["stranger.prune"]["distribution"] == "stranger 1.2"
+    assert all(rows[name]["status"] == "working" for name in BUILT_IN)
+
+
+def test_a_name_brought_twice_is_refused_with_both_packages_named(tmp_path: Path) -> None:
+
+    printed = list_with(tmp_path, "", "nni.l1norm = stranger:Prune")
+    rows = {row["name"]: row for row in json.loads(printed)}
+    assert rows["nni.l1norm"]["status"] == "broken"
+    assert "stranger" in rows["nni.l1norm"]["reason"]
+    assert "detpress" in rows["nni.l1norm"]["reason"]
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"unknown plugin 'nni\.l1nrm'; did you mean 'nni\.l1norm'"):
+        load_plugin("nni.l1nrm")

@@ -1,0 +1,98 @@
+"""Every value of a recipe knows its line, and `--set` changes one value."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detpress.errors import InputError
+from detpress.yaml_source import YamlSource
+
+TEXT = """\
+name: x
+data:
+  root: here
+chain:
+  - nni.l1norm: {sparsity: 0.5}
+  - nni.speedup:
+"""
+
+
+def source(text: str = TEXT) -> YamlSource:
+    return YamlSource(Path("r.yaml"), text)
+
+
+def test_place_of_a_nested_value_is_its_line_and_path() -> None:
+    assert source().where(("chain", 0, "nni.l1norm", "sparsity")) == "r.yaml:5: chain[0].nni.l1norm.sparsity"
+
+
+def test_place_of_a_missing_key_is_the_line_of_its_section() -> None:
+    assert source().where(("data", "classes")) == "r.yaml:2: data.classes"
+
+
+def test_floats_are_those_of_yaml_1_2() -> None:
+    assert source("a: 3e-3\nb: 1E5").data == {"a": 0.003, "b": 1e5}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "read"),
+    [
+        ("data.root=../there", lambda data: data["data"]["root"] == "../there"),
+        ("seed=7", lambda data: data["seed"] == 7),
+        ("measure.runtimes=[torch]", lambda data: data["measure"] == {"runtimes": ["torch"]}),
+        ("chain[0].sparsity=0.9", lambda data: data["chain"][0] == {"nni.l1norm": {"sparsity": 0.9}}),
+        ("chain[0].nni.l1norm.sparsity=0.9", lambda data: data["chain"][0] == {"nni.l1norm": {"sparsity": 0.9}}),
+        ("chain[1].x=1", lambda data: data["chain"][1] == {"nni.speedup": {"x": 1}}),
+    ],
+)
+def test_set_changes_one_value(assignment, read) -> None:
+    changed = source()
+    changed.set(assignment)
+    assert read(changed.data)
+
+
+@pytest.mark.parametrize("assignment", ["seed", "=1", "chain[5].x=1", "name.x=1", "[0]=1"])
+def test_set_of_what_is_not_there_is_refused_with_the_assignment(assignment: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        source().set(assignment)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2", r"r.yaml:2: .*'a' given twice"),
+        ("a: [1\nb: 2", r"r.yaml:\d: not valid YAML"),
+        ("a: !!python/object/apply:os.system ['true']", r"r.yaml:1: not valid YAML"),
+        ("1: x", r"r.yaml:1: .*no text"),
+        ("", r"r.yaml: empty"),
+        ("[" * 60 + "]" * 60, "nested more than 50 deep"),
+        ("[" * 5000, "nested more than 50 deep"),
+        ("a: \x00", "not valid YAML"),
+    ],
+)
+def test_bad_yaml_is_one_line_that_names_file_and_line(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        source(text)
+    assert "\n" not in str(error.value)
+
+
+plain = st.recursive(
+    st.integers() | st.booleans() | st.text("abc xyz", min_size=1),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text("abc", min_size=1), plain, min_size=1))
+def test_data_that_pyyaml_writes_is_read_back(data) -> None:
+    assert source(yaml.safe_dump(data)).data == data
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_data_or_an_input_error(text: str) -> None:
+    try:
+        source(text)
+    except InputError as error:
+        assert str(error).startswith("r.yaml")
