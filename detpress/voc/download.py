@@ -10,8 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from detpress.cache import cache_root
 from detpress.errors import DetpressError, InputError, nearest
-from detpress.voc.digits import digits_root
+from detpress.voc.digits import digits_root, ensure_digits
 
 
 class DownloadError(DetpressError):
@@ -43,6 +44,35 @@ class DataSet:
 SIZES = {"2007": 460_032_000, "2007-test": 451_020_800, "2012": 1_999_639_040}
 
 
+def get_data_set(name: str, root: Path | None = None) -> Path:
+    """Make or fetch `digits`, `voc2007` or `voc2012` below `root` (the cache by default); the folder for `data.root`.
+
+    Raises InputError for an unknown name, and as `download_voc` does.
+    """
+    folder = cache_root() if root is None else root
+    if name in ("digits", "builtin:digits"):
+        return ensure_digits(folder)
+    years = {f"voc{year}": year for year in voc_archives()}
+    if name not in years:
+        raise InputError(f"{name}: no such data set; {nearest(name, ['digits', *years])}")
+    return download_voc(years[name], folder)
+
+
+def known_data_sets(root: Path | None = None) -> list[DataSet]:
+    """Every data set that `get_data_set` takes, and what of it is below `root` (the cache by default)."""
+    folder = cache_root() if root is None else root
+    places = [
+        (
+            "builtin:digits",
+            "handwritten digits on photographs, generated; 10 classes, 160x160 pixels",
+            digits_root(folder),
+        ),
+        ("voc2007", "Pascal VOC 2007: train, val and test; 20 classes", devkit_path("2007", folder)),
+        ("voc2012", "Pascal VOC 2012: train and val; 20 classes", devkit_path("2012", folder)),
+    ]
+    return [DataSet(name, text, path, path.is_dir(), bytes_below(path)) for name, text, path in places]
+
+
 def voc_archives() -> dict[str, list[Archive]]:
     """The archives of each year, as torchvision's VOC data set names them; 2007 with the published test set."""
     from torchvision.datasets.voc import DATASET_YEAR_DICT  # imports torch
@@ -63,11 +93,9 @@ def download_voc(year: str, root: Path, sources: Mapping[str, list[Archive]] | N
     """Download and unpack a year's archives below `root`; the devkit's folder, at once when it is there already.
 
     An archive that lies in `root` with the right checksum is not downloaded, and none is deleted.
-    Raises DownloadError, and InputError for an unknown year, too little disk space, or an unsafe archive.
+    Raises DownloadError, and InputError for too little disk space or an unsafe archive.
     """
-    sources = voc_archives() if sources is None else sources
-    if year not in sources:
-        raise InputError(f"voc{year}: no such data set; {nearest(f'voc{year}', [f'voc{known}' for known in sources])}")
+    archives = (voc_archives() if sources is None else sources)[year]
     devkit = devkit_path(year, root)
     if devkit.is_dir():
         return devkit
@@ -75,15 +103,15 @@ def download_voc(year: str, root: Path, sources: Mapping[str, list[Archive]] | N
     with FileLock(root / f"voc{year}.lock"):
         if devkit.is_dir():
             return devkit
-        require_space(root, sources[year])
-        for archive in sources[year]:
+        require_space(root, archives)
+        for archive in archives:
             fetch(archive, root)
         with tempfile.TemporaryDirectory(prefix=f"voc{year}-", suffix=".partial", dir=root) as scratch:
-            for archive in sources[year]:
+            for archive in archives:
                 unpack(root / archive.filename, Path(scratch))
             made = devkit_path(year, Path(scratch))
             if not made.is_dir():
-                raise InputError(f"{root / sources[year][-1].filename}: holds no VOCdevkit/VOC{year}")
+                raise InputError(f"{root / archives[-1].filename}: holds no VOCdevkit/VOC{year}")
             devkit.parent.mkdir(exist_ok=True)
             made.rename(devkit)
     return devkit
@@ -128,20 +156,6 @@ def unpack(archive: Path, folder: Path) -> None:
         raise InputError(f"{archive}: refused, a member is not safe to unpack ({error})") from error
     except tarfile.TarError as error:
         raise InputError(f"{archive}: cannot be read as a tar file ({error})") from error
-
-
-def known_data(root: Path) -> list[DataSet]:
-    """Every data set that detpress can make or fetch, for `detpress data ls`."""
-    places = [
-        (
-            "builtin:digits",
-            "handwritten digits on photographs, generated; 10 classes, 160x160 pixels",
-            digits_root(root),
-        ),
-        ("voc2007", "Pascal VOC 2007: train, val and test; 20 classes", devkit_path("2007", root)),
-        ("voc2012", "Pascal VOC 2012: train and val; 20 classes", devkit_path("2012", root)),
-    ]
-    return [DataSet(name, text, path, path.is_dir(), bytes_below(path)) for name, text, path in places]
 
 
 def bytes_below(folder: Path) -> int:

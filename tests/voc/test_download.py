@@ -13,7 +13,7 @@ import pytest
 
 from detpress.cache import cache_root
 from detpress.errors import InputError
-from detpress.voc.download import Archive, DownloadError, download_voc, known_data, voc_archives
+from detpress.voc.download import Archive, DownloadError, download_voc, get_data_set, known_data_sets, voc_archives
 
 Serve = Callable[[str, dict[str, bytes]], Archive]
 
@@ -123,9 +123,9 @@ def test_too_little_disk_space_is_said_before_anything_is_downloaded(tmp_path: P
         download_voc("2007", tmp_path, {"2007": [huge]})
 
 
-def test_an_unknown_year_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="voc2006: no such data set; did you mean 'voc2007'"):
-        download_voc("2006", tmp_path, {"2007": [], "2012": []})
+def test_an_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="voc2006: no such data set; did you mean 'voc20"):
+        get_data_set("voc2006", tmp_path)
 
 
 def test_the_published_archives_are_voc_2007_with_its_test_set_and_voc_2012() -> None:
@@ -138,7 +138,7 @@ def test_the_published_archives_are_voc_2007_with_its_test_set_and_voc_2012() ->
 
 def test_the_list_tells_what_is_present_and_its_bytes(serve: Serve, tmp_path: Path) -> None:
     download_voc("2012", tmp_path, {"2012": [serve("voc.tar", {"VOCdevkit/VOC2012/a": b"12345"})]})
-    found = {data.name: (data.present, data.size_bytes) for data in known_data(tmp_path)}
+    found = {data.name: (data.present, data.size_bytes) for data in known_data_sets(tmp_path)}
     assert found == {"builtin:digits": (False, 0), "voc2007": (False, 0), "voc2012": (True, 5)}
 
 
