@@ -1,0 +1,73 @@
+"""COCO's average precision over IoU 0.5 to 0.95, computed by pycocotools."""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detpress.voc.annotation import Annotation
+from detpress.voc.coordinates import edges_from_voc
+from detpress.voc.results import ClassDetections
+
+
+def coco_average_precision(
+    annotations: Sequence[Annotation],
+    detections: Mapping[str, ClassDetections],
+    images: Mapping[str, NDArray[np.int64]],
+    classes: Sequence[str],
+) -> dict[str, float]:
+    """AP of each class: mean over IoU 0.5:0.05:0.95, objects of all sizes, at most 100 detections an image.
+
+    images: for each class, the index of each detection's image. Difficult objects are what COCO calls crowds:
+    detections that lie on them do not count.
+    """
+    category = {name: i for i, name in enumerate(classes, start=1)}
+    truth = []
+    for i, annotation in enumerate(annotations):
+        boxes = _as_coco(annotation.boxes)
+        for name, box, difficult in zip(annotation.names, boxes, annotation.difficult.tolist(), strict=True):
+            if name in category:
+                area = box[2] * box[3]
+                truth.append(
+                    {
+                        "id": len(truth) + 1,
+                        "image_id": i,
+                        "category_id": category[name],
+                        "bbox": box,
+                        "area": area,
+                        "iscrowd": int(difficult),
+                    }
+                )
+    found = [
+        {"image_id": image, "category_id": category[name], "bbox": box, "score": score}
+        for name in classes
+        if name in detections
+        for image, box, score in zip(
+            images[name].tolist(), _as_coco(detections[name].boxes), detections[name].scores.tolist(), strict=True
+        )
+    ]
+    if not found:
+        return dict.fromkeys(classes, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": i} for i in range(len(annotations))],
+            "annotations": truth,
+            "categories": [{"id": i, "name": name} for name, i in category.items()],
+        }
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class
+    return {name: float(precision[:, :, i].mean()) for i, name in enumerate(classes)}
+
+
+def _as_coco(boxes: NDArray[np.float64]) -> list[list[float]]:
+    """VOC coordinates (n, 4) -> left edge, top edge, width, height."""
+    edges = edges_from_voc(boxes)
+    return np.column_stack([edges[:, :2], edges[:, 2:] - edges[:, :2]]).tolist()

@@ -1,0 +1,142 @@
+"""Reads a Pascal VOC devkit: image sets, annotations, images."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from detpress.errors import InputError, nearest
+from detpress.voc.annotation import Annotation, read_annotation
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+
+
+@dataclass(frozen=True)
+class Devkit:
+    """One or more folders with Annotations, JPEGImages and ImageSets/Main, read as one data set.
+
+    root: the folder that the user named.
+    folders: `root` itself, or the VOC2007, VOC2012, ... below it, whose image sets of the same name are joined.
+    """
+
+    root: Path
+    folders: tuple[Path, ...]
+    given_classes: tuple[str, ...] | None
+    _sets: dict[str, list[Annotation]] = field(default_factory=dict, repr=False)
+    _annotations: dict[Path, Annotation] = field(default_factory=dict, repr=False)  # sets share images: read once
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The class names given, or all that the annotations of any image set name, sorted."""
+        if self.given_classes is not None:
+            return self.given_classes
+        named = {name for split in self.image_sets for annotation in self.image_set(split) for name in annotation.names}
+        return tuple(sorted(named))
+
+    @property
+    def image_sets(self) -> tuple[str, ...]:
+        """Names of the image sets. VOC's own per-class sets (`dog_train`) are not listed, but can be read."""
+        names = {path.stem for folder in self.folders for path in (folder / "ImageSets/Main").glob("*.txt")}
+        per_class = {name for name in names if "_" in name and name.rpartition("_")[2] in names}
+        return tuple(sorted(names - per_class))
+
+    def image_set(self, name: str) -> list[Annotation]:
+        """Annotations of the image set, in the file's order.
+
+        Raises InputError for a set that does not exist or is empty, an image named without an annotation, a name that
+        climbs out of the folder, and a class that is not in the list given.
+        """
+        if name not in self._sets:
+            self._sets[name] = self._read_set(name)
+        return self._sets[name]
+
+    def image_path(self, annotation: Annotation) -> Path:
+        """The annotated image's file. Raises InputError where there is none."""
+        folder = annotation.path.parents[len(PurePosixPath(annotation.image).parts)] / "JPEGImages"
+        for suffix in IMAGE_SUFFIXES:
+            path = folder / f"{annotation.image}{suffix}"
+            if path.is_file():
+                return path
+        raise InputError(f"{annotation.path}: its image {folder / annotation.image}.jpg does not exist")
+
+    def fingerprint(self, names: Sequence[str]) -> str:
+        """sha256 over the image sets, annotations and images, by content: the same wherever the data set lies."""
+        total = hashlib.sha256(repr(self.given_classes).encode())
+        for name in names:
+            total.update(f"{name}\n".encode())
+            for annotation in self.image_set(name):
+                for path in (annotation.path, self.image_path(annotation)):
+                    content = hashlib.sha256(path.read_bytes()).hexdigest()
+                    total.update(f"{annotation.image} {content}\n".encode())
+        return total.hexdigest()
+
+    def _read_set(self, name: str) -> list[Annotation]:
+        paths = [folder / f"ImageSets/Main/{name}.txt" for folder in self.folders]
+        found = [path for path in paths if path.is_file()]
+        if not found:
+            raise InputError(f"{self.root}: no image set '{name}'; {nearest(name, self.image_sets)}")
+        annotations = [annotation for path in found for annotation in self._read_set_file(path)]
+        if not annotations:
+            raise InputError(f"{found[0]}: empty; expected the name of an image a line")
+        return annotations
+
+    def _read_set_file(self, path: Path) -> list[Annotation]:
+        annotations = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            image = line.split()[0]  # VOC's per-class sets have a second column
+            parts = PurePosixPath(image)
+            if parts.is_absolute() or ".." in parts.parts:
+                raise InputError(f"{path}:{number}: '{image}' climbs out of the data set's folder")
+            source = path.parents[2] / "Annotations" / f"{image}.xml"
+            if not source.is_file():
+                raise InputError(f"{path}:{number}: image '{image}' has no annotation: {source} does not exist")
+            if source not in self._annotations:
+                self._annotations[source] = self._check_classes(read_annotation(source, image))
+            annotations.append(self._annotations[source])
+        return annotations
+
+    def _check_classes(self, annotation: Annotation) -> Annotation:
+        for i, name in enumerate(annotation.names):
+            if self.given_classes is not None and name not in self.given_classes:
+                raise InputError(
+                    f"{annotation.path}: object {i + 1}: class '{name}' is not in the list; "
+                    f"{nearest(name, self.given_classes)}"
+                )
+        return annotation
+
+
+def open_devkit(root: Path, classes: Sequence[str] | None = None) -> Devkit:
+    """The data set in `root`: VOCdevkit (its VOC20xx folders joined), one VOC20xx folder, or a bare folder alike.
+
+    classes: the names that may occur; by default, all that do. Raises InputError where the folder is no devkit.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; expected a VOC devkit")
+    folders = [root] if (root / "ImageSets/Main").is_dir() else sorted(root.glob("VOC20[0-9][0-9]"))
+    for folder in folders or [root]:
+        for part in ("ImageSets/Main", "Annotations"):
+            if not (folder / part).is_dir():
+                raise InputError(f"{folder / part}: no such folder; expected a VOC devkit")
+    return Devkit(root, tuple(folders), None if classes is None else tuple(classes))
+
+
+def check_boxes(
+    annotations: Sequence[Annotation], bad_boxes: Literal["skip", "refuse"]
+) -> list[tuple[Annotation, int]]:
+    """The boxes from which nothing can be learnt, as (annotation, index of the object).
+
+    Training leaves them out; the evaluator sees them, as the reference does. Raises InputError, naming the first, when
+    they are refused.
+    """
+    found = [(annotation, int(i)) for annotation in annotations for i in annotation.degenerate.nonzero()[0]]
+    if found and bad_boxes == "refuse":
+        annotation, i = found[0]
+        raise InputError(
+            f"{annotation.path}: object {i + 1} ({annotation.names[i]}): box {annotation.boxes[i].tolist()} has no area "
+            f"or lies outside {annotation.width}x{annotation.height}; {len(found)} such boxes (data.bad_boxes: refuse)"
+        )
+    return found
