@@ -1,8 +1,9 @@
 """The workbench of one stage: what `detpress.plugin.Workbench` promises, over a real data set and folder."""
 
+import copy
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from detpress.bundle import find_bundle, load_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.images import place_image, read_image
-from detpress.detector.predict import score
+from detpress.detector.predict import predict_image_set
 from detpress.detector.training import fit
 from detpress.detector.training_config import TrainingConfig
 from detpress.errors import InputError
@@ -21,6 +22,7 @@ from detpress.model import Model
 from detpress.recipe import Data, Measure
 from detpress.store import remember
 from detpress.voc.devkit import Devkit
+from detpress.voc.evaluate import evaluate
 
 
 @dataclass
@@ -68,12 +70,13 @@ class StageWorkbench:
         if split in ("test", self.data.test):
             raise InputError(f"a plugin may not see the image set '{split}': it is what the result is scored on")
         name = self.data.val if split == "val" else split
-        network = model.network.to(self.device)
-        with torch.inference_mode():
-            evaluation = score(
-                network, model.architecture, self.devkit, name, self.measure.protocol, self.measure.iou
-            )
-        return evaluation.map
+        network = copy.deepcopy(model.network).to(self.device).eval()
+
+        def run(images: Tensor) -> Sequence[Tensor]:
+            return [raw.cpu() for raw in network(images.to(self.device))]
+
+        detections = predict_image_set(run, model.architecture, self.devkit, name)
+        return evaluate(self.devkit.image_set(name), detections, self.measure.protocol, self.measure.iou).map
 
     def calibration(self, images: int) -> Tensor:
         annotations = self.devkit.image_set(self.data.train)

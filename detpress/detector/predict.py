@@ -1,0 +1,67 @@
+"""Runs a detector over images, whatever executes it, and hands the boxes to the evaluator."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detpress.detector.architecture import Architecture
+from detpress.detector.boxes import Detections, decode, suppress
+from detpress.detector.images import Placement, place_image, read_image
+from detpress.voc.annotation import Annotation
+from detpress.voc.coordinates import voc_from_edges
+from detpress.voc.devkit import Devkit
+from detpress.voc.results import ClassDetections
+
+Run = Callable[[Tensor], Sequence[Tensor]]  # images float32 (N, 3, H, W) in [0, 1] -> raw maps
+Progress = Callable[[str, int, int], None]
+BATCH = 16  # images; the same for every form and runtime, so that their figures compare
+
+
+def predict(
+    run: Run, architecture: Architecture, paths: Sequence[Path], progress: Progress | None = None
+) -> Iterator[Detections]:
+    """What `run` finds in each image, in pixels of the image. The next images are read while a batch is computed."""
+
+    def load(path: Path) -> tuple[Tensor, Placement, int, int]:
+        image = read_image(path)
+        return *place_image(image, architecture.image_size, architecture.resize), *image.shape[-2:]
+
+    with ThreadPoolExecutor(2) as pool, torch.inference_mode():
+        chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+        ahead = [pool.submit(load, path) for path in paths[:BATCH]]
+        for i in range(len(chunks)):
+            loaded = [future.result() for future in ahead]
+            ahead = [pool.submit(load, path) for path in (chunks[i + 1] if i + 1 < len(chunks) else [])]
+            images = torch.stack([square for square, *_ in loaded]).float() / 255
+            found = suppress(*decode(run(images), architecture))
+            for detections, (_, placement, height, width) in zip(found, loaded, strict=True):
+                yield detections.to_image(placement, height, width)
+            if progress:
+                progress("images scored", min((i + 1) * BATCH, len(paths)), len(paths))
+
+
+def predict_image_set(
+    run: Run, architecture: Architecture, devkit: Devkit, split: str, progress: Progress | None = None
+) -> dict[str, ClassDetections]:
+    """What `run` finds in the images of an image set, by class, as the evaluator takes it."""
+    annotations = devkit.image_set(split)
+    paths = [devkit.image_path(annotation) for annotation in annotations]
+    return collect(list(predict(run, architecture, paths, progress)), annotations, architecture.classes)
+
+
+def collect(
+    detections: Sequence[Detections], annotations: Sequence[Annotation], classes: Sequence[str]
+) -> dict[str, ClassDetections]:
+    """Detections by image -> detections by class, in VOC coordinates."""
+    images = np.repeat([annotation.image for annotation in annotations], [len(found.labels) for found in detections])
+    labels = torch.cat([found.labels for found in detections]).cpu().numpy()
+    scores = torch.cat([found.scores for found in detections]).cpu().numpy().astype(np.float64)
+    boxes = voc_from_edges(torch.cat([found.boxes for found in detections]).cpu().numpy().astype(np.float64))
+    return {
+        name: ClassDetections(tuple(images[labels == i].tolist()), scores[labels == i], boxes[labels == i])
+        for i, name in enumerate(classes)
+    }

@@ -1,0 +1,111 @@
+"""A bundle is a model as plain data: the same bytes for the same model, and an altered byte is noticed."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from detpress.bundle import load_bundle, save_bundle
+from detpress.detector.architecture import build_architecture
+from detpress.errors import InputError
+from detpress.model import Model, apply_masks, new_model
+from detpress.plugin import Form
+
+FILES = ("model.json", "weights.safetensors", "SHA256SUMS")
+
+
+def small_model(seed: int = 0) -> Model:
+    return new_model(build_architecture("yolov3-tiny", ["cat", "dog"], 64, width=0.0625), seed)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_bundle(small_model(), tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_a_loaded_model_gives_the_same_maps_bit_for_bit(saved: Path) -> None:
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for one, other in zip(small_model().network(image), load_bundle(saved).network(image), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    save_bundle(load_bundle(saved), tmp_path / "again")
+    for name in FILES:
+        assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_masks_form_and_history_come_back(tmp_path: Path) -> None:
+    model = small_model()
+    name = "layers.0.convolution.weight"
+    mask = torch.ones_like(dict(model.network.named_parameters())[name], dtype=torch.bool)
+    mask[0] = False
+    apply_masks(model.network, {name: mask})
+    model = replace(model, form=Form.MASKED, masks={name: mask}, history=({"plugin": "by hand"},))
+    save_bundle(model, tmp_path / "masked")
+    back = load_bundle(tmp_path / "masked")
+    assert (back.form, back.history) == (Form.MASKED, ({"plugin": "by hand"},))
+    assert torch.equal(back.masks[name], mask)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_one_altered_byte_anywhere_is_refused(saved: Path, name: str, share: float) -> None:
+    content = bytearray((saved / name).read_bytes())
+    content[int(share * len(content))] ^= 1
+    (saved / name).write_bytes(content)
+    with pytest.raises(InputError, match="altered") as error:
+        load_bundle(saved)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(InputError, match=f"not a bundle: {name}"):
+        load_bundle(saved)
+
+
+def resigned(bundle: Path, description: dict) -> Path:
+    """The bundle with another description and digests that fit: a forged one, not a damaged one."""
+    (bundle / "model.json").write_text(json.dumps(description))
+    sums = [
+        f"{hashlib.sha256((bundle / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in ("model.json", "weights.safetensors")
+    ]
+    (bundle / "SHA256SUMS").write_text("".join(sums))
+    return bundle
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["architecture"]["layers"][0].update(filters=10**9), "layers.0"),
+        (lambda d: d["architecture"]["layers"][0].update(type="exec"), "unknown type 'exec'"),
+        (lambda d: d["architecture"].update(layers=[]), "no yolo layer"),
+        (lambda d: d["architecture"].update(image_size=33), "multiple of 32"),
+        (lambda d: d.update(form="liquid"), "not the description of a model"),
+        (lambda d: d.update(format=99), "bundle format 99"),
+        (lambda d: d.pop("architecture"), "not the description of a model"),
+    ],
+)
+def test_a_description_of_another_network_is_refused(saved: Path, change, message: str) -> None:
+    description = json.loads((saved / "model.json").read_text())
+    change(description)
+    with pytest.raises(InputError, match=message):
+        load_bundle(resigned(saved, description))
+
+
+def test_weights_of_another_network_are_refused(saved: Path, tmp_path: Path) -> None:
+    other = new_model(build_architecture("yolov3-tiny", ["cat", "dog"], 64, width=0.125), 0)
+    save_bundle(other, tmp_path / "other")
+    shutil.copyfile(tmp_path / "other" / "weights.safetensors", saved / "weights.safetensors")
+    description = json.loads((saved / "model.json").read_text())
+    with pytest.raises(InputError, match="the network takes"):
+        load_bundle(resigned(saved, description))
