@@ -21,7 +21,7 @@ from detpress.errors import InputError
 from detpress.model import Model
 from detpress.recipe import Data, Measure
 from detpress.store import remember
-from detpress.voc.devkit import Devkit
+from detpress.voc.devkit import Devkit, check_boxes
 from detpress.voc.evaluate import evaluate
 
 
@@ -48,6 +48,9 @@ class StageWorkbench:
         losses: tuple[Callable[..., Tensor], ...] = (),
         after_step: tuple[Callable[[nn.Module], None], ...] = (),
     ) -> Model:
+        bad = check_boxes(self.devkit.image_set(self.data.train), self.data.bad_boxes)
+        for annotation, index in bad:
+            self.log.warning("%s: object %d left out: no area, or off the image", annotation.path, index + 1)
         folder = self.scratch / f"fit-{self._fits}"
         self._fits += 1
         folder.mkdir(exist_ok=True)
@@ -56,14 +59,12 @@ class StageWorkbench:
             training,
             self.devkit,
             split=self.data.train,
-            bad_boxes=self.data.bad_boxes,
             seed=self.seed,
             scratch=folder,
             log=self.log,
             progress=self.progress,
             losses=losses,
             after_step=after_step,
-            device=self.device,
         )
 
     def evaluate(self, model: Model, split: str = "val") -> float:

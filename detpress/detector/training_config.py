@@ -1,0 +1,46 @@
+"""The options of training, shared by every plugin that trains."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from detpress.plugin import Config
+
+
+class Augmentation(Config):
+    """Random changes of the training images; boxes follow."""
+
+    flip_horizontal: float = Field(0.5, ge=0, le=1, description="share of images mirrored left to right")
+    flip_vertical: float = Field(0.0, ge=0, le=1, description="share of images mirrored top to bottom")
+    hue: float = Field(0.015, ge=0, le=0.5, description="largest rotation of the hue, as a share of the circle")
+    saturation: float = Field(0.5, ge=0, lt=1, description="largest relative change of the saturation")
+    value: float = Field(0.3, ge=0, lt=1, description="largest relative change of the brightness")
+    scale: float = Field(0.3, ge=0, lt=1, description="largest relative change of the size, then cropped or padded")
+    translate: float = Field(0.1, ge=0, le=0.5, description="largest shift, as a share of the image's side")
+    mosaic: float = Field(0.0, ge=0, le=1, description="share of images made of four; none in the last tenth of epochs")
+
+
+class TrainingConfig(Config):
+    """How a network is trained: AdamW, warm-up and cosine, and an exponential moving average of the weights."""
+
+    epochs: int = Field(ge=1, le=10_000, description="passes over the training set")
+    batch_size: int = Field(16, ge=1, le=4096, description="images a step, on each device")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="the highest, after the warm-up")
+    weight_decay: float = Field(5e-3, ge=0, le=1, description="AdamW's, on the weights of convolutions")
+    warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps before the highest learning rate")
+    ema: float = Field(0.998, ge=0, lt=1, description="decay a step of the moving average that is the result; 0: none")
+    precision: Literal["bf16-mixed", "32-true"] = Field("bf16-mixed", description="of forward and backward passes")
+    clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    box_loss: Literal["giou", "squared"] = Field("giou", description="GIoU, or YOLOv3's squared error of x, y, w, h")
+    box_weight: float = Field(2.0, ge=0, description="factor of the box loss")
+    class_weight: float = Field(10.0, ge=0, description="factor of the class loss")
+    objectness_weights: list[float] = Field(
+        [6.0, 15.0, 60.0], min_length=1, description="factor of the objectness loss of each scale, coarse to fine"
+    )
+    ignore_threshold: float = Field(
+        0.5, gt=0, le=1, description="IoU with an object above which a box that is not its own learns no objectness"
+    )
+    augmentation: Augmentation = Augmentation()
+    workers: int = Field(0, ge=0, le=64, description="processes that read images; 0: the training process itself")
+    devices: int = Field(1, ge=1, le=1024, description="GPUs, where there are any (Lightning's flag)")
+    strategy: Literal["auto", "ddp"] = Field("auto", description="ddp trains on several GPUs (Lightning's flag)")

@@ -1,0 +1,38 @@
+"""Training as steps of a chain, on the detector's own loss (`detpress.detector.loss`)."""
+
+from typing import TYPE_CHECKING
+
+from detpress.detector.training_config import TrainingConfig
+from detpress.plugin import Form, Plugin, Workbench
+
+if TYPE_CHECKING:
+    from detpress.model import Model
+
+
+class Scratch(Plugin):
+    """Trains from new initial weights, drawn from the seed: what the model knew before is gone, its layers stay.
+
+    With a compressed network before it, this is the comparison with one of the same shape trained from nothing.
+    """
+
+    Config = TrainingConfig
+    accepts = frozenset({Form.DENSE})
+    returns = Form.DENSE
+    engine = "pytorch-lightning"
+
+    def apply(self, model: "Model", config: TrainingConfig, bench: Workbench) -> "Model":
+        from detpress.model import new_model
+
+        return bench.fit(new_model(model.architecture, bench.seed), config)
+
+
+class Finetune(Plugin):
+    """Trains on from the weights that the model has; zeros held by masks stay zero."""
+
+    Config = TrainingConfig
+    accepts = frozenset({Form.DENSE, Form.MASKED})
+    returns = None
+    engine = "pytorch-lightning"
+
+    def apply(self, model: "Model", config: TrainingConfig, bench: Workbench) -> "Model":
+        return bench.fit(model, config)
