@@ -3,27 +3,26 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree import ElementTree
 
 import numpy as np
+from defusedxml import ElementTree as DefusedElementTree
 from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
 
 from detpress.errors import InputError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-FLAGS = ("difficult", "truncated")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Annotation:
     """What an annotation file says of its image.
 
     image: the image's name in the image set, without suffix.
     width, height: pixels.
     boxes: float64 (n, 4), VOC coordinates (1-based, inclusive) as in the file.
-    difficult, truncated: bool (n,).
+    difficult, truncated: bool (n,); False where the file does not say.
     """
 
     image: str
@@ -37,9 +36,14 @@ class Annotation:
 
     @property
     def degenerate(self) -> NDArray[np.bool_]:
-        """bool (n,): boxes from which nothing can be learnt: first not before last pixel, or wholly off the image."""
+        """bool (n,): boxes from which nothing can be learnt.
+
+        The last pixel is not after the first (zero area), or no pixel of the box lies in the image. A box that only
+        sticks out of the image, as boxes counted from 0 do, is not degenerate.
+        """
         x0, y0, x1, y1 = self.boxes.T
-        return (x1 <= x0) | (y1 <= y0) | (x1 < 1) | (y1 < 1) | (x0 > self.width) | (y0 > self.height)
+        outside = (x1 < 1) | (y1 < 1) | (x0 > self.width) | (y0 > self.height)
+        return np.asarray((x1 <= x0) | (y1 <= y0) | outside)
 
 
 def read_annotation(path: Path, image: str | None = None) -> Annotation:
@@ -52,33 +56,53 @@ def read_annotation(path: Path, image: str | None = None) -> Annotation:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        root = fromstring(content, forbid_dtd=True)
-    except ParseError as error:
-        raise InputError(f"{path}:{error.position[0]}: malformed XML: {error.msg}") from error
-    except (DefusedXmlException, ValueError, LookupError) as error:
-        line = _line(content, b"<!DOCTYPE", 0)
-        raise InputError(f"{path}:{line}: refused: {type(error).__name__}; expected plain XML") from error
+    root = _parse(content, path)
     objects = root.findall("object")
     width, height = (_size(root, side, path, content) for side in ("width", "height"))
     names = []
     boxes = np.zeros((len(objects), 4))
+    difficult, truncated = np.zeros(len(objects), bool), np.zeros(len(objects), bool)
     for i, found in enumerate(objects):
         name = (found.findtext("name") or "").strip()
         if not name:
             raise InputError(f"{path}:{_line(content, b'<object', i)}: object {i + 1}: expected <name>")
         names.append(name)
+        box = found.find("bndbox")
         for j, side in enumerate(SIDES):
-            boxes[i, j] = _coordinate(found.find("bndbox"), side, i, path, content)
-    difficult, truncated = (np.array([_flag(found, key) for found in objects], bool) for key in FLAGS)
+            text = "" if box is None else box.findtext(side) or ""
+            boxes[i, j] = _number(text, side, path, content, i)
+        difficult[i] = _number(found.findtext("difficult") or "0", "difficult", path, content, i) != 0
+        truncated[i] = (found.findtext("truncated") or "").strip() == "1"  # some tools write "Unspecified"
     return Annotation(image or path.stem, path, width, height, tuple(names), boxes, difficult, truncated)
 
 
-def _flag(found: Element, name: str) -> bool:
-    return (found.findtext(name) or "0").strip() == "1"
+def object_line(annotation: Annotation, index: int) -> int:
+    """The line of the annotation's file where the object starts; for messages."""
+    return _line(annotation.path.read_bytes(), b"<object", index)
 
 
-def _size(root: Element, side: str, path: Path, content: bytes) -> int:
+def _parse(content: bytes, path: Path) -> ElementTree.Element:
+    """The root element of XML without a document type, and so without entities of its own.
+
+    defusedxml refuses these from a parser in Python, 2.7 times as slow as the one in C (benchmarks/evaluator.py). In
+    ASCII a document type can start in no other way than `<!DOCTYPE`: where that is absent, the parser in C reads the
+    text (a str, so that the file cannot name another encoding).
+    """
+    try:
+        if content.isascii() and b"<!DOCTYPE" not in content:
+            return ElementTree.fromstring(content.decode("ascii"))
+        root: ElementTree.Element = DefusedElementTree.fromstring(content, forbid_dtd=True)
+        return root
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path}:{error.position[0]}: malformed XML: {error.msg}") from error
+    except DefusedXmlException as error:
+        line = _line(content, b"<!DOCTYPE", 0)
+        raise InputError(f"{path}:{line}: document type refused; expected XML without <!DOCTYPE or entities") from error
+    except (ValueError, LookupError) as error:
+        raise InputError(f"{path}:1: expected XML in a known encoding: {error}") from error
+
+
+def _size(root: ElementTree.Element, side: str, path: Path, content: bytes) -> int:
     text = root.findtext(f"size/{side}") or ""
     try:
         value = int(float(text))
@@ -86,19 +110,18 @@ def _size(root: Element, side: str, path: Path, content: bytes) -> int:
         value = 0
     if not 0 < value < 10**6:
         line = _line(content, b"<size", 0)
-        raise InputError(f"{path}:{line}: size/{side}: expected a number of pixels, got '{text}'")
+        raise InputError(f"{path}:{line}: size/{side}: expected a number of pixels, got '{text.strip()}'")
     return value
 
 
-def _coordinate(box: Element | None, side: str, index: int, path: Path, content: bytes) -> float:
-    text = "" if box is None else box.findtext(side) or ""
+def _number(text: str, field: str, path: Path, content: bytes, index: int) -> float:
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
     if not abs(value) < 1e6:
         line = _line(content, b"<object", index)
-        raise InputError(f"{path}:{line}: object {index + 1}: bndbox/{side}: expected a number, got '{text}'")
+        raise InputError(f"{path}:{line}: object {index + 1}: {field}: expected a number, got '{text.strip()}'")
     return value
 
 

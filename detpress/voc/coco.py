@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +21,18 @@ def coco_average_precision(
     images: Mapping[str, NDArray[np.int64]],
     classes: Sequence[str],
 ) -> dict[str, float]:
-    """AP of each class: mean over IoU 0.5:0.05:0.95, objects of all sizes, at most 100 detections an image.
+    """AP of each class: mean over IoU 0.5:0.05:0.95, objects of all sizes, at most 100 detections an image and class.
 
     images: for each class, the index of each detection's image. Difficult objects are what COCO calls crowds:
     detections that lie on them do not count.
     """
     category = {name: i for i, name in enumerate(classes, start=1)}
-    truth = []
+    truth: list[dict[str, Any]] = []
     for i, annotation in enumerate(annotations):
         boxes = _as_coco(annotation.boxes)
         for name, box, difficult in zip(annotation.names, boxes, annotation.difficult.tolist(), strict=True):
             if name in category:
-                area = box[2] * box[3]
+                area = max(box[2] * box[3], 0.0)  # a negative one would leave the object out
                 truth.append(
                     {
                         "id": len(truth) + 1,
@@ -70,4 +71,5 @@ def coco_average_precision(
 def _as_coco(boxes: NDArray[np.float64]) -> list[list[float]]:
     """VOC coordinates (n, 4) -> left edge, top edge, width, height."""
     edges = edges_from_voc(boxes)
-    return np.column_stack([edges[:, :2], edges[:, 2:] - edges[:, :2]]).tolist()
+    rows: list[list[float]] = np.column_stack([edges[:, :2], edges[:, 2:] - edges[:, :2]]).tolist()
+    return rows

@@ -12,9 +12,9 @@ _SHIFT = np.array([1.0, 1.0, 0.0, 0.0])
 
 def edges_from_voc(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """boxes: (n, 4) as xmin, ymin, xmax, ymax -> (n, 4) as x0, y0, x1, y1."""
-    return boxes - _SHIFT
+    return np.asarray(boxes - _SHIFT)
 
 
 def voc_from_edges(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """The inverse of `edges_from_voc`."""
-    return boxes + _SHIFT
+    return np.asarray(boxes + _SHIFT)

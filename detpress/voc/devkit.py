@@ -8,17 +8,19 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from detpress.errors import InputError, nearest
-from detpress.voc.annotation import Annotation, read_annotation
+from detpress.voc.annotation import Annotation, object_line, read_annotation
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Devkit:
     """One or more folders with Annotations, JPEGImages and ImageSets/Main, read as one data set.
 
     root: the folder that the user named.
-    folders: `root` itself, or the VOC2007, VOC2012, ... below it, whose image sets of the same name are joined.
+    folders: `root` itself, or the VOC2007, VOC2012, ... below it, whose image sets of the same name are joined: the
+        set `trainval` of VOCdevkit is what is known as VOC07+12. No two of a set's images may have the same name, since
+        results files tell images by name alone.
     """
 
     root: Path
@@ -32,21 +34,20 @@ class Devkit:
         """The class names given, or all that the annotations of any image set name, sorted."""
         if self.given_classes is not None:
             return self.given_classes
-        named = {name for split in self.image_sets for annotation in self.image_set(split) for name in annotation.names}
-        return tuple(sorted(named))
+        sets = (self.image_set(name) for name in self.image_set_names)
+        return tuple(sorted({name for annotations in sets for annotation in annotations for name in annotation.names}))
 
-    @property
-    def image_sets(self) -> tuple[str, ...]:
-        """Names of the image sets. VOC's own per-class sets (`dog_train`) are not listed, but can be read."""
-        names = {path.stem for folder in self.folders for path in (folder / "ImageSets/Main").glob("*.txt")}
-        per_class = {name for name in names if "_" in name and name.rpartition("_")[2] in names}
-        return tuple(sorted(names - per_class))
+    @cached_property
+    def image_set_names(self) -> tuple[str, ...]:
+        """Names of the image sets. Those of a class (`dog_train`, two columns) are not listed, but can be read."""
+        paths = (path for folder in self.folders for path in (folder / "ImageSets/Main").glob("*.txt"))
+        return tuple(sorted({path.stem for path in paths if max(map(len, _columns(path)), default=1) == 1}))
 
     def image_set(self, name: str) -> list[Annotation]:
         """Annotations of the image set, in the file's order.
 
-        Raises InputError for a set that does not exist or is empty, an image named without an annotation, a name that
-        climbs out of the folder, and a class that is not in the list given.
+        Raises InputError for a set that does not exist or is empty, an image that has no annotation or is named twice,
+        a name that climbs out of the folder, and a class that is not in the list given.
         """
         if name not in self._sets:
             self._sets[name] = self._read_set(name)
@@ -68,33 +69,37 @@ class Devkit:
             total.update(f"{name}\n".encode())
             for annotation in self.image_set(name):
                 for path in (annotation.path, self.image_path(annotation)):
-                    content = hashlib.sha256(path.read_bytes()).hexdigest()
-                    total.update(f"{annotation.image} {content}\n".encode())
+                    total.update(f"{annotation.image} {_sha256(path)}\n".encode())
         return total.hexdigest()
 
     def _read_set(self, name: str) -> list[Annotation]:
-        paths = [folder / f"ImageSets/Main/{name}.txt" for folder in self.folders]
+        paths = [folder / "ImageSets/Main" / f"{name}.txt" for folder in self.folders]
         found = [path for path in paths if path.is_file()]
-        if not found:
-            raise InputError(f"{self.root}: no image set '{name}'; {nearest(name, self.image_sets)}")
-        annotations = [annotation for path in found for annotation in self._read_set_file(path)]
+        if not found or PurePosixPath(name).name != name:
+            raise InputError(f"{self.root}: no image set '{name}'; {nearest(name, self.image_set_names)}")
+        named: dict[str, str] = {}
+        annotations = [annotation for path in found for annotation in self._read_set_file(path, named)]
         if not annotations:
             raise InputError(f"{found[0]}: empty; expected the name of an image a line")
         return annotations
 
-    def _read_set_file(self, path: Path) -> list[Annotation]:
+    def _read_set_file(self, path: Path, named: dict[str, str]) -> list[Annotation]:
+        """named: where each image was named already; added to."""
         annotations = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
+        for number, columns in enumerate(_columns(path), start=1):
+            if not columns:
                 continue
-            image = line.split()[0]  # VOC's per-class sets have a second column
+            image = columns[0]  # sets of a class say in a second column whether the image holds it
             parts = PurePosixPath(image)
             if parts.is_absolute() or ".." in parts.parts:
                 raise InputError(f"{path}:{number}: '{image}' climbs out of the data set's folder")
+            if image in named:
+                raise InputError(f"{path}:{number}: image '{image}' was named before, at {named[image]}")
+            named[image] = f"{path}:{number}"
             source = path.parents[2] / "Annotations" / f"{image}.xml"
-            if not source.is_file():
-                raise InputError(f"{path}:{number}: image '{image}' has no annotation: {source} does not exist")
             if source not in self._annotations:
+                if not source.is_file():
+                    raise InputError(f"{path}:{number}: image '{image}' has no annotation: {source} does not exist")
                 self._annotations[source] = self._check_classes(read_annotation(source, image))
             annotations.append(self._annotations[source])
         return annotations
@@ -102,11 +107,25 @@ class Devkit:
     def _check_classes(self, annotation: Annotation) -> Annotation:
         for i, name in enumerate(annotation.names):
             if self.given_classes is not None and name not in self.given_classes:
-                raise InputError(
-                    f"{annotation.path}: object {i + 1}: class '{name}' is not in the list; "
-                    f"{nearest(name, self.given_classes)}"
-                )
+                place = f"{annotation.path}:{object_line(annotation, i)}: object {i + 1}"
+                raise InputError(f"{place}: class '{name}' is not in the list; {nearest(name, self.given_classes)}")
         return annotation
+
+
+def _columns(path: Path) -> list[list[str]]:
+    """The words of each line of an image set's file."""
+    try:
+        return [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as an image set: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def open_devkit(root: Path, classes: Sequence[str] | None = None) -> Devkit:
@@ -136,7 +155,8 @@ def check_boxes(
     if found and bad_boxes == "refuse":
         annotation, i = found[0]
         raise InputError(
-            f"{annotation.path}: object {i + 1} ({annotation.names[i]}): box {annotation.boxes[i].tolist()} has no area "
-            f"or lies outside {annotation.width}x{annotation.height}; {len(found)} such boxes (data.bad_boxes: refuse)"
+            f"{annotation.path}:{object_line(annotation, i)}: object {i + 1} ({annotation.names[i]}): box "
+            f"{annotation.boxes[i].tolist()} has no area or lies outside {annotation.width}x{annotation.height}; "
+            f"{len(found)} such boxes refused (bad_boxes: refuse)"
         )
     return found

@@ -59,7 +59,8 @@ def evaluate(
     """Scores `detections`, by class, against the annotations of an image set.
 
     iou: a detection matches above it; `coco` has ten thresholds of its own.
-    Raises InputError for detections of an image that is not in the set, and where no class can be scored.
+    Raises InputError for detections of an image that is not in the set or with a score or coordinate that is not
+    finite, and where no class can be scored.
     """
     objects = class_objects(annotations)
     left_out = tuple(name for name, found in objects.items() if not found.positives)
@@ -159,7 +160,8 @@ def _iou(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.
     size = np.maximum(np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2]) + 1.0, 0.0)
     intersection = size[:, 0] * size[:, 1]
     area, other = ((b[:, 2] - b[:, 0] + 1.0) * (b[:, 3] - b[:, 1] + 1.0) for b in (boxes, others))
-    return np.asarray(intersection / (area + other - intersection))
+    with np.errstate(invalid="ignore"):  # boxes without area on both sides: 0 / 0 matches at no threshold
+        return np.asarray(intersection / (area + other - intersection))
 
 
 def precision_recall(
@@ -185,8 +187,8 @@ def average_precision_area(precision: NDArray[np.float64], recall: NDArray[np.fl
 
 
 def _image_indices(name: str, found: ClassDetections, index: Mapping[str, int]) -> NDArray[np.int64]:
-    if not np.isfinite(found.scores).all():
-        raise InputError(f"detections of class '{name}': a score is no finite number")
+    if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes).all()):
+        raise InputError(f"detections of class '{name}': a score or coordinate is not a finite number")
     try:
         return np.fromiter((index[image] for image in found.images), np.int64, len(found.images))
     except KeyError as error:

@@ -1,6 +1,8 @@
 """The VOC devkit's results files: `comp4_det_<image set>_<class>.txt`, one detection a line.
 
-    000004 0.702732 89.0 112.0 516.0 466.0        image, score, xmin, ymin, xmax, ymax (1-based, inclusive)
+Each line is image, score, xmin, ymin, xmax, ymax (1-based, inclusive):
+
+    000004 0.702732 89.0 112.0 516.0 466.0
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +15,10 @@ from numpy.typing import NDArray
 from detpress.errors import InputError, nearest
 
 PREFIX = "comp4_det_"
+_LINE = np.dtype([("image", object), ("score", np.float64), ("box", np.float64, 4)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassDetections:
     """All detections of one class, in any order.
 
@@ -36,52 +39,60 @@ def read_results(folder: Path, image_set: str, classes: Sequence[str]) -> dict[s
     Raises InputError for a folder without such files, a file of an unknown class, and, with its line, a line that is
     no detection.
     """
+    start = f"{PREFIX}{image_set}_"
     for place in (folder, folder / "results/Main"):
-        files = {path.stem.removeprefix(f"{PREFIX}{image_set}_"): path for path in place.glob(f"{PREFIX}{image_set}_*.txt")}
+        files = {path.stem.removeprefix(start): path for path in place.glob("*.txt") if path.name.startswith(start)}
         if files:
             break
     else:
-        raise InputError(f"{folder}: expected files {PREFIX}{image_set}_<class>.txt, here or in results/Main")
-    for name, path in files.items():
+        raise InputError(f"{folder}: expected files {start}<class>.txt, here or in results/Main")
+    for name, path in sorted(files.items()):
         if name not in classes:
             raise InputError(f"{path}: unknown class '{name}'; {nearest(name, classes)}")
     return {name: _read_file(files[name]) if name in files else NO_DETECTIONS for name in classes}
 
 
 def write_results(folder: Path, image_set: str, detections: Mapping[str, ClassDetections]) -> None:
-    """Writes one file a class. Numbers are written so that reading them gives the same bits."""
+    """Writes one file a class. Numbers are written so that reading them gives the same bits.
+
+    Raises InputError for a class name that is no file name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, found in detections.items():
+        if "/" in name or "\0" in name:
+            raise InputError(f"class '{name}' has no results file: expected a name without '/'")
         numbers = np.column_stack([found.scores, found.boxes]).tolist()
-        lines = [
-            f"{image} {' '.join(map(repr, row))}\n" for image, row in zip(found.images, numbers, strict=True)
-        ]
+        lines = [f"{image} {' '.join(map(repr, row))}\n" for image, row in zip(found.images, numbers, strict=True)]
         (folder / f"{PREFIX}{image_set}_{name}.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def _read_file(path: Path) -> ClassDetections:
     try:
-        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
+    if not any(map(str.strip, lines)):
+        return NO_DETECTIONS
     try:
-        numbers = np.array([row[1:] for row in rows if row], dtype=np.float64).reshape(-1, 5)
+        return _parse(lines)
+    except ValueError as error:
+        number, line = next((i, line) for i, line in enumerate(lines, start=1) if line.strip() and not _is_good(line))
+        raise InputError(
+            f"{path}:{number}: expected an image, a score and four coordinates, all numbers finite; got '{line}'"
+        ) from error
+
+
+def _parse(lines: Sequence[str]) -> ClassDetections:
+    """Raises ValueError where a line is no detection."""
+    rows = np.loadtxt(lines, _LINE, comments=None, ndmin=1)
+    if not (np.isfinite(rows["score"]).all() and np.isfinite(rows["box"]).all()):
+        raise ValueError("not finite")
+    return ClassDetections(tuple(rows["image"].tolist()), rows["score"], rows["box"])
+
+
+def _is_good(line: str) -> bool:
+    try:
+        _parse([line])
     except ValueError:
-        raise _bad_line(path, rows) from None
-    if not np.isfinite(numbers).all() or numbers.size != 5 * sum(map(bool, rows)):
-        raise _bad_line(path, rows)
-    return ClassDetections(tuple(row[0] for row in rows if row), numbers[:, 0], numbers[:, 1:])
-
-
-def _bad_line(path: Path, rows: list[list[str]]) -> InputError:
-    """The error for the first line that is no detection."""
-    for number, row in enumerate(rows, start=1):
-        try:
-            good = not row or (len(row) == 6 and np.isfinite([float(value) for value in row[1:]]).all())
-        except ValueError:
-            good = False
-        if not good:
-            break
-    return InputError(
-        f"{path}:{number}: expected an image, a score and four coordinates, all numbers finite; got '{' '.join(row)}'"
-    )
+        return False
+    return True
