@@ -7,9 +7,7 @@ after every epoch holds weights, moving average, optimizer and schedule.
 
 import copy
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from detpress.detector.augment import augment
 from detpress.detector.dataset import TrainingSet, collate
 from detpress.detector.loss import Targets, yolo_loss
 from detpress.detector.training_config import TrainingConfig
+from detpress.engine_log import engine_messages
 from detpress.errors import StageFailed
 from detpress.model import Model, apply_masks
 from detpress.voc.devkit import Devkit
@@ -59,7 +58,7 @@ def fit(
         parameter.requires_grad_(True)
     module = DetectorTraining(network, model, config, data, seed, log, progress, losses, after_step)
     checkpoint = scratch / "last.ckpt"
-    with _quiet(log):
+    with engine_messages(log, "pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         trainer = pl.Trainer(
             max_epochs=config.epochs,
             accelerator="gpu" if torch.cuda.is_available() else "cpu",
@@ -216,19 +215,3 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
 
     return update
 
-
-@contextmanager
-def _quiet(log: logging.Logger) -> Iterator[None]:
-    """Lightning's messages and all warnings go to the stage's log instead of the terminal."""
-    lightning = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
-    before = [(logger, logger.handlers, logger.propagate) for logger in lightning]
-    for logger in lightning:
-        logger.handlers, logger.propagate = log.handlers, False
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            yield
-    finally:
-        for logger, handlers, propagate in before:
-            logger.handlers, logger.propagate = handlers, propagate
-    for warning in caught:
-        log.warning("%s", warning.message)
