@@ -58,7 +58,8 @@ def read_annotation(path: Path, image: str | None = None) -> Annotation:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     root = _parse(content, path)
     objects = root.findall("object")
-    width, height = (_size(root, side, path, content) for side in ("width", "height"))
+    size = root.find("size")
+    width, height = _pixels(size, "width", path, content), _pixels(size, "height", path, content)
     names = []
     boxes = np.zeros((len(objects), 4))
     difficult, truncated = np.zeros(len(objects), bool), np.zeros(len(objects), bool)
@@ -102,15 +103,15 @@ def _parse(content: bytes, path: Path) -> ElementTree.Element:
         raise InputError(f"{path}:1: expected XML in a known encoding: {error}") from error
 
 
-def _size(root: ElementTree.Element, side: str, path: Path, content: bytes) -> int:
-    text = root.findtext(f"size/{side}") or ""
+def _pixels(size: ElementTree.Element | None, side: str, path: Path, content: bytes) -> int:
+    text = "" if size is None else size.findtext(side) or ""
     try:
         value = int(float(text))
     except (ValueError, OverflowError):
         value = 0
     if not 0 < value < 10**6:
         line = _line(content, b"<size", 0)
-        raise InputError(f"{path}:{line}: size/{side}: expected a number of pixels, got '{text.strip()}'")
+        raise InputError(f"{path}:{line}: size/{side}: expected a number of pixels, got {text.strip()[:40]!r}")
     return value
 
 
@@ -121,7 +122,7 @@ def _number(text: str, field: str, path: Path, content: bytes, index: int) -> fl
         value = float("nan")
     if not abs(value) < 1e6:
         line = _line(content, b"<object", index)
-        raise InputError(f"{path}:{line}: object {index + 1}: {field}: expected a number, got '{text.strip()}'")
+        raise InputError(f"{path}:{line}: object {index + 1}: {field}: expected a number, got {text.strip()[:40]!r}")
     return value
 
 

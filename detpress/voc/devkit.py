@@ -85,18 +85,18 @@ class Devkit:
 
     def _read_set_file(self, path: Path, named: dict[str, str]) -> list[Annotation]:
         """named: where each image was named already; added to."""
+        folder = path.parents[2] / "Annotations"
         annotations = []
         for number, columns in enumerate(_columns(path), start=1):
             if not columns:
                 continue
             image = columns[0]  # sets of a class say in a second column whether the image holds it
-            parts = PurePosixPath(image)
-            if parts.is_absolute() or ".." in parts.parts:
+            if image.startswith("/") or ".." in image.split("/"):
                 raise InputError(f"{path}:{number}: '{image}' climbs out of the data set's folder")
             if image in named:
                 raise InputError(f"{path}:{number}: image '{image}' was named before, at {named[image]}")
             named[image] = f"{path}:{number}"
-            source = path.parents[2] / "Annotations" / f"{image}.xml"
+            source = folder / f"{image}.xml"
             if source not in self._annotations:
                 if not source.is_file():
                     raise InputError(f"{path}:{number}: image '{image}' has no annotation: {source} does not exist")

@@ -78,7 +78,7 @@ def _read_file(path: Path) -> ClassDetections:
     except ValueError as error:
         number, line = next((i, line) for i, line in enumerate(lines, start=1) if line.strip() and not _is_good(line))
         raise InputError(
-            f"{path}:{number}: expected an image, a score and four coordinates, all numbers finite; got '{line}'"
+            f"{path}:{number}: expected an image, a score and four coordinates, all numbers finite; got {line[:80]!r}"
         ) from error
 
 
