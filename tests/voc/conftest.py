@@ -40,7 +40,7 @@ def write_devkit() -> Callable[[Path, Mapping[str, Objects], str], Path]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def annotate() -> Callable[[str, Objects], Annotation]:
     """An annotation that is in no file."""
 
