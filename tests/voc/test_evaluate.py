@@ -98,6 +98,13 @@ def test_a_second_detection_of_an_object_is_false(annotate: Annotate) -> None:
     assert found.map == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
 
 
+def test_voc07_takes_recall_at_the_thresholds_as_floating_point_has_them(annotate: Annotate) -> None:
+    """The fourth of `np.arange(0, 1.1, 0.1)` is 0.30000000000000004: 3 objects of 10 reach three thresholds only."""
+    annotations = [annotate(str(i), [("dog", BOX, False)]) for i in range(10)]
+    three = detected(*((str(i), 0.9, BOX) for i in range(3)))
+    assert evaluate(annotations, {"dog": three}, "voc07").map == pytest.approx(3 / 11)
+
+
 def test_ties_are_taken_in_the_order_given(annotate: Annotate) -> None:
     off = (51, 51, 60, 60)
     assert one_image(annotate, ("x", 0.5, BOX), ("x", 0.5, off)) == 1
