@@ -85,9 +85,9 @@ def object_line(annotation: Annotation, index: int) -> int:
 def _parse(content: bytes, path: Path) -> ElementTree.Element:
     """The root element of XML without a document type, and so without entities of its own.
 
-    defusedxml refuses these from a parser in Python, 2.7 times as slow as the one in C (benchmarks/evaluator.py). In
-    ASCII a document type can start in no other way than `<!DOCTYPE`: where that is absent, the parser in C reads the
-    text (a str, so that the file cannot name another encoding).
+    defusedxml refuses these from a parser in Python, half as fast as the one in C (benchmarks/evaluator.py). In ASCII a
+    document type can start in no other way than `<!DOCTYPE`: where that is absent, the parser in C reads the text (a
+    str, so that the file cannot name another encoding).
     """
     try:
         if content.isascii() and b"<!DOCTYPE" not in content:
