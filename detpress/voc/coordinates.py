@@ -7,7 +7,7 @@ pixel wide. Everywhere else in detpress a box is given by its edges, counted fro
 import numpy as np
 from numpy.typing import NDArray
 
-_SHIFT = np.array([1.0, 1.0, 0.0, 0.0])
+_SHIFT = np.array([1, 1, 0, 0])  # whole numbers, so that boxes in whole numbers stay such
 
 
 def edges_from_voc(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
