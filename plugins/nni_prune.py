@@ -1,30 +1,39 @@
 """NNI's structured pruners, and its speedup, which takes out what they masked."""
 
-import logging
 import math
-from typing import TYPE_CHECKING, ClassVar
+from bisect import bisect_left
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from detpress import plugin
 from detpress.plugin import Form, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from detpress.detector.architecture import Architecture
     from detpress.model import Model
 
-QUIET = logging.getLogger("detpress.plan")
-QUIET.addHandler(logging.NullHandler())
-QUIET.propagate = False
-
 
 class FilterPruning(plugin.Config):
-    """How many filters go, and where."""
+    """How many filters go, and where. Either `sparsity` or `parameters` is given."""
 
-    sparsity: float = Field(gt=0, lt=1, description="share of each convolution's filters to mask")
-    exclude: list[str] = Field([], description="patterns of layers left whole, such as `layers.0` or `layers.1?`")
+    sparsity: float | None = Field(None, gt=0, lt=1, description="share of each convolution's filters to mask")
+    parameters: float | None = Field(
+        None, gt=0, lt=1, description="share of the parameters that nni.speedup shall remove; decides the sparsity"
+    )
+    exclude: list[str] = Field(
+        [], description="patterns of layers left whole, such as `layers.0` or `layers.1?`; so are those added to them"
+    )
     overrides: dict[str, float] = Field({}, description="sparsity of the layers that a pattern matches; the last wins")
     round_to: int = Field(1, ge=1, le=1024, description="filters kept are rounded up to a multiple of this")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.sparsity is None) == (self.parameters is None):
+            raise ValueError("expected either `sparsity` or `parameters`")
+        return self
 
 
 class FilterPruner(Plugin):
@@ -37,70 +46,93 @@ class FilterPruner(Plugin):
     pruner: ClassVar[str]
 
     def plan(self, model: "Model", config: FilterPruning) -> Plan:
-        masked = self._mask(model, config, QUIET)
-        layers = tuple(name.removesuffix(".convolution.weight") for name in masked.masks if name.endswith("n.weight"))
-        return Plan(layers, masked)
+        import torch
+
+        channels = model.architecture.output_channels
+        removed = filters_to_remove(model.architecture, config)
+        any_of_them = {layer: torch.arange(channels[layer]) >= count for layer, count in removed.items()}
+        return Plan(tuple(f"layers.{layer}" for layer in removed), _masked(model, any_of_them))
 
     def apply(self, model: "Model", config: FilterPruning, bench: Workbench) -> "Model":
-        removed = filters_to_remove(model.architecture, config)
-        for layer, count in removed.items():
-            filters = model.architecture.layers[layer].filters  # type: ignore[union-attr]
-            bench.log.info("layers.%d: %d of %d filters masked", layer, count, filters)
-        return self._mask(model, config, bench.log)
-
-    def _mask(self, model: "Model", config: FilterPruning, log: logging.Logger) -> "Model":
-        import copy
-
-        from detpress.adapters.nni import filter_masks
+        from detpress.adapters.nni import choose_filters
         from detpress.errors import StageFailed
-        from detpress.model import apply_masks
 
+        channels = model.architecture.output_channels
         removed = filters_to_remove(model.architecture, config)
         if not removed:
-            raise StageFailed("no layer has a filter to spare at this sparsity")
-        masks = filter_masks(model.network, model.architecture, self.pruner, removed, log)
-        network = copy.deepcopy(model.network)
-        apply_masks(network, masks)
-        return model.with_network(network, Form.MASKED, masks)
+            raise StageFailed("masked no filter: at this sparsity, rounding and exclusion no layer has one to spare")
+        for layer, count in removed.items():
+            bench.log.info("layers.%d: %d of %d filters masked", layer, count, channels[layer])
+        return _masked(model, choose_filters(model.network, model.architecture, self.pruner, removed, bench.log))
+
+
+def _masked(model: "Model", kept: "dict[int, Tensor]") -> "Model":
+    """A copy of the model without the filters that are not kept: layer number -> bool (filters,)."""
+    import copy
+
+    from detpress.detector.channels import masks_of_filters
+    from detpress.model import apply_masks
+
+    network = copy.deepcopy(model.network)
+    masks = masks_of_filters(network, kept)
+    apply_masks(network, masks)
+    return model.with_network(network, Form.MASKED, masks)
 
 
 def filters_to_remove(architecture: "Architecture", config: FilterPruning) -> dict[int, int]:
     """Layer number -> filters to mask, for the layers that lose any; equal for coupled convolutions.
 
-    Raises InputError for a pattern that matches no layer, a sparsity out of range, and coupled layers that are told
-    to lose different shares.
+    Raises InputError for a pattern that matches no layer, a sparsity out of range, coupled layers that are told to
+    lose different shares, and a share of parameters that cannot be reached.
     """
+    from detpress.detector.channels import stored_parameters, without_filters
+    from detpress.errors import InputError
+
+    if config.sparsity is not None:
+        return _at_sparsity(architecture, config, config.sparsity)
+    assert config.parameters is not None
+    whole = stored_parameters(architecture)
+
+    def share_removed(thousandths: int) -> float:
+        removed = _at_sparsity(architecture, config, thousandths / 1000)
+        return 1 - stored_parameters(without_filters(architecture, removed)) / whole
+
+    thousandths = bisect_left(range(1000), config.parameters, key=share_removed)
+    if thousandths == 1000:
+        most = math.floor(1000 * share_removed(999)) / 1000
+        raise InputError(f"parameters: {config.parameters:g} cannot be reached; at most {most:g} of them can go")
+    return _at_sparsity(architecture, config, thousandths / 1000)
+
+
+def _at_sparsity(architecture: "Architecture", config: FilterPruning, sparsity: float) -> dict[int, int]:
+    """`filters_to_remove` where layers that no option names lose the share `sparsity` of their filters."""
     from detpress.detector.architecture import Convolution
     from detpress.detector.channels import coupled_convolutions
     from detpress.errors import InputError
     from detpress.layer_patterns import matching_layers
 
-    heads = architecture.heads
-    names = {
-        f"layers.{i}": i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution) and i not in heads
-    }
-    sparsity = {i: config.sparsity for i in names.values()}
-    for pattern, value in config.overrides.items():
-        if not 0 <= value < 1:
-            raise InputError(f"overrides: '{pattern}': expected a sparsity from 0 to below 1, got {value}")
-        sparsity |= {names[name]: value for name in matching_layers([pattern], names, "overrides")}
-    sparsity |= {names[name]: 0.0 for name in matching_layers(config.exclude, names, "exclude")}
-    removed = {}
+    convolutions = {f"layers.{i}": i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
+    prunable = {name: i for name, i in convolutions.items() if i not in architecture.heads}
+    shares = dict.fromkeys(convolutions.values(), 0.0) | dict.fromkeys(prunable.values(), sparsity)
+    for pattern, share in config.overrides.items():
+        if not 0 <= share < 1:
+            raise InputError(f"overrides: '{pattern}': expected a sparsity from 0 to below 1, got {share}")
+        shares |= {prunable[name]: share for name in matching_layers([pattern], prunable, "overrides")}
+    shares |= {convolutions[name]: 0.0 for name in matching_layers(config.exclude, convolutions, "exclude")}
+    removed: dict[int, int] = {}
     for group in coupled_convolutions(architecture):
-        members = [i for i in group if i in sparsity]
-        shares = {sparsity[i] for i in members}
-        # A layer left whole keeps its partners whole: their filters could be masked, but never taken out.
-        share = 0.0 if 0.0 in shares or len(members) < len(group) else max(shares)
-        if share and len(shares) > 1:
-            raise InputError(
-                f"overrides: layers {', '.join(map(str, members))} are added to each other and need one sparsity, "
-                f"not {', '.join(f'{value:g}' for value in sorted(shares))}"
-            )
-        filters = architecture.layers[group[0]].filters  # type: ignore[union-attr]
-        wanted = filters - math.floor(share * filters + 1e-9)
+        told = sorted({shares[i] for i in group})
+        if told[0] == 0:  # filters of the others could be masked, but never taken out
+            continue
+        if len(told) > 1:
+            names = ", ".join(f"layers.{i}" for i in group)
+            several = " and ".join(f"{share:g}" for share in told)
+            raise InputError(f"overrides: {names} are added to each other and need one sparsity, not {several}")
+        filters = architecture.output_channels[group[0]]
+        wanted = filters - math.floor(told[0] * filters + 1e-9)
         kept = min(filters, max(1, math.ceil(wanted / config.round_to) * config.round_to))
         if kept < filters:
-            removed |= {i: filters - kept for i in members}
+            removed |= dict.fromkeys(group, filters - kept)
     return dict(sorted(removed.items()))
 
 
@@ -118,7 +150,7 @@ class L1Norm(FilterPruner):
 class L2Norm(FilterPruner):
     """Masks the filters whose weights have the smallest L2 norm, the same share in every convolution.
 
-    NNI's L2NormPruner: the criterion of nni.l1norm with another norm.
+    NNI's L2NormPruner: the criterion of nni.l1norm with another norm. NNI names no paper for it.
     """
 
     pruner = "l2norm"
@@ -128,8 +160,8 @@ class FPGM(FilterPruner):
     """Masks the filters nearest to all the others of their layer, whose work the others can take over.
 
     He, Liu, Wang, Hu, Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks
-    Acceleration", arXiv:1811.00250, 2019, by NNI's FPGMPruner. The paper prunes softly during training; NNI masks
-    once, by the sum of distances to all other filters.
+    Acceleration", arXiv:1811.00250, 2019, by NNI's FPGMPruner: the filters of the smallest sum of Euclidean distances
+    to all others. The authors' code chooses anew between epochs of training; NNI chooses once.
     """
 
     pruner = "fpgm"
@@ -154,47 +186,40 @@ class Speedup(Plugin):
     TOLERANCE: ClassVar[float] = 1e-5  # largest difference of a raw map's element, relative to the largest element
 
     def plan(self, model: "Model", config: NoOptions) -> Plan:
-        smaller = self._shrink(model, QUIET)
-        return Plan(tuple(_narrower(model, smaller)), smaller)
+        from torch import nn
+
+        from detpress.detector.channels import removable_filters, without_filters
+        from detpress.model import new_model
+
+        removed = removable_filters(model.architecture, model.masks)
+        network = new_model(without_filters(model.architecture, removed), seed=0).network
+        for parameter in network.parameters():
+            nn.init.ones_(parameter)  # only shapes are planned, and none of what is left counts as zero
+        return Plan(tuple(f"layers.{layer}" for layer in removed), model.with_network(network))
 
     def apply(self, model: "Model", config: NoOptions, bench: Workbench) -> "Model":
+        from detpress.adapters.nni import speed_up
+        from detpress.detector.channels import masked_filters
         from detpress.errors import StageFailed
 
-        smaller = self._shrink(model, bench.log)
-        narrower = _narrower(model, smaller)
-        if not narrower:
-            raise StageFailed("removed no filter: every masked one is needed by another branch")
-        for name, (before, after, masked) in narrower.items():
-            kept = f"; {masked - (before - after)} masked ones stay, another branch needs them"
-            bench.log.info("%s: %d -> %d filters%s", name, before, after, kept if before - after < masked else "")
-        difference = _largest_difference(model, smaller)
+        smaller = model.with_network(speed_up(model.network, model.architecture, model.masks, bench.log))
+        before, after = model.architecture.output_channels, smaller.architecture.output_channels
+        masked = masked_filters(model.architecture, model.masks)
+        for layer, filters in masked.items():
+            stay = int(filters.sum()) - (before[layer] - after[layer])
+            why = f"; {stay} masked ones stay, another branch needs them" if stay > 0 else ""
+            bench.log.info("layers.%d: %d -> %d filters%s", layer, before[layer], after[layer], why)
+        if before == after:
+            raise StageFailed("removed no filter: none is masked as a whole in every layer that its output is added to")
+        difference = largest_difference(model, smaller)
         bench.log.info("largest difference from the masked network: %.3g of the largest output", difference)
-        if difference > self.TOLERANCE:
+        if not difference <= self.TOLERANCE:
             raise StageFailed(f"the smaller network differs from the masked one by {difference:.3g} of its output")
         return smaller
 
-    def _shrink(self, model: "Model", log: logging.Logger) -> "Model":
-        from detpress.adapters.nni import speed_up
 
-        return model.with_network(speed_up(model.network, model.architecture, model.masks, log))
-
-
-def _narrower(before: "Model", after: "Model") -> dict[str, tuple[int, int, int]]:
-    """Layer name -> filters before, filters after, filters masked, for the layers that lost or could lose some."""
-    from detpress.detector.architecture import Convolution
-
-    found = {}
-    for i, (old, new) in enumerate(zip(before.architecture.layers, after.architecture.layers, strict=True)):
-        mask = before.masks.get(f"layers.{i}.convolution.weight")
-        if isinstance(old, Convolution) and isinstance(new, Convolution) and mask is not None:
-            masked = int((~mask.flatten(1).any(dim=1)).sum())
-            if masked and old.filters != new.filters:
-                found[f"layers.{i}"] = (old.filters, new.filters, masked)
-    return found
-
-
-def _largest_difference(model: "Model", other: "Model") -> float:
-    """Between the raw maps for one random image, relative to the largest element."""
+def largest_difference(model: "Model", other: "Model") -> float:
+    """Between the raw maps that two models give for one random image, relative to the map's largest element."""
     import torch
 
     side = model.architecture.image_size

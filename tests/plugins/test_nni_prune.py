@@ -1,0 +1,259 @@
+"""The NNI plugins of a recipe: which filters their options choose, and what comes out."""
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from detpress.detector.architecture import ARCHITECTURES, Architecture, Convolution, build_architecture
+from detpress.detector.channels import coupled_convolutions, stored_parameters, without_filters
+from detpress.errors import InputError, StageFailed
+from detpress.model import Model, new_model
+from detpress.plugin import Form
+from detpress.plugins.nni_prune import (
+    FPGM,
+    FilterPruner,
+    FilterPruning,
+    L1Norm,
+    L2Norm,
+    NoOptions,
+    Speedup,
+    filters_to_remove,
+    largest_difference,
+)
+
+
+@dataclass
+class SmallBench:
+    """What the NNI plugins use of a workbench."""
+
+    scratch: Path
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("tests.nni_prune"))
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"NNI's plugins need no data: bench.{name}")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> SmallBench:
+    return SmallBench(tmp_path)
+
+
+def small(name: str = "yolov3", width: float = 0.125) -> Model:
+    model = new_model(build_architecture(name, ["red", "white", "platelet"], 96, width), seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for module in model.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, generator=generator)
+    return model
+
+
+def full_width() -> Architecture:
+    return build_architecture("yolov3", [f"class{i}" for i in range(20)], 416)
+
+
+def share_left(removed: dict[int, int], architecture: Architecture) -> dict[int, float]:
+    return {i: 1 - count / architecture.output_channels[i] for i, count in removed.items()}
+
+
+@pytest.mark.parametrize("plugin", [L1Norm(), L2Norm(), FPGM()])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_prunes_the_asked_share_of_every_layer_but_the_heads(
+    plugin: FilterPruner, name: str, bench: SmallBench
+) -> None:
+    model = small(name)
+    pruned = plugin.apply(model, FilterPruning(sparsity=0.3), bench)
+    assert pruned.form is Form.MASKED
+    for i, layer in enumerate(model.architecture.layers):
+        if isinstance(layer, Convolution):
+            weight = pruned.network.get_parameter(f"layers.{i}.convolution.weight")
+            zero = int(weight.flatten(1).eq(0).all(dim=1).sum())
+            assert zero == (0 if i in model.architecture.heads else int(0.3 * layer.filters + 1e-9)), i
+
+
+def test_what_is_added_is_pruned_alike(bench: SmallBench) -> None:
+    pruned = L1Norm().apply(small(), FilterPruning(sparsity=0.5), bench)
+    for group in coupled_convolutions(pruned.architecture):
+        masks = [pruned.masks.get(f"layers.{i}.norm.weight") for i in group]
+        if group[0] not in pruned.architecture.heads:
+            assert all(torch.equal(mask, masks[0]) for mask in masks)
+
+
+def test_masked_parameters_are_zero_and_the_others_as_they_were(bench: SmallBench) -> None:
+    model = small("yolov3-tiny")
+    before = copy.deepcopy(model.network.state_dict())
+    pruned = FPGM().apply(model, FilterPruning(sparsity=0.5), bench)
+    for name, parameter in pruned.network.named_parameters():
+        mask = pruned.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+        assert mask.dtype is torch.bool
+        assert torch.equal(parameter, before[name] * mask)
+    assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
+    assert [type(module) for module in pruned.network.modules()] == [type(m) for m in model.network.modules()]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in pruned.network.modules())
+
+
+def test_exclude_leaves_layers_whole_and_what_is_added_to_them() -> None:
+    architecture = full_width()
+    stage = next(group for group in coupled_convolutions(architecture) if len(group) == 5)
+    removed = filters_to_remove(architecture, FilterPruning(sparsity=0.5, exclude=["layers.0", f"layers.{stage[2]}"]))
+    assert 0 not in removed
+    assert not set(stage) & set(removed)
+    assert 2 in removed
+
+
+def test_a_head_may_be_excluded_although_it_always_is() -> None:
+    architecture = full_width()
+    heads = [f"layers.{i}" for i in architecture.heads]
+    assert filters_to_remove(architecture, FilterPruning(sparsity=0.5, exclude=heads)) == filters_to_remove(
+        architecture, FilterPruning(sparsity=0.5)
+    )
+
+
+def test_the_last_override_that_matches_a_layer_wins() -> None:
+    architecture = build_architecture("yolov3-tiny", ["cell"], 416)
+    removed = filters_to_remove(
+        architecture, FilterPruning(sparsity=0.5, overrides={"layers.1?": 0.25, "layers.12": 0.75, "layers.8": 0.0})
+    )
+    left = share_left(removed, architecture)
+    assert (left[0], left[10], left[12], left[13], left[14]) == (0.5, 0.75, 0.25, 0.75, 0.75)
+    assert 8 not in left
+
+
+def test_round_to_keeps_a_multiple_of_filters_in_whole_groups() -> None:
+    architecture = build_architecture("yolov3", ["cell"], 416, 0.3)
+    removed = filters_to_remove(architecture, FilterPruning(sparsity=0.45, round_to=8))
+    channels = architecture.output_channels
+    assert removed
+    for group in coupled_convolutions(architecture):
+        kept = {channels[i] - removed.get(i, 0) for i in group}
+        assert len(kept) == 1
+        assert kept.pop() in {channels[group[0]], *range(8, 1024, 8)}
+        assert all(channels[i] - removed[i] >= 0.55 * channels[i] for i in group if i in removed)
+
+
+def test_no_layer_loses_all_its_filters() -> None:
+    architecture = build_architecture("yolov3", ["cell"], 416, 0.03)
+    removed = filters_to_remove(architecture, FilterPruning(sparsity=1 - 1e-12))
+    assert all(architecture.output_channels[i] - count == 1 for i, count in removed.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"exclude": ["layer.3"]}, r"exclude: 'layer\.3' matches no layer; did you mean 'layers\.3'"),
+        ({"exclude": ["layers.4"]}, r"exclude: 'layers\.4' matches no layer"),  # a shortcut
+        ({"overrides": {"conv*": 0.1}}, r"overrides: 'conv\*' matches no layer"),
+        ({"overrides": {"layers.0": 1.0}}, r"overrides: 'layers\.0': expected a sparsity from 0 to below 1, got 1"),
+        ({"overrides": {"layers.3": 0.2}}, r"layers\.1, layers\.3 are added .* one sparsity, not 0\.2 and 0\.5"),
+    ],
+)
+def test_names_what_is_wrong_with_an_option(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        filters_to_remove(full_width(), FilterPruning(sparsity=0.5, **options))
+
+
+@pytest.mark.parametrize("options", [{}, {"sparsity": 0.5, "parameters": 0.6}])
+def test_takes_either_a_sparsity_or_a_share_of_parameters(options: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="expected either `sparsity` or `parameters`"):
+        FilterPruning(**options)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.95])
+def test_a_share_of_parameters_is_removed_and_hardly_more(share: float, bench: SmallBench) -> None:
+    model = small("yolov3", 0.25)
+    shrunk = Speedup().apply(L1Norm().apply(model, FilterPruning(parameters=share), bench), NoOptions(), bench)
+    removed = 1 - count(shrunk.network) / count(model.network)
+    assert share <= removed < share + 0.02
+
+
+def test_says_how_many_parameters_can_go_at_most() -> None:
+    with pytest.raises(InputError, match=r"parameters: 0\.999 cannot be reached; at most 0\.\d+ of them can go"):
+        filters_to_remove(build_architecture("yolov3-tiny", ["cell"], 416, 0.1), FilterPruning(parameters=0.999))
+
+
+def test_half_of_the_filters_is_three_quarters_of_the_full_size_parameters() -> None:
+    architecture = full_width()
+    removed = filters_to_remove(architecture, FilterPruning(sparsity=0.5))
+    assert set(share_left(removed, architecture).values()) == {0.5}
+    assert len(removed) == 72  # 75 convolutions but the 3 heads
+    assert stored_parameters(architecture) == 61_626_049
+    assert stored_parameters(without_filters(architecture, removed)) / 61_626_049 == pytest.approx(0.251, abs=5e-4)
+
+
+@pytest.mark.parametrize("plugin", [L1Norm(), FPGM()])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_plan_is_what_happens(plugin: FilterPruner, name: str, bench: SmallBench) -> None:
+    model, config = small(name), FilterPruning(sparsity=0.37, round_to=2, exclude=["layers.0"])
+    plan, pruned = plugin.plan(model, config), plugin.apply(model, config, bench)
+    assert {f"{layer}.convolution.weight" for layer in plan.layers} <= set(pruned.masks)
+    assert {key: int(mask.sum()) for key, mask in plan.model.masks.items()} == {
+        key: int(mask.sum()) for key, mask in pruned.masks.items()
+    }
+    plan, shrunk = Speedup().plan(plan.model, NoOptions()), Speedup().apply(pruned, NoOptions(), bench)
+    assert plan.model.architecture == shrunk.architecture
+    assert plan.model.form is shrunk.form is Form.DENSE
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_speedup_is_exact(name: str, bench: SmallBench) -> None:
+    pruned = L1Norm().apply(small(name, 0.1), FilterPruning(sparsity=0.4), bench)
+    shrunk = Speedup().apply(pruned, NoOptions(), bench)
+    assert shrunk.masks == {}
+    assert count(shrunk.network) < count(pruned.network)
+    assert largest_difference(pruned, shrunk) < 1e-5
+
+
+def test_logs_layer_by_layer_what_was_removed_and_what_has_to_stay(
+    bench: SmallBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    pruned = L1Norm().apply(small(), FilterPruning(sparsity=0.5), bench)
+    for part in ("convolution.weight", "norm.weight", "norm.bias"):
+        del pruned.masks[f"layers.1.{part}"]  # added to layer 3, which so keeps its 4 masked filters
+    with caplog.at_level(logging.INFO, bench.log.name):
+        Speedup().apply(pruned, NoOptions(), bench)
+    messages = [record.message for record in caplog.records]
+    assert "layers.2: 4 -> 2 filters" in messages
+    assert "layers.3: 8 -> 8 filters; 4 masked ones stay, another branch needs them" in messages
+    assert any(message.startswith("largest difference from the masked network: ") for message in messages)
+
+
+def test_a_pruner_without_a_filter_to_spare_fails(bench: SmallBench) -> None:
+    with pytest.raises(StageFailed, match="masked no filter"):
+        L1Norm().apply(small(), FilterPruning(sparsity=0.005), bench)
+
+
+def test_a_speedup_that_removes_nothing_fails(bench: SmallBench) -> None:
+    pruned = L1Norm().apply(small(), FilterPruning(sparsity=0.5), bench)
+    alone = {name: mask for name, mask in pruned.masks.items() if name.startswith("layers.1.")}
+    with pytest.raises(StageFailed, match="removed no filter"):
+        Speedup().apply(pruned.with_network(pruned.network, Form.MASKED, alone), NoOptions(), bench)
+
+
+def test_a_smaller_network_that_differs_is_refused(bench: SmallBench) -> None:
+    """Masks of weights that are not zero: what is taken out was in use."""
+    model = small()
+    masks = L1Norm().apply(model, FilterPruning(sparsity=0.5), bench).masks
+    with pytest.raises(StageFailed, match=r"differs from the masked one by [\d.]+ of its output"):
+        Speedup().apply(model.with_network(model.network, Form.MASKED, masks), NoOptions(), bench)
+
+
+@pytest.mark.parametrize("plugin", [L1Norm(), L2Norm(), FPGM()])
+def test_the_same_model_is_pruned_to_the_same_bits(plugin: FilterPruner, bench: SmallBench) -> None:
+    one, other = (plugin.apply(small(), FilterPruning(sparsity=0.4), bench) for _ in range(2))
+    assert all(torch.equal(value, other.network.state_dict()[key]) for key, value in one.network.state_dict().items())
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
