@@ -13,6 +13,7 @@ from detpress.detector.images import Placement
 SCORE_THRESHOLD = 0.005  # Darknet's when it writes results for VOC
 NMS_IOU = 0.45  # Darknet's, too
 MAX_DETECTIONS = 100  # an image
+FIRST_TRIED = 1000  # candidates of an image; more are only tried where these do not fill it, which changes no result
 PROTOCOL = f"score>{SCORE_THRESHOLD:g}/nms{NMS_IOU:g}/max{MAX_DETECTIONS}"
 
 LARGEST_EXPONENT = 10.0  # a box 22,026 times its anchor: keeps an untrained network's boxes finite
@@ -67,11 +68,25 @@ def suppress(boxes: Tensor, scores: Tensor) -> list[Detections]:
     """boxes: (N, M, 4); scores: (N, M, C), as `decode` gives them.
 
     Every class of a box scored above the threshold is a candidate; within a class, a candidate that overlaps a better
-    one by more than `NMS_IOU` is dropped; the best `MAX_DETECTIONS` of an image are returned.
+    one by more than `NMS_IOU` is dropped; the best `MAX_DETECTIONS` of an image are returned. Of equal scores the
+    earlier box, then the lower class, comes first.
     """
     image, box, label = (scores > SCORE_THRESHOLD).nonzero(as_tuple=True)
+    order = scores[image, box, label].argsort(descending=True, stable=True)
+    order = order[image[order].argsort(stable=True)]
+    image, box, label = image[order], box[order], label[order]  # by image, then by descending score
     candidates, confidence = boxes[image, box], scores[image, box, label]
-    kept = batched_nms(candidates, confidence, image * scores.shape[2] + label, NMS_IOU)
+    counts = image.bincount(minlength=len(boxes))
+    rank = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
+    # batched_nms moves each group by the largest coordinate: none may be negative, and float32 has too few digits.
+    positive, group = candidates.double() - boxes.min(), image * scores.shape[2] + label
+    tried = FIRST_TRIED
+    while True:  # what is kept among the best candidates is the beginning of what is kept among all
+        best = (rank < tried).nonzero().squeeze(1)
+        kept = best[batched_nms(positive[best], confidence[best].double(), group[best], NMS_IOU)].sort().values
+        if ((image[kept].bincount(minlength=len(boxes)) >= MAX_DETECTIONS) | (counts <= tried)).all():
+            break
+        tried *= 4
     found = []
     for i in range(len(boxes)):
         mine = kept[image[kept] == i][:MAX_DETECTIONS]
