@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from detpress.errors import InputError
 
-
 ROUNDS = 300  # at most: with this distance the iteration is not bound to settle
 
 
@@ -36,4 +35,3 @@ def kmeans_anchors(sizes: NDArray[np.float64], count: int, seed: int) -> list[tu
                 centres[i] = sizes[owner == i].mean(axis=0)
     ordered = centres[np.argsort(centres.prod(axis=1))]
     return [(round(float(w), 2), round(float(h), 2)) for w, h in ordered]
-

@@ -67,9 +67,7 @@ def _join(parts: list[Targets]) -> Targets:
     )
 
 
-def _move(
-    images: Tensor, targets: Targets, config: Augmentation, generator: torch.Generator
-) -> tuple[Tensor, Targets]:
+def _move(images: Tensor, targets: Targets, config: Augmentation, generator: torch.Generator) -> tuple[Tensor, Targets]:
     """Flips, scales about the centre, and shifts each image by its own numbers, in one resampling."""
     count, side, device = len(images), images.shape[-1], images.device
     scale = _uniform(count, 1 - config.scale, 1 + config.scale, generator)

@@ -79,7 +79,8 @@ def assign(targets: Targets, anchors: Tensor) -> tuple[Tensor, Tensor]:
     responsible = overlap > POSITIVE_IOU
     if len(overlap):
         responsible.scatter_(1, overlap.argmax(dim=1, keepdim=True), True)
-    return responsible.nonzero(as_tuple=True)
+    objects, chosen = responsible.nonzero(as_tuple=True)
+    return objects, chosen
 
 
 def overlap_with_objects(boxes: Tensor, targets: Targets) -> Tensor:
@@ -99,9 +100,7 @@ def overlap_with_objects(boxes: Tensor, targets: Targets) -> Tensor:
     return (intersection / (area[:, :, None] + other[:, None] - intersection).clamp(min=1e-9)).amax(dim=2)
 
 
-def yolo_loss(
-    maps: Sequence[Tensor], targets: Targets, architecture: Architecture, config: TrainingConfig
-) -> Loss:
+def yolo_loss(maps: Sequence[Tensor], targets: Targets, architecture: Architecture, config: TrainingConfig) -> Loss:
     """maps: one (N, A * (5 + C), H, W) a scale, as `Network.forward` gives them.
 
     Raises InputError where there are fewer objectness weights than scales.

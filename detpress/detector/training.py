@@ -1,17 +1,24 @@
 """The one trainer: PyTorch Lightning around the shared detector.
 
 The same data, configuration and seed give the same weights on the same machine, also when the training was killed
-and went on: the order of the images and every random change are drawn from (seed, epoch, step), and a checkpoint
-after every epoch holds weights, moving average, optimizer and schedule.
+and went on: the order of the images is drawn from (seed, epoch), every random change of them from (seed, epoch, step,
+process), and a checkpoint holds weights, moving average, optimizer and schedule.
 """
 
 import copy
+import csv
 import logging
-from collections.abc import Callable, Sequence
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -31,7 +38,10 @@ from detpress.voc.devkit import Devkit
 ExtraLoss = Callable[[nn.Module, Tensor, Sequence[Tensor]], Tensor]  # network, images, raw maps -> scalar
 AfterStep = Callable[[nn.Module], None]
 Progress = Callable[[str, int, int], None]
+Report = Callable[[tuple[str, int, int]], None]  # `Progress`, its arguments in one
 MOSAIC_UNTIL = 0.9  # share of the epochs; the last ones see images as they are
+CHECKPOINT_SECONDS = 10.0  # at least, between two checkpoints; they are made at the end of an epoch
+LOSS_PARTS = ("box", "objectness", "classes")
 
 
 def fit(
@@ -48,25 +58,30 @@ def fit(
 ) -> Model:
     """A trained copy of `model`, its masks held; the moving average of the weights, in eval mode, on the CPU.
 
-    scratch: a folder of this training's own; a checkpoint found there is gone on from.
+    scratch: a folder of this training's own; gone on from its checkpoint where there is one. `training.csv` there has
+        the mean loss of every epoch.
     losses: further terms of the loss. after_step: what else happens to the network after each step of the optimizer.
-    Raises StageFailed when the loss is not finite.
+        With several devices they are pickled, and so cannot be local functions.
+    Raises StageFailed when the loss or a weight is not finite.
     """
     data = TrainingSet(devkit, split, model.architecture)
-    network = copy.deepcopy(model.network).train()
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-    module = DetectorTraining(network, model, config, data, seed, log, progress, losses, after_step)
+    gpu = torch.cuda.is_available()
     checkpoint = scratch / "last.ckpt"
-    with engine_messages(log, "pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+    with (
+        engine_messages(log, "pytorch_lightning", "lightning.pytorch", "lightning.fabric"),
+        _deterministic(),
+        _ctrl_c_left_alone(),
+        _across_processes(progress, config.devices) as report,
+    ):
+        module = DetectorTraining(model, config, data, seed, scratch, report, losses, after_step)
         trainer = pl.Trainer(
             max_epochs=config.epochs,
-            accelerator="gpu" if torch.cuda.is_available() else "cpu",
-            devices=config.devices if torch.cuda.is_available() else 1,
-            strategy=config.strategy,
-            precision=config.precision,
+            accelerator="gpu" if gpu else "cpu",
+            devices=config.devices,
+            # Not `ddp`, which starts this program anew: every process would wait for the lock on its own stage.
+            strategy="ddp_spawn" if config.devices > 1 else "auto",
+            precision=_precision(config, gpu),
             gradient_clip_val=config.clip,
-            callbacks=[_Checkpoint(checkpoint)],
             default_root_dir=scratch,
             logger=False,
             enable_checkpointing=False,
@@ -76,42 +91,46 @@ def fit(
         )
         if checkpoint.is_file():
             log.info("going on from %s", checkpoint)
-        try:
-            trainer.fit(module, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from None
-    result = module.average.module if config.ema else module.network
-    return replace(model, network=copy.deepcopy(result).cpu().eval().requires_grad_(False))
+        trainer.fit(module, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+    log.info("mean loss by epoch:\n%s", (scratch / "training.csv").read_text().rstrip())
+    network = copy.deepcopy(module.average.module).cpu().eval().requires_grad_(True)
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise StageFailed("the last step left a weight that is not finite; try a lower learning_rate or clip")
+    return replace(model, network=network)
 
 
 class DetectorTraining(pl.LightningModule):
     """Loss, optimizer, schedule, masks and moving average of one training."""
 
+    history: Tensor  # float64 (epochs, 3): the mean loss parts of every finished epoch; a buffer, so checkpointed
+
     def __init__(
         self,
-        network: nn.Module,
         model: Model,
         config: TrainingConfig,
         data: TrainingSet,
         seed: int,
-        log: logging.Logger,
-        progress: Progress,
+        scratch: Path,
+        report: Report,
         losses: Sequence[ExtraLoss],
         after_step: Sequence[AfterStep],
     ) -> None:
         super().__init__()
-        self.network = network
-        self.average = AveragedModel(network, multi_avg_fn=_moving_average(config.ema), use_buffers=True)
+        self.network = copy.deepcopy(model.network).train().requires_grad_(True)
+        self.average = AveragedModel(self.network, multi_avg_fn=partial(_move_average, config.ema), use_buffers=True)
+        self.average.requires_grad_(False)
+        self.register_buffer("history", torch.zeros(config.epochs, len(LOSS_PARTS), dtype=torch.float64))
         self.config = config
         self.architecture = model.architecture
         self.masks = model.masks
         self.data = data
         self.seed = seed
-        self.stage_log = log
-        self.progress = progress
+        self.scratch = scratch
+        self.report = report
         self.losses = losses
         self.after_step = after_step
-        self.sums: dict[str, float] = {}
+        self.last_loss: float | None = None
+        self.last_checkpoint = time.monotonic()
 
     def train_dataloader(self) -> DataLoader[Any]:
         sampler: DistributedSampler[Any] = DistributedSampler(
@@ -120,7 +139,7 @@ class DetectorTraining(pl.LightningModule):
         workers = self.config.workers
         return DataLoader(
             self.data,
-            min(self.config.batch_size, len(self.data)),
+            min(self.config.batch_size, len(sampler)),
             sampler=sampler,
             num_workers=workers,
             collate_fn=collate,
@@ -146,8 +165,7 @@ class DetectorTraining(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Targets], step: int) -> Tensor:
         raw, targets = batch
-        generator = torch.Generator()
-        generator.manual_seed(hash((self.seed, self.current_epoch, step, self.global_rank)) & (2**63 - 1))
+        generator = _generator(self.seed, self.current_epoch, step, self.global_rank)
         mosaic = self.current_epoch < MOSAIC_UNTIL * self.config.epochs
         with torch.autocast(raw.device.type, enabled=False):
             images, targets = augment(raw.float() / 255, targets, self.config.augmentation, mosaic, generator)
@@ -156,14 +174,17 @@ class DetectorTraining(pl.LightningModule):
         total = loss.total
         for extra in self.losses:
             total = total + extra(self.network, images, maps)
+        parts = torch.stack([loss.box, loss.objectness, loss.classes]).detach()
         if not torch.isfinite(total):
+            before = "" if self.last_loss is None else f"; it was {self.last_loss:.4g} a step before"
             raise StageFailed(
-                f"the loss is not finite (box {float(loss.box):g}, objectness {float(loss.objectness):g}, "
-                f"classes {float(loss.classes):g}) in epoch {self.current_epoch}, step {step}, "
-                f"learning rate {self.optimizers().param_groups[0]['lr']:.3g}; try a lower learning_rate or clip"
+                f"the loss is not finite in epoch {self.current_epoch + 1}, step {step + 1} "
+                f"({', '.join(f'{name} {part:.4g}' for name, part in zip(LOSS_PARTS, parts.tolist(), strict=True))}, "
+                f"learning rate {self.trainer.optimizers[0].param_groups[0]['lr']:.3g}{before}): "
+                f"try a lower learning_rate or clip"
             )
-        for name, part in (("box", loss.box), ("objectness", loss.objectness), ("classes", loss.classes)):
-            self.sums[name] = self.sums.get(name, 0.0) + float(part.detach())
+        self.last_loss = float(total.detach())
+        self.history[self.current_epoch] += parts.double() / self.trainer.num_training_batches
         return total
 
     def on_train_batch_end(self, outputs: Any, batch: Any, step: int) -> None:
@@ -171,47 +192,105 @@ class DetectorTraining(pl.LightningModule):
         for change in self.after_step:
             change(self.network)
         self.average.update_parameters(self.network)
-        steps = int(self.trainer.num_training_batches)
-        mean = sum(self.sums.values()) / (step + 1)
-        what = f"epoch {self.current_epoch + 1} of {self.config.epochs}, loss {mean:.2f}"
-        self.progress(what, self.current_epoch * steps + step + 1, self.config.epochs * steps)
+        if self.trainer.is_global_zero:
+            epoch, steps = self.current_epoch, int(self.trainer.num_training_batches)
+            mean = float(self.history[epoch].sum()) * steps / (step + 1)
+            what = f"epoch {epoch + 1} of {self.config.epochs}, loss {mean:.2f}"
+            self.report((what, epoch * steps + step + 1, self.config.epochs * steps))
 
     def on_train_epoch_end(self) -> None:
-        steps = int(self.trainer.num_training_batches)
-        parts = ", ".join(f"{name} {total / steps:.4f}" for name, total in self.sums.items())
-        self.stage_log.info("epoch %d of %d: %s", self.current_epoch + 1, self.config.epochs, parts)
-        self.sums = {}
+        if self.trainer.is_global_zero:
+            self._write_history()
+        late = self.trainer.strategy.broadcast(time.monotonic() - self.last_checkpoint >= CHECKPOINT_SECONDS)
+        if late and self.current_epoch + 1 < self.config.epochs:
+            self._save_checkpoint()
+            self.last_checkpoint = time.monotonic()
+
+    def _write_history(self) -> None:
+        with (self.scratch / "training.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(("epoch", *LOSS_PARTS))
+            for epoch, parts in enumerate(self.history[: self.current_epoch + 1].tolist(), start=1):
+                table.writerow((epoch, *(f"{part:.6f}" for part in parts)))
+
+    def _save_checkpoint(self) -> None:
+        """A kill leaves the checkpoint before or the new one, never half of one."""
+        unfinished = self.scratch / "last.unfinished"
+        self.trainer.save_checkpoint(unfinished, weights_only=False)
+        if self.trainer.is_global_zero:
+            unfinished.replace(self.scratch / "last.ckpt")
 
     def transfer_batch_to_device(self, batch: tuple[Tensor, Targets], device: torch.device, index: int) -> Any:
         images, targets = batch
         return images.to(device), targets.to(device)
 
 
-class _Checkpoint(pl.Callback):
-    """Saves everything after every epoch; a kill leaves the checkpoint before or the new one, never half of one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch + 1 == trainer.max_epochs:
-            return
-        unfinished = self.path.with_suffix(".unfinished")
-        trainer.save_checkpoint(unfinished)
-        if trainer.is_global_zero:
-            unfinished.replace(self.path)
+def _precision(config: TrainingConfig, gpu: bool) -> Any:
+    """What `auto` means here: bf16 where the device computes in it, since it would be slower than float32 elsewhere."""
+    if config.precision != "auto":
+        return config.precision
+    bf16 = torch.cuda.is_bf16_supported() if gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16-mixed" if bf16 else "32-true"
 
 
-def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Exponential moving average; its decay grows from 0.1 to `decay`, so that short trainings forget their start."""
+def _generator(*key: int) -> torch.Generator:
+    """A generator on the CPU that `key` alone decides."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
-    @torch.no_grad()
-    def update(average: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
-        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        if average[0].is_floating_point():
-            torch._foreach_lerp_(average, current, 1 - now)
-        else:
-            torch._foreach_copy_(average, current)
 
-    return update
+@torch.no_grad()
+def _move_average(decay: float, average: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+    """Exponentially; the decay grows from 0.1 to `decay`, so that short trainings forget their start."""
+    now = min(decay, (1 + int(steps)) / (10 + int(steps)))
+    if average[0].is_floating_point():
+        torch._foreach_lerp_(average, current, 1 - now)
+    else:
+        torch._foreach_copy_(average, current)
 
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Sums in a fixed order, on GPUs and for gradients of indexed tensors; what cannot is warned of."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@contextmanager
+def _ctrl_c_left_alone() -> Iterator[None]:
+    """Lightning answers Ctrl-C by leaving the program, and ignores it from then on; here it stays what it was."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _across_processes(progress: Progress, devices: int) -> Iterator[Report]:
+    """What calls `progress`; with several devices it can be called in their processes, too."""
+    if devices == 1:
+        yield lambda message: progress(*message)
+        return
+    messages = torch.multiprocessing.get_context("spawn").SimpleQueue()
+
+    def hand_on() -> None:
+        for message in iter(messages.get, None):
+            progress(*message)
+
+    reader = threading.Thread(target=hand_on)
+    reader.start()
+    try:
+        yield messages.put
+    finally:
+        messages.put(None)
+        reader.join()

@@ -29,7 +29,9 @@ class TrainingConfig(Config):
     weight_decay: float = Field(5e-3, ge=0, le=1, description="AdamW's, on the weights of convolutions")
     warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps before the highest learning rate")
     ema: float = Field(0.998, ge=0, lt=1, description="decay a step of the moving average that is the result; 0: none")
-    precision: Literal["bf16-mixed", "32-true"] = Field("bf16-mixed", description="of forward and backward passes")
+    precision: Literal["auto", "bf16-mixed", "32-true"] = Field(
+        "auto", description="of forward and backward passes; auto: bf16-mixed where the device computes in bfloat16"
+    )
     clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
     box_loss: Literal["giou", "squared"] = Field("giou", description="GIoU, or YOLOv3's squared error of x, y, w, h")
     box_weight: float = Field(2.0, ge=0, description="factor of the box loss")
@@ -42,5 +44,4 @@ class TrainingConfig(Config):
     )
     augmentation: Augmentation = Augmentation()
     workers: int = Field(0, ge=0, le=64, description="processes that read images; 0: the training process itself")
-    devices: int = Field(1, ge=1, le=1024, description="GPUs, where there are any (Lightning's flag)")
-    strategy: Literal["auto", "ddp"] = Field("auto", description="ddp trains on several GPUs (Lightning's flag)")
+    devices: int = Field(1, ge=1, le=1024, description="GPUs, or processes where there is none; several train by DDP")

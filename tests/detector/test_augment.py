@@ -1,0 +1,134 @@
+"""Random changes of a batch: the boxes stay on the objects."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from detpress.detector.augment import LEAST_VISIBLE, augment
+from detpress.detector.images import GREY
+from detpress.detector.loss import Targets
+from detpress.detector.training_config import Augmentation
+
+SIDE = 96
+NOTHING = Augmentation(flip_horizontal=0, hue=0, saturation=0, value=0, scale=0, translate=0)
+
+NO_OBJECTS = Targets(*(torch.zeros(0, dtype=torch.int64),) * 2, torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool))
+
+
+def changed(**options: float) -> Augmentation:
+    return Augmentation(**{**NOTHING.model_dump(), **options})
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def painted(boxes: list[tuple[int, int, int, int]]) -> tuple[Tensor, Targets]:
+    """One grey image a box, white inside the box: images (n, 3, SIDE, SIDE) and their targets; labels count up."""
+    images = torch.full((len(boxes), 3, SIDE, SIDE), GREY / 255)
+    for image, (x0, y0, x1, y1) in zip(images, boxes, strict=True):
+        image[:, y0:y1, x0:x1] = 1.0
+    index = torch.arange(len(boxes))
+    return images, Targets(index, index.clone(), torch.tensor(boxes).float(), torch.zeros(len(boxes), dtype=torch.bool))
+
+
+BOXES = [(10, 20, 50, 40), (48, 8, 72, 88), (30, 30, 60, 60), (5, 60, 45, 90)]
+
+
+def white_area(image: Tensor) -> list[int]:
+    """Edges of what is nearer to white than to grey."""
+    rows, columns = torch.nonzero(image[0] > (1 + GREY / 255) / 2, as_tuple=True)
+    return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    images, targets = painted(BOXES)
+    same, kept = augment(images, targets, NOTHING, mosaic=True, generator=generator())
+    torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept.boxes, targets.boxes)
+    assert kept.label.tolist() == targets.label.tolist()
+
+
+def test_flips_mirror_the_image_and_its_boxes() -> None:
+    images, targets = painted(BOXES)
+    across, moved = augment(images, targets, changed(flip_horizontal=1), mosaic=False, generator=generator())
+    torch.testing.assert_close(across, images.flip(3), atol=1e-5, rtol=0)
+    assert moved.boxes[0].tolist() == pytest.approx([SIDE - 50, 20, SIDE - 10, 40], abs=1e-4)
+    down, moved = augment(images, targets, changed(flip_vertical=1), mosaic=False, generator=generator())
+    torch.testing.assert_close(down, images.flip(2), atol=1e-5, rtol=0)
+    assert moved.boxes[0].tolist() == pytest.approx([10, SIDE - 40, 50, SIDE - 20], abs=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_boxes_lie_on_the_objects_to_a_pixel_whatever_moves(seed: int) -> None:
+    images, targets = painted(BOXES)
+    config = changed(flip_horizontal=0.5, flip_vertical=0.5, scale=0.4, translate=0.2)
+    moved, kept = augment(images, targets, config, mosaic=False, generator=generator(seed))
+    for image, box in zip(kept.image.tolist(), kept.boxes, strict=True):
+        assert box.tolist() == pytest.approx(white_area(moved[image]), abs=1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_mosaic_has_the_objects_of_four_images_at_half_their_size(seed: int) -> None:
+    images, targets = painted(BOXES)
+    mosaics, objects = augment(images, targets, changed(mosaic=1), mosaic=True, generator=generator(seed))
+    for i in range(len(BOXES)):
+        boxes, labels = objects.boxes[objects.image == i], objects.label[objects.image == i]
+        assert len(boxes) == 4
+        assert i in labels  # its own object is among them
+        expected = (targets.boxes[labels][:, 2:] - targets.boxes[labels][:, :2]) / 2
+        torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], expected)
+        for x0, y0, x1, y1 in boxes.round().long().tolist():
+            assert mosaics[i, :, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].min() > 0.95
+
+
+def test_mosaics_end_when_told() -> None:
+    images, targets = painted(BOXES)
+    same, _ = augment(images, targets, changed(mosaic=1), mosaic=False, generator=generator())
+    torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_an_object_mostly_moved_out_is_left_out(seed: int) -> None:
+    boxes = [(0, 40, 20, 60)] * 8
+    images, targets = painted(boxes)
+    moved, kept = augment(images, targets, changed(translate=0.3), mosaic=False, generator=generator(seed))
+    shown = (moved[:, 0] > (1 + GREY / 255) / 2).sum(dim=(1, 2)) / 400
+    for i in range(len(boxes)):
+        if abs(shown[i] - LEAST_VISIBLE) > 0.06:  # a column of pixels is a twentieth of the object
+            assert (i in kept.image) == bool(shown[i] > LEAST_VISIBLE)
+    assert kept.boxes.min() >= 0
+    assert kept.boxes.max() <= SIDE
+
+
+def test_grey_has_no_hue_and_colours_stay_colours() -> None:
+    images = torch.rand(4, 3, SIDE, SIDE, generator=generator())
+    images[0] = 0.4
+    turned, _ = augment(images, NO_OBJECTS, changed(hue=0.5, saturation=0.9), mosaic=False, generator=generator())
+    torch.testing.assert_close(turned[0], images[0], atol=1e-5, rtol=0)
+    assert not torch.allclose(turned[1], images[1], atol=0.05)
+    assert turned.min() >= 0
+    assert turned.max() <= 1
+
+
+def test_value_scales_the_brightness_within_its_limits() -> None:
+    images = torch.full((64, 3, 32, 32), 0.5)
+    scaled, _ = augment(images, NO_OBJECTS, changed(value=0.3), mosaic=False, generator=generator())
+    factors = scaled.mean(dim=(1, 2, 3)) / 0.5
+    assert 0.7 <= factors.min() < 0.8
+    assert 1.2 < factors.max() <= 1.3
+
+
+def test_the_generator_alone_decides() -> None:
+    images, targets = painted(BOXES)
+    config = Augmentation(mosaic=0.5)
+    first = augment(images, targets, config, mosaic=True, generator=generator(7))
+    torch.manual_seed(5)
+    second = augment(images, targets, config, mosaic=True, generator=generator(7))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1].boxes, second[1].boxes)

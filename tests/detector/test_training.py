@@ -1,0 +1,191 @@
+"""The trainer: what it promises of the weights, whatever happens meanwhile."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detpress.detector import training
+from detpress.detector.architecture import build_architecture
+from detpress.detector.predict import predict_image_set
+from detpress.detector.training import fit
+from detpress.detector.training_config import Augmentation, TrainingConfig
+from detpress.errors import StageFailed
+from detpress.model import Model, new_model
+from detpress.plugin import Form
+from detpress.voc.devkit import Devkit, open_devkit
+from detpress.voc.digits import write_digits
+from detpress.voc.evaluate import evaluate
+
+LOG = logging.getLogger("test.training")
+SHORT = TrainingConfig(epochs=4, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("digits") / "devkit"
+    write_digits(root, {"train": 12})
+    return root
+
+
+@pytest.fixture(scope="module")
+def devkit(root: Path) -> Devkit:
+    return open_devkit(root)
+
+
+def small_model(devkit: Devkit, seed: int = 0) -> Model:
+    return new_model(build_architecture("yolov3-tiny", devkit.classes, 96, width=0.1), seed)
+
+
+def train(
+    model: Model,
+    devkit: Devkit,
+    scratch: Path,
+    config: TrainingConfig = SHORT,
+    seed: int = 0,
+    **hooks: Sequence[training.ExtraLoss] | Sequence[training.AfterStep] | training.Progress,
+) -> Model:
+    scratch.mkdir(exist_ok=True)
+    return fit(model, config, devkit, "train", seed, scratch, LOG, **{"progress": quiet, **hooks})
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def same_weights(a: Model, b: Model) -> bool:
+    mine, other = a.network.state_dict(), b.network.state_dict()
+    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+# Starts the training that `train` starts and kills it with SIGKILL after ten of its twelve steps, in the last epoch.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from detpress.detector import training
+from detpress.voc.devkit import open_devkit
+from test_training import small_model, train
+
+def progress(what, done, total):
+    if done == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+training.CHECKPOINT_SECONDS = 0.0
+devkit = open_devkit(Path({root!r}))
+train(small_model(devkit), devkit, Path({scratch!r}), progress=progress)
+"""
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(root: Path, devkit: Devkit, tmp_path: Path) -> None:
+    whole = train(small_model(devkit), devkit, tmp_path / "whole")
+    scratch = tmp_path / "killed"
+    scratch.mkdir()
+    program = KILLED.format(tests=str(Path(__file__).parent), root=str(root), scratch=str(scratch))
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (scratch / "last.ckpt").is_file()
+    steps: list[int] = []
+    resumed = train(small_model(devkit), devkit, scratch, progress=lambda what, done, total: steps.append(done))
+    assert steps == [10, 11, 12]  # three epochs of three steps were kept
+    assert same_weights(resumed, whole)
+    assert (scratch / "training.csv").read_text() == (tmp_path / "whole" / "training.csv").read_text()
+
+
+def test_a_checkpoint_half_written_is_not_gone_on_from(devkit: Devkit, tmp_path: Path) -> None:
+    (tmp_path / "last.unfinished").write_bytes(b"half of a checkpoint")
+    steps: list[int] = []
+    train(small_model(devkit), devkit, tmp_path, progress=lambda what, done, total: steps.append(done))
+    assert steps == list(range(1, 13))
+
+
+def test_the_seed_decides_the_weights(devkit: Devkit, tmp_path: Path) -> None:
+    first = train(small_model(devkit), devkit, tmp_path / "first")
+    torch.manual_seed(123)  # what the program drew before must not matter
+    assert same_weights(train(small_model(devkit), devkit, tmp_path / "second"), first)
+    assert not same_weights(train(small_model(devkit), devkit, tmp_path / "other", seed=1), first)
+
+
+def test_a_network_learns_the_images_it_sees(devkit: Devkit, tmp_path: Path) -> None:
+    config = TrainingConfig(
+        epochs=80, batch_size=4, augmentation=Augmentation(flip_horizontal=0, scale=0, translate=0, hue=0)
+    )
+    model = train(small_model(devkit), devkit, tmp_path, config)
+    found = predict_image_set(model.network, model.architecture, devkit, "train")
+    assert evaluate(devkit.image_set("train"), found).map > 0.9
+    losses = [float(line.split(",")[1]) for line in (tmp_path / "training.csv").read_text().splitlines()[1:]]
+    assert len(losses) == 80
+    assert losses[-1] < losses[0] / 2
+
+
+def test_masked_weights_stay_zero_and_the_model_given_stays_as_it_was(devkit: Devkit, tmp_path: Path) -> None:
+    model = small_model(devkit)
+    name = "layers.2.convolution.weight"
+    mask = torch.rand(model.network.state_dict()[name].shape, generator=torch.Generator().manual_seed(0)) > 0.5
+    masked = model.with_network(model.network, Form.MASKED, {name: mask})
+    before = {key: tensor.clone() for key, tensor in model.network.state_dict().items()}
+    trained = train(masked, devkit, tmp_path)
+    weight = trained.network.state_dict()[name]
+    assert not weight[~mask].any()
+    assert not torch.equal(weight[mask], before[name][mask])
+    assert trained.form is Form.MASKED
+    assert torch.equal(trained.masks[name], mask)
+    assert not trained.network.training
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.network.state_dict().items())
+
+
+def test_hooks_see_every_step(devkit: Devkit, tmp_path: Path) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def keep_first_bias_at_one(network: nn.Module) -> None:
+        network.get_parameter("layers.0.norm.bias").data.fill_(1.0)
+
+    def loss(network: nn.Module, images: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        seen.append((*images.shape, *maps[0].shape))
+        return maps[0].square().mean()
+
+    trained = train(small_model(devkit), devkit, tmp_path, losses=[loss], after_step=[keep_first_bias_at_one])
+    assert seen == [(4, 3, 96, 96, 4, 3 * (5 + len(devkit.classes)), 3, 3)] * 12
+    assert trained.network.get_parameter("layers.0.norm.bias").tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_with_its_place(devkit: Devkit, tmp_path: Path) -> None:
+    calls = []
+
+    def loss(network: nn.Module, images: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        calls.append(1)
+        return maps[0].sum() * (float("nan") if len(calls) == 5 else 0.0)
+
+    with pytest.raises(StageFailed, match=r"not finite in epoch 2, step 2 \(box .*learning rate .*a step before"):
+        train(small_model(devkit), devkit, tmp_path, losses=[loss])
+
+
+def test_ctrl_c_arrives_as_keyboard_interrupt_and_works_again_afterwards(devkit: Devkit, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            small_model(devkit),
+            devkit,
+            tmp_path,
+            progress=lambda what, done, total: os.kill(os.getpid(), signal.SIGINT) if done == 2 else None,
+        )
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_nothing_is_written_outside_of_scratch(
+    devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    train(small_model(devkit), devkit, tmp_path / "scratch")
+    assert not list(elsewhere.iterdir())
+    assert capfd.readouterr() == ("", "")
+    assert not torch.are_deterministic_algorithms_enabled()
