@@ -30,14 +30,15 @@ def predict(
         image = read_image(path)
         return *place_image(image, architecture.image_size, architecture.resize), *image.shape[-2:]
 
-    with ThreadPoolExecutor(2) as pool, torch.inference_mode():
+    with ThreadPoolExecutor(2) as pool:
         chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
         ahead = [pool.submit(load, path) for path in paths[:BATCH]]
         for i in range(len(chunks)):
             loaded = [future.result() for future in ahead]
             ahead = [pool.submit(load, path) for path in (chunks[i + 1] if i + 1 < len(chunks) else [])]
             images = torch.stack([square for square, *_ in loaded]).float() / 255
-            found = suppress(*decode(run(images), architecture))
+            with torch.inference_mode():  # not around the yield: it would hold for the caller, too
+                found = suppress(*decode(run(images), architecture))
             for detections, (_, placement, height, width) in zip(found, loaded, strict=True):
                 yield detections.to_image(placement, height, width)
             if progress:
