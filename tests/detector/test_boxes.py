@@ -144,10 +144,19 @@ def test_every_class_above_the_threshold_is_found_at_one_place() -> None:
     assert as_tuples(found) == [([10, 10, 50, 50], pytest.approx(0.9), 2), ([10, 10, 50, 50], pytest.approx(0.3), 0)]
 
 
-def test_a_huge_box_elsewhere_changes_nothing() -> None:
-    boxes = torch.tensor([[[10.0, 10, 14, 14], [12.0, 10, 16, 14]], [[-8e6, -8e6, 8e6, 8e6], [0.0, 0, 1, 1]]])
-    scores = torch.full((2, 2, 1), 0.5)
-    assert [len(found.labels) for found in suppress(boxes, scores)] == [2, 2]
+def test_a_box_beyond_the_edge_meets_none_of_another_class_or_image() -> None:
+    # moved by one more than the largest coordinate, as batched_nms moves the next group, it would lie on the other
+    beyond, inside = [-11.0, -11, -1, -1], [0.0, 0, 10, 10]
+    (found,) = suppress(torch.tensor([[inside, beyond]]), torch.tensor([[[0.9, 0.0], [0.0, 0.8]]]))
+    assert len(found.labels) == 2
+    first, second = suppress(torch.tensor([[inside], [beyond]]), torch.full((2, 1, 1), 0.5))
+    assert len(first.labels) == len(second.labels) == 1
+
+
+def test_a_huge_box_in_one_image_changes_nothing_in_another() -> None:
+    apart = [[10.0, 10, 10.4, 10.4], [10.3, 10, 10.7, 10.4]]  # IoU 0.14
+    boxes = torch.tensor([[[-8e6, -8e6, 8e6, 8e6], [0.0, 0, 1, 1]], apart])
+    assert [len(found.labels) for found in suppress(boxes, torch.full((2, 2, 1), 0.5))] == [2, 2]
 
 
 def test_nothing_above_the_threshold_is_nothing_found() -> None:
