@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.network import Network
-from detpress.detector.quantized import QuantizedNetwork
+from detpress.detector.quantized import Quantization, QuantizedNetwork
 from detpress.errors import InputError, nearest
 from detpress.model import Model
 from detpress.plugin import Form
@@ -129,7 +129,7 @@ def _skeleton(architecture: Architecture, quantization: dict[str, Any] | None) -
     with torch.device("meta"):
         if quantization is None:
             return Network(architecture)
-        return QuantizedNetwork.skeleton(architecture, quantization)
+        return QuantizedNetwork(architecture, Quantization.from_dict(quantization))
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:

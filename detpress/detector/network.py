@@ -9,6 +9,7 @@ from torch.nn import functional
 from detpress.detector.architecture import (
     Architecture,
     Convolution,
+    Layer,
     MaxPool,
     Route,
     Shortcut,
@@ -27,22 +28,11 @@ class Network(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        channels = architecture.output_channels
-        modules: list[nn.Module] = []
-        for i, layer in enumerate(architecture.layers):
-            incoming = channels[i - 1] if i else 3
-            match layer:
-                case Convolution():
-                    modules.append(_convolution_block(incoming, layer))
-                case MaxPool(size=2, stride=1):
-                    modules.append(SameMaxPool2())
-                case MaxPool(size=size, stride=stride):
-                    modules.append(nn.MaxPool2d(size, stride, padding=(size - 1) // 2))
-                case Upsample(stride=stride):
-                    modules.append(nn.Upsample(scale_factor=stride, mode="nearest"))
-                case _:
-                    modules.append(nn.Identity())
-        self.layers = nn.ModuleList(modules)
+        channels = (3, *architecture.output_channels)
+        self.layers = nn.ModuleList(
+            _convolution_block(channels[i], layer) if isinstance(layer, Convolution) else plain_layer(layer)
+            for i, layer in enumerate(architecture.layers)
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """images: float32 (N, 3, H, W) in [0, 1], H and W multiples of 32.
@@ -50,23 +40,28 @@ class Network(nn.Module):
         Returns one raw map a scale, coarse to fine: float32 (N, anchors * (5 + classes), H / stride, W / stride);
         the channels of an anchor are x, y, width, height, objectness and one logit a class.
         """
-        needed = needed_later(self.architecture)
-        kept: dict[int, Tensor] = {}
-        maps: list[Tensor] = []
-        x = images
-        for i, layer in enumerate(self.architecture.layers):
-            match layer:
-                case Shortcut(source=source):
-                    x = x + kept[source]
-                case Route(sources=sources):
-                    x = torch.cat([kept[s] for s in sources], dim=1) if len(sources) > 1 else kept[sources[0]]
-                case Yolo():
-                    maps.append(x)
-                case _:
-                    x = self.layers[i](x)
-            if i in needed:
-                kept[i] = x
-        return tuple(maps)
+        return run_layers(self.architecture, self.layers, images)
+
+
+def run_layers(architecture: Architecture, layers: nn.ModuleList, images: Tensor) -> tuple[Tensor, ...]:
+    """Follows the layer list from the images to the raw maps; `layers[i]` computes what is not routing."""
+    needed = needed_later(architecture)
+    kept: dict[int, Tensor] = {}
+    maps: list[Tensor] = []
+    x = images
+    for i, layer in enumerate(architecture.layers):
+        match layer:
+            case Shortcut(source=source):
+                x = x + kept[source]
+            case Route(sources=sources):
+                x = torch.cat([kept[s] for s in sources], dim=1) if len(sources) > 1 else kept[sources[0]]
+            case Yolo():
+                maps.append(x)
+            case _:
+                x = layers[i](x)
+        if i in needed:
+            kept[i] = x
+    return tuple(maps)
 
 
 def needed_later(architecture: Architecture) -> frozenset[int]:
@@ -89,6 +84,19 @@ class SameMaxPool2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.max_pool2d(functional.pad(x, (0, 1, 0, 1), mode="replicate"), 2, 1)
+
+
+def plain_layer(layer: Layer) -> nn.Module:
+    """The module of a layer without weights; an identity for those that only route."""
+    match layer:
+        case MaxPool(size=2, stride=1):
+            return SameMaxPool2()
+        case MaxPool(size=size, stride=stride):
+            return nn.MaxPool2d(size, stride, padding=(size - 1) // 2)
+        case Upsample(stride=stride):
+            return nn.Upsample(scale_factor=stride, mode="nearest")
+        case _:
+            return nn.Identity()
 
 
 def _convolution_block(incoming: int, layer: Convolution) -> nn.Sequential:

@@ -1,0 +1,95 @@
+"""How large a model is, by arithmetic from its layer list and its tensors; nothing is run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detpress.detector.architecture import LAYER_TYPES, Architecture, Convolution, MaxPool, Route, Upsample
+from detpress.detector.quantized import QuantizedConvolution
+from detpress.model import Model
+
+_TYPE_NAMES = {layer_type: name for name, layer_type in LAYER_TYPES.items()}
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """One layer of `detpress model`.
+
+    channels, side: of the map that the layer gives for a square input of `Architecture.image_size` pixels.
+    parameters: weights, biases, and BatchNorm's scale and shift.
+    macs: multiply-accumulates of a convolution for one image, 0 for other layers.
+    """
+
+    index: int
+    name: str
+    type: str
+    channels: int
+    side: int
+    parameters: int
+    macs: int
+
+
+def layer_table(architecture: Architecture, image_size: int | None = None) -> list[LayerSize]:
+    """One row a layer. `image_size`: pixels, a multiple of 32; the architecture's own by default."""
+    rows: list[LayerSize] = []
+    channels = (3, *architecture.output_channels)
+    sides = [image_size or architecture.image_size]
+    for i, layer in enumerate(architecture.layers):
+        side, parameters, macs = sides[-1], 0, 0
+        match layer:
+            case Convolution():
+                side = (side + 2 * (layer.size // 2) - layer.size) // layer.stride + 1
+                weights = layer.filters * channels[i] // layer.groups * layer.size**2
+                parameters = weights + (2 if layer.batch_normalize else 1) * layer.filters
+                macs = weights * side**2
+            case MaxPool(stride=stride):
+                side //= stride
+            case Upsample(stride=stride):
+                side *= stride
+            case Route(sources=sources):
+                side = sides[sources[0] + 1]
+        sides.append(side)
+        rows.append(LayerSize(i, f"layers.{i}", _TYPE_NAMES[type(layer)], channels[i + 1], side, parameters, macs))
+    return rows
+
+
+def macs(architecture: Architecture, image_size: int | None = None) -> int:
+    """Multiply-accumulates of the convolutions for one image; biases, activations and BatchNorm are not counted."""
+    return sum(row.macs for row in layer_table(architecture, image_size))
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Parameters stored, zeros among them; an int8 weight is one parameter like a float one, its scale is none."""
+    return sum(parameter.numel() for parameter in _parameters(network))
+
+
+def nonzero_parameters(model: Model) -> int:
+    """Parameters that are not zero."""
+    return sum(int(torch.count_nonzero(parameter)) for parameter in _parameters(model.network))
+
+
+def storage_bytes(model: Model) -> dict[str, int]:
+    """Bytes of the tensors under each encoding, file headers not counted; what is on disk is the bundle's.
+
+    dense_fp32: 4 bytes for every parameter, zeros among them, and every mean and variance of a BatchNorm.
+    int8: of an int8 model, 1 byte for a quantized weight and 4 for anything else, its scales among them.
+    """
+    tensors = [tensor for name, tensor in model.network.state_dict().items() if not name.endswith("batches_tracked")]
+    scales = sum(module.weight_scale.numel() for module in _quantized(model.network))
+    encodings = {"dense_fp32": 4 * (sum(tensor.numel() for tensor in tensors) - scales)}
+    if scales:
+        encodings["int8"] = sum(tensor.nbytes for tensor in tensors)
+    return encodings
+
+
+def _parameters(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    for module in _quantized(network):
+        yield module.weight
+        yield module.bias
+
+
+def _quantized(network: nn.Module) -> Iterator[QuantizedConvolution]:
+    return (module for module in network.modules() if isinstance(module, QuantizedConvolution))
