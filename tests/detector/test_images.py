@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from detpress.detector.architecture import Resize
 from detpress.detector.images import GREY, place_image, read_image
 from detpress.errors import InputError
 
@@ -56,6 +57,7 @@ def test_an_image_of_the_squares_size_is_left_as_it_is() -> None:
         assert torch.equal(place_image(image, 32, resize)[0], image)
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 90),
     st.integers(1, 90),
@@ -63,7 +65,9 @@ def test_an_image_of_the_squares_size_is_left_as_it_is() -> None:
     st.sampled_from(["letterbox", "stretch"]),
     st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
 )
-def test_boxes_come_back_and_lie_in_the_square(width: int, height: int, size: int, resize, share: list[float]) -> None:
+def test_boxes_come_back_and_lie_in_the_square(
+    width: int, height: int, size: int, resize: Resize, share: list[float]
+) -> None:
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     square, placement = place_image(image, size, resize)
     assert tuple(square.shape) == (3, size, size)

@@ -1,0 +1,182 @@
+"""Darknet's `.weights` files, byte for byte, and whole models from a `.cfg` and a `.weights` file.
+
+A file is a header and then float32 numbers, little-endian, layer after layer. A convolution has, in this order,
+
+    with batch normalisation       its bias, weight, running mean and running variance, the convolution's weight
+    without                        the convolution's bias and weight
+
+and no other layer has any. See `load_weights_upto` and `load_convolutional_weights` in `src/parser.c` of
+https://github.com/pjreddie/darknet. A backbone file such as `darknet53.conv.74` ends after some layer (that one has
+the first 75).
+
+What the numbers mean differs a little: for inference Darknet's CPU code (`normalize_cpu` in `src/blas.c`) divides by
+sqrt(variance) + 1e-6, detpress, as PyTorch's default, by sqrt(variance + 1e-5); with a variance of 1 the outputs of a
+layer differ by 4e-6 of their size, with 0.001 by 0.5 %.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detpress.detector.architecture import Architecture, Convolution
+from detpress.detector.darknet_cfg import read_cfg, write_cfg
+from detpress.detector.network import Network
+from detpress.errors import InputError
+from detpress.model import Model, new_model
+
+
+@dataclass(frozen=True)
+class WeightsHeader:
+    """Version of the format, and how many images the network had seen in training.
+
+    `seen` has 64 bits from version 0.2 on, 32 before (and where a number of the version is 1000 or more).
+    """
+
+    major: int = 0
+    minor: int = 2
+    revision: int = 0
+    seen: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return struct.calcsize(self._format)
+
+    @property
+    def _format(self) -> str:
+        long = self.major * 10 + self.minor >= 2 and self.major < 1000 and self.minor < 1000
+        return "<3iQ" if long else "<3ii"
+
+    def pack(self) -> bytes:
+        return struct.pack(self._format, self.major, self.minor, self.revision, self.seen)
+
+    @classmethod
+    def unpack(cls, start: bytes) -> "WeightsHeader":
+        """Raises struct.error where `start` is too short."""
+        version = struct.unpack_from("<3i", start)
+        return cls(*struct.unpack_from(cls(*version)._format, start))
+
+
+def weights_size(architecture: Architecture, header: WeightsHeader | None = None, layers: int | None = None) -> int:
+    """Bytes of a weights file with the first `layers` layers, all by default."""
+    return (header or WeightsHeader()).size + 4 * sum(_layer_numbers(architecture)[:layers])
+
+
+def read_weights(path: Path, network: Network, layers: int | None = None) -> WeightsHeader:
+    """Fills the first `layers` layers of `network` in place, all by default; the others keep what they have.
+
+    Raises InputError for a file that has not exactly as many numbers as these layers take.
+    """
+    try:
+        with path.open("rb") as file:
+            header = _read_header(path, file, network.architecture, layers)
+            file.seek(header.size)
+            with torch.no_grad():
+                for tensor in _tensors(network, layers):
+                    numbers = np.fromfile(file, "<f4", tensor.numel())
+                    tensor.copy_(torch.from_numpy(numbers).view_as(tensor))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    return header
+
+
+def write_weights(path: Path, network: Network, header: WeightsHeader | None = None, layers: int | None = None) -> None:
+    """Writes the first `layers` layers of `network`, all by default."""
+    with path.open("wb") as file:
+        file.write((header or WeightsHeader()).pack())
+        for tensor in _tensors(network, layers):
+            file.write(tensor.detach().cpu().numpy().astype("<f4").tobytes())
+
+
+def read_model(cfg: Path, weights: Path, classes: list[str]) -> Model:
+    """The model that Darknet's two files hold, named like the cfg file.
+
+    Raises InputError where either is not understood, or the weights are not of the network; before any memory is
+    taken for its weights.
+    """
+    architecture = read_cfg(cfg, classes)
+    try:
+        with weights.open("rb") as file:
+            _read_header(weights, file, architecture, None)
+    except OSError as error:
+        raise InputError(f"{weights}: cannot be read: {error}") from error
+    model = new_model(architecture, seed=0)
+    assert isinstance(model.network, Network)
+    read_weights(weights, model.network)
+    return model
+
+
+def write_model(network: Network, cfg: Path, weights: Path) -> None:
+    """Writes the network, of any widths, as Darknet's two files, from which `read_model` gives the same outputs."""
+    cfg.write_text(write_cfg(network.architecture), encoding="utf-8")
+    write_weights(weights, network)
+
+
+def _tensors(network: Network, layers: int | None) -> list[Tensor]:
+    """Parameters and running statistics of the first `layers` layers, in the file's order."""
+    tensors: list[Tensor] = []
+    for layer, block in zip(network.architecture.layers[:layers], network.layers, strict=False):
+        if isinstance(layer, Convolution):
+            convolution, norm = block.get_submodule("convolution"), getattr(block, "norm", None)
+            assert isinstance(convolution, nn.Conv2d)
+            if isinstance(norm, nn.BatchNorm2d):
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                tensors += [norm.bias, norm.weight, norm.running_mean, norm.running_var]
+            else:
+                assert convolution.bias is not None
+                tensors.append(convolution.bias)
+            tensors.append(convolution.weight)
+    return tensors
+
+
+def _layer_numbers(architecture: Architecture) -> list[int]:
+    """How many numbers each layer has in the file."""
+    numbers = []
+    incoming = 3
+    for layer, channels in zip(architecture.layers, architecture.output_channels, strict=True):
+        if isinstance(layer, Convolution):
+            weight = incoming // layer.groups * layer.size**2
+            numbers.append(layer.filters * (weight + (4 if layer.batch_normalize else 1)))
+        else:
+            numbers.append(0)
+        incoming = channels
+    return numbers
+
+
+def _read_header(path: Path, file: BinaryIO, architecture: Architecture, layers: int | None) -> WeightsHeader:
+    """Raises InputError where the rest of the file is not the first `layers` layers of the network."""
+    try:
+        header = WeightsHeader.unpack(file.read(20))
+    except struct.error:
+        raise InputError(f"{path}: too short for the header of a Darknet weights file") from None
+    found, expected = file.seek(0, 2), weights_size(architecture, header, layers)
+    if found != expected:
+        part = "" if layers is None else f"the first {layers} layers of "
+        raise InputError(
+            f"{path}: has {found} bytes, but {part}{architecture.name} with {len(architecture.classes)} classes "
+            f"takes {expected}{_explanation(architecture, found - header.size)}"
+        )
+    return header
+
+
+def _explanation(architecture: Architecture, found: int) -> str:
+    """What else `found` bytes of numbers would be, if anything is known to have that size."""
+    numbers = _layer_numbers(architecture)
+    total = 0
+    for i, count in enumerate(numbers[:-1], start=1):
+        total += count
+        if count and 4 * total == found:
+            return f"; it has the size of the first {i} layers, a backbone's"
+    per_class = sum(
+        numbers[i] // (5 + len(architecture.classes)) for i in architecture.heads
+    )  # a head has filters, so numbers, in proportion to 5 + classes
+    missing, rest = divmod(found - 4 * sum(numbers), 4 * per_class)
+    if not rest and len(architecture.classes) + missing > 0:
+        return f"; it has the size of this network with {len(architecture.classes) + missing} classes"
+    return ""
