@@ -220,6 +220,10 @@ class DetectorTraining(pl.LightningModule):
         if self.trainer.is_global_zero:
             unfinished.replace(self.scratch / "last.ckpt")
 
+    def teardown(self, stage: str) -> None:
+        if self.trainer.world_size > 1:  # Lightning leaves it to exit handlers, which spawned processes do not run
+            torch.distributed.destroy_process_group()
+
     def transfer_batch_to_device(self, batch: tuple[Tensor, Targets], device: torch.device, index: int) -> Any:
         images, targets = batch
         return images.to(device), targets.to(device)

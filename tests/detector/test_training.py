@@ -189,3 +189,13 @@ def test_nothing_is_written_outside_of_scratch(
     assert not list(elsewhere.iterdir())
     assert capfd.readouterr() == ("", "")
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_two_processes_train_one_network(devkit: Devkit, tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=2, batch_size=3, devices=2)
+    steps: list[int] = []
+    model = small_model(devkit)
+    trained = train(model, devkit, tmp_path, config, progress=lambda what, done, total: steps.append(done))
+    assert steps == [1, 2, 3, 4]  # twelve images an epoch, six a step
+    assert len((tmp_path / "training.csv").read_text().splitlines()) == 3
+    assert not same_weights(trained, model)
