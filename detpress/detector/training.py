@@ -256,11 +256,15 @@ def _move_average(decay: float, average: list[Tensor], current: list[Tensor], st
 def _deterministic() -> Iterator[None]:
     """Sums in a fixed order, on GPUs and for gradients of indexed tensors; what cannot is warned of."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    settings.fill_uninitialized_memory = False  # would cost a twentieth of the time, and nothing reads such memory
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        settings.fill_uninitialized_memory = filled
 
 
 @contextmanager
