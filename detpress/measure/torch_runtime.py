@@ -1,0 +1,66 @@
+"""PyTorch itself: eager, and compiled by inductor with the weights as constants."""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from detpress.engine_log import engine_messages
+from detpress.errors import StageFailed
+from detpress.measure.runtime import Runtime, in_batches, precision_name
+from detpress.model import Model
+
+LOG = logging.getLogger(__name__)
+LOG.addHandler(logging.NullHandler())
+
+
+def open_eager(model: Model, batch: int, threads: int) -> Runtime:
+    """As the network is written, in float: an int8 model's integers are computed with, but as floats."""
+    network = model.network.eval()
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        with _threads(threads), torch.inference_mode():
+            return tuple(network(images))
+
+    return Runtime("torch", run, threads, "fp32")
+
+
+def open_compiled(model: Model, batch: int, threads: int) -> Runtime:
+    """torch.compile with freezing, under which inductor executes the convolutions of an int8 model in integers.
+
+    Raises StageFailed where no C++ compiler is found.
+    """
+    torch._dynamo.reset()  # or the network of the 9th model would stay uncompiled
+    network = copy.deepcopy(model.network).eval()
+    compiled = torch.compile(network, fullgraph=True, dynamic=False)
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        with _threads(threads), torch.inference_mode(False), torch.no_grad():
+            return tuple(compiled(images.clone() if images.is_inference() else images))
+
+    side = model.architecture.image_size
+    in_integers = counters["inductor"]["qconv_weight_prepack_matcher_count"]
+    try:
+        with engine_messages(LOG, "torch"), torch._inductor.config.patch(freezing=True):
+            run(torch.zeros(batch, 3, side, side))
+    except torch._inductor.exc.InductorError as error:
+        raise StageFailed(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
+    in_integers = counters["inductor"]["qconv_weight_prepack_matcher_count"] - in_integers
+    convolutions = sum(name.endswith(".convolution") for name, _ in network.named_modules())
+    precisions = ["int8"] * in_integers + ["fp32"] * (convolutions - in_integers)
+    return Runtime("torch-compile", in_batches(run, batch), threads, precision_name(precisions))
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """PyTorch's number of threads belongs to the process; it is put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
