@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detpress.detector.architecture import Architecture
 from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
 from detpress.engine_log import engine_messages
-from detpress.errors import StageFailed
+from detpress.errors import StageError
 
 BATCH = 16  # calibration images computed at a time
 
@@ -37,14 +37,14 @@ def quantize_static(
     algorithm: INC's name of how an activation's range follows from what was seen: `minmax`, the smallest and the
     largest value of a batch, averaged over batches; `kl`, the range in which a histogram loses least by rounding.
     float_layers: layer numbers of convolutions that stay in float.
-    Raises StageFailed where INC quantized no convolution, or something else than convolutions.
+    Raises StageError where INC quantized no convolution, or something else than convolutions.
     """
     program = inc_program(network, images, algorithm, float_layers, log)
     quantized = network_of_program(program, architecture)
     with torch.inference_mode():
         pairs = zip(program(images[:1]), quantized(images[:1]), strict=True)
         if not all(torch.equal(one, other) for one, other in pairs):
-            raise StageFailed("INC's program does not compute what its scales and weights say of its convolutions")
+            raise StageError("INC's program does not compute what its scales and weights say of its convolutions")
     return quantized
 
 
@@ -81,7 +81,7 @@ def inc_program(
 def network_of_program(program: torch.fx.GraphModule, architecture: Architecture) -> QuantizedNetwork:
     """The `QuantizedNetwork` with the numbers of INC's converted program.
 
-    Raises StageFailed where none of its convolutions is quantized.
+    Raises StageError where none of its convolutions is quantized.
     """
     state = program.state_dict()
     inputs: dict[int, InputScale] = {}
@@ -105,7 +105,7 @@ def network_of_program(program: torch.fx.GraphModule, architecture: Architecture
         tensors[f"{name}.weight_scale"] = scale
         inputs[int(name.split(".")[1])] = InputScale(float(x.args[1]), int(x.args[2]))
     if not inputs:
-        raise StageFailed("INC quantized no convolution")
+        raise StageError("INC quantized no convolution")
     network = QuantizedNetwork(architecture, Quantization(dict(sorted(inputs.items()))))
     network.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()})
     return network.eval().requires_grad_(False)

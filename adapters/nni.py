@@ -21,7 +21,7 @@ from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.channels import coupled_convolutions
 from detpress.detector.network import Network
 from detpress.engine_log import engine_messages
-from detpress.errors import StageFailed
+from detpress.errors import StageError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # NNI registers with torch what torch has registered since
@@ -41,7 +41,7 @@ def choose_filters(
     removed: convolution's layer number -> filters to remove. Coupled convolutions have equal numbers and lose the
     same filters: NNI takes the mean over what each of them thinks of a channel.
     Returns convolution's layer number -> bool (filters,), for all layers in `removed`.
-    Raises StageFailed where NNI masked another number of filters than it was told.
+    Raises StageError where NNI masked another number of filters than it was told.
     """
     channels = architecture.output_channels
     config = []
@@ -60,7 +60,7 @@ def choose_filters(
     kept = {i: masks[convolution_name(i)]["weight"].flatten(1).any(dim=1) for i in removed}
     for i, filters in kept.items():
         if (masked := int((~filters).sum())) != removed[i]:
-            raise StageFailed(f"NNI masked {masked} filters of layers.{i}, not {removed[i]}")
+            raise StageError(f"NNI masked {masked} filters of layers.{i}, not {removed[i]}")
     return kept
 
 

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from detpress.builtin import BUILTIN
 from detpress.detector.architecture import Architecture
 from detpress.detector.network import Network
 from detpress.detector.quantized import Quantization, QuantizedNetwork
@@ -26,7 +27,6 @@ from detpress.errors import InputError, nearest
 from detpress.model import Model
 from detpress.plugin import Form
 
-BUILTIN = "builtin:"
 FORMAT = 1
 MASK = "mask/"
 

@@ -34,7 +34,7 @@ def engine_messages(log: logging.Logger, *names: str) -> Iterator[None]:
         logger.handlers, logger.propagate = log.handlers, False
     lines = _Lines(log)
     try:
-        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(lines):  # type: ignore[type-var]
+        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(lines):
             yield
     finally:
         for logger, handlers, propagate in before:

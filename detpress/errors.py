@@ -17,7 +17,7 @@ class InputError(DetpressError):
     exit_code = 2
 
 
-class StageFailed(DetpressError):
+class StageError(DetpressError):
     """The input was fine, the work failed: an engine broke, changed nothing, or the loss was not finite."""
 
 

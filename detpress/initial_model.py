@@ -1,35 +1,17 @@
-"""What a recipe starts from: its data set, and the model before the first plugin."""
+"""The model that a recipe starts from, before the first plugin."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detpress.bundle import bundle_digest, find_bundle, load_bundle
-from detpress.cache import cache_root
 from detpress.detector.anchors import kmeans_anchors
 from detpress.detector.architecture import Architecture, anchor_count, build_architecture
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError
 from detpress.model import Model, new_model
-from detpress.recipe import BUILTIN, Recipe
+from detpress.recipe import Recipe
 from detpress.voc.coordinates import edges_from_voc
-from detpress.voc.devkit import Devkit, open_devkit
-from detpress.voc.digits import ensure_digits
-
-BUILTIN_DATA = {"builtin:digits": ensure_digits}
-
-
-def open_data(root: str, classes: list[str] | None = None) -> Devkit:
-    """The devkit `root`: a folder, or a built-in one, which is generated into the cache when it is not there.
-
-    classes: the names that may occur; those that the annotations name by default.
-    Raises InputError as `open_devkit` does, and for an unknown built-in name.
-    """
-    if not root.startswith(BUILTIN):
-        return open_devkit(Path(root), classes)
-    if root not in BUILTIN_DATA:
-        raise InputError(f"no built-in data set '{root}'; {nearest(root, BUILTIN_DATA)}")
-    return open_devkit(BUILTIN_DATA[root](cache_root()), classes)
+from detpress.voc.devkit import Devkit
 
 
 def recipe_classes(recipe: Recipe) -> list[str] | None:
@@ -86,7 +68,7 @@ def model_identity(recipe: Recipe, model: Model) -> dict[str, Any]:
 
 def _check_agrees(recipe: Recipe, found: Architecture) -> None:
     source = recipe.model
-    pairs = {
+    pairs: dict[str, tuple[Any, Any]] = {
         "arch": (source.arch, found.name),
         "image_size": (source.image_size, found.image_size),
         "resize": (source.resize, found.resize),
@@ -97,8 +79,8 @@ def _check_agrees(recipe: Recipe, found: Architecture) -> None:
     if source.anchors is not None:
         raise InputError(f"{recipe.origin}: model.anchors: the weights {source.weights} bring their own")
     if source.width is not None:
-        wanted = build_architecture(found.name, found.classes, found.image_size, source.width)
-        if wanted.output_channels != found.output_channels:
+        described = build_architecture(found.name, found.classes, found.image_size, source.width)
+        if described.output_channels != found.output_channels:
             raise InputError(
                 f"{recipe.origin}: model.width: the weights {source.weights} are not of width {source.width:g}"
             )

@@ -31,10 +31,6 @@ class Model:
         assert isinstance(architecture, Architecture)
         return architecture
 
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self.network.state_dict().values())).device
-
     def with_network(
         self, network: nn.Module, form: Form = Form.DENSE, masks: dict[str, Tensor] | None = None
     ) -> "Model":

@@ -5,8 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
+from detpress.data import open_data
 from detpress.errors import DetpressError
-from detpress.initial_model import initial_model, open_data, recipe_classes
+from detpress.initial_model import initial_model, recipe_classes
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
 from detpress.plugin import Form
 from detpress.recipe import Recipe

@@ -64,7 +64,10 @@ class Workbench(Protocol):
     device: "torch.device"
     scratch: Path  # a folder of this stage's own, kept when the stage is killed and deleted when it is done
     log: "logging.Logger"  # the stage's log file
-    progress: Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+
+    @property
+    def progress(self) -> Callable[[str, int, int], None]:
+        """To be called with what is being done, the steps done, and the steps in all."""
 
     def fit(
         self,
@@ -105,5 +108,5 @@ class Plugin(ABC):
     def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
         """The compressed model. `model` itself is left as it was.
 
-        Raises StageFailed where the engine failed or changed nothing.
+        Raises StageError where the engine failed or changed nothing.
         """

@@ -22,19 +22,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from detpress.builtin import BUILTIN
 from detpress.errors import InputError, nearest
 from detpress.plugin import Config, Form, Plugin
 from detpress.registry import load_plugin
 from detpress.yaml_source import Place, YamlSource
-
-BUILTIN = "builtin:"
 
 
 class Data(Config):
     """The data set."""
 
     root: str = Field(description="`builtin:digits`, or the folder of a VOC devkit")
-    classes: list[str] | None = Field(None, min_length=1, description="class names; those of the annotations by default")
+    classes: list[str] | None = Field(None, min_length=1, description="class names; by default the annotations' own")
     train: str = Field("train", description="image set to train and calibrate on")
     val: str = Field("val", description="image set that plugins may choose by")
     test: str = Field("test", description="image set that every stage is scored on")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from detpress.bundle import load_bundle
-from detpress.errors import StageFailed
+from detpress.errors import StageError
 from detpress.initial_model import initial_model, model_identity
 from detpress.measure.metrics import protocol_id
 from detpress.model import Model
@@ -34,7 +34,7 @@ from detpress.workbench import StageWorkbench
 def run_chain(recipe: Recipe, devkit: Devkit, store: Store, listener: Listener) -> Iterator[Stage]:
     """The stages one by one, each yielded as soon as it is measured; the first is the model before any plugin.
 
-    Raises InputError or StageFailed at the first stage that cannot be had; those before stay in the store.
+    Raises InputError or StageError at the first stage that cannot be had; those before stay in the store.
     """
     total = len(recipe.chain) + 1
     listener.begin(0, total, "model")
@@ -82,10 +82,10 @@ class _Application:
         before = load_bundle(self.parent)
         after = step.plugin.apply(before, step.config, workbench)
         if _same(before, after):
-            raise StageFailed("changed nothing: the model that came out is the one that went in")
+            raise StageError("changed nothing: the model that came out is the one that went in")
         returns = step.plugin.returns or before.form
         if after.form is not returns:
-            raise StageFailed(f"gave a {after.form} model where its contract says {returns}")
+            raise StageError(f"gave a {after.form} model where its contract says {returns}")
         record = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
@@ -108,7 +108,7 @@ def _check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
     limit = recipe.measure.max_map_loss
     before, after = parent.metrics["map"], stage.metrics["map"]
     if limit is not None and after < (1 - limit) * before:
-        raise StageFailed(
+        raise StageError(
             f"{stage.plugin}: mAP fell from {before:.4f} to {after:.4f}, by {1 - after / before:.0%}; "
             f"measure.max_map_loss stops the chain at {limit:.0%}"
         )
@@ -130,9 +130,9 @@ def results(recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
 def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[str, Any]:
     """Writes the run's folder and returns `results`, its bundles being those in the folder.
 
-        results.json
-        recipe.yaml              the recipe as it was read
-        0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, stage.log of each stage
+    results.json
+    recipe.yaml              the recipe as it was read
+    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, stage.log of each stage
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = results(recipe, stages)

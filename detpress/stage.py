@@ -26,7 +26,7 @@ import torch
 
 from detpress.bundle import load_bundle, save_bundle
 from detpress.detector.architecture import Architecture
-from detpress.errors import DetpressError, StageFailed, no_room
+from detpress.errors import DetpressError, StageError, no_room
 from detpress.measure.metrics import measure_model, protocol_id
 from detpress.model import Model
 from detpress.plugin import Form
@@ -34,6 +34,7 @@ from detpress.recipe import Recipe
 from detpress.store import Store, digest
 from detpress.voc.devkit import Devkit
 from detpress.workbench import StageWorkbench
+
 
 class Listener(Protocol):
     """Is told how a run goes on."""
@@ -101,7 +102,7 @@ class StageMaker:
     def stage(self, index: int, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> Stage:
         """The stage `key`, from the store or by `make`.
 
-        Raises StageFailed where `make` fails; its log stays in the scratch folder that the message names.
+        Raises StageError where `make` fails; its log stays in the scratch folder that the message names.
         """
         reused = self.store.has(key)
         if not reused:
@@ -209,4 +210,4 @@ def _engine_errors_named(name: str, path: Path, log: logging.Logger) -> Iterator
             raise
         log.exception("%s failed", name)
         first_line = (str(error).strip() or "no message").splitlines()[0]
-        raise StageFailed(f"{name} failed: {type(error).__name__}: {first_line}; see {path}") from error
+        raise StageError(f"{name} failed: {type(error).__name__}: {first_line}; see {path}") from error

@@ -1,7 +1,7 @@
 """Results on disk, found by what made them.
 
-Everything that decides a stage's result is hashed to its key (see `stage_key` in detpress/run.py), and the key is the name
-of the folder that holds the result:
+Everything that decides a stage's result is hashed to its key (`stage_key` in detpress/run.py), and the key is the
+name of the folder that holds the result:
 
     <root>/stages/3f/3fa9...   a finished stage: bundle/, stage.json, stage.log, measurements
     <root>/scratch/3fa9...     what an unfinished stage keeps to go on after a kill

@@ -37,7 +37,6 @@ class StageWorkbench:
     architecture: Architecture  # of the model before the first plugin: input size and resize hold for the whole chain
     data: Data
     measure: Measure
-    architecture: Any
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     _fits: int = 0
 

@@ -55,12 +55,12 @@ class FilterPruner(Plugin):
 
     def apply(self, model: "Model", config: FilterPruning, bench: Workbench) -> "Model":
         from detpress.adapters.nni import choose_filters
-        from detpress.errors import StageFailed
+        from detpress.errors import StageError
 
         channels = model.architecture.output_channels
         removed = filters_to_remove(model.architecture, config)
         if not removed:
-            raise StageFailed("masked no filter: at this sparsity, rounding and exclusion no layer has one to spare")
+            raise StageError("masked no filter: at this sparsity, rounding and exclusion no layer has one to spare")
         for layer, count in removed.items():
             bench.log.info("layers.%d: %d of %d filters masked", layer, count, channels[layer])
         return _masked(model, choose_filters(model.network, model.architecture, self.pruner, removed, bench.log))
@@ -200,7 +200,7 @@ class Speedup(Plugin):
     def apply(self, model: "Model", config: NoOptions, bench: Workbench) -> "Model":
         from detpress.adapters.nni import speed_up
         from detpress.detector.channels import masked_filters
-        from detpress.errors import StageFailed
+        from detpress.errors import StageError
 
         smaller = model.with_network(speed_up(model.network, model.architecture, model.masks, bench.log))
         before, after = model.architecture.output_channels, smaller.architecture.output_channels
@@ -210,11 +210,11 @@ class Speedup(Plugin):
             why = f"; {stay} masked ones stay, another branch needs them" if stay > 0 else ""
             bench.log.info("layers.%d: %d -> %d filters%s", layer, before[layer], after[layer], why)
         if before == after:
-            raise StageFailed("removed no filter: none is masked as a whole in every layer that its output is added to")
+            raise StageError("removed no filter: none is masked as a whole in every layer that its output is added to")
         difference = largest_difference(model, smaller)
         bench.log.info("largest difference from the masked network: %.3g of the largest output", difference)
         if not difference <= self.TOLERANCE:
-            raise StageFailed(f"the smaller network differs from the masked one by {difference:.3g} of its output")
+            raise StageError(f"the smaller network differs from the masked one by {difference:.3g} of its output")
         return smaller
 
 

@@ -3,11 +3,14 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detpress.commands.options import Json, print_json
+
+if TYPE_CHECKING:
+    from detpress.plugin import Plugin
 
 data = typer.Typer(help="Data sets: those known, and fetching one.", no_args_is_help=True)
 store = typer.Typer(help="The store of finished stages.", no_args_is_help=True)
@@ -26,7 +29,8 @@ def model(
     detpress model yolov3 --classes 20 --image-size 416
     detpress model builtin:digits --json
     """
-    from detpress.bundle import BUILTIN, find_bundle, load_bundle
+    from detpress.builtin import BUILTIN
+    from detpress.bundle import find_bundle, load_bundle
     from detpress.detector.architecture import build_architecture
     from detpress.measure.size import layer_table
 
@@ -72,9 +76,8 @@ def plugins(
         for listing in listings:
             forms = f"{' | '.join(listing.accepts)} -> {listing.returns or 'the same'}"
             engine = f"{listing.engine} {listing.engine_version or 'not installed'}" if listing.engine else ""
-            typer.echo(
-                f"{listing.name:<{width}}  {listing.status:<11}  {forms:<24}  {engine:<24}  {listing.reason or ''}".rstrip()
-            )
+            row = f"{listing.name:<{width}}  {listing.status:<11}  {forms:<24}  {engine:<24}  {listing.reason or ''}"
+            typer.echo(row.rstrip())
 
 
 def _card(name: str, plugin: "Plugin") -> str:

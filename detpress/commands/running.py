@@ -1,11 +1,14 @@
 """`detpress run` and `detpress validate`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from detpress.commands.options import Assignments, Json, Out, print_json
+
+if TYPE_CHECKING:
+    from detpress.stage import Stage
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped one.")]
 
@@ -30,7 +33,8 @@ def run(
     from rich.console import Console
 
     from detpress.cache import cache_root
-    from detpress.initial_model import open_data, recipe_classes
+    from detpress.data import open_data
+    from detpress.initial_model import recipe_classes
     from detpress.recipe import find_recipe, read_recipe
     from detpress.report.pictures import draw_stage_pictures
     from detpress.report.table import run_table
@@ -42,14 +46,14 @@ def run(
     checked = read_recipe(find_recipe(recipe), settings)
     folder = out or Path("runs") / checked.name
     devkit = open_data(checked.data.root, recipe_classes(checked))
-    stages = []
+    stages: list[Stage] = []
+    results: dict[str, Any] = {}
     with TerminalListener() as listener:
         try:
             for stage in run_chain(checked, devkit, Store(cache_root() / "store"), listener):
                 stages.append(stage)
         finally:
-            if stages:
-                results = write_run_folder(checked, stages, folder)
+            results = write_run_folder(checked, stages, folder)
         named = [(f"{stage.index} {stage.plugin}", stage.detections) for stage in stages]
         draw_stage_pictures(devkit, checked.data.test, named, folder / "pictures")
     if as_json:

@@ -1,11 +1,15 @@
 """`detpress evaluate` and `detpress detect`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detpress.commands.options import Json, print_json
+
+if TYPE_CHECKING:
+    from detpress.detector.predict import Run
+    from detpress.model import Model
 
 RuntimeName = Annotated[
     str | None,
@@ -14,8 +18,8 @@ RuntimeName = Annotated[
 
 
 def evaluate(
-    bundle: Annotated[str | None, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or builtin:digits.")] = None,
-    data: Annotated[str, typer.Option(metavar="DEVKIT", help="A VOC devkit's folder, or builtin:digits.")] = ...,  # type: ignore[assignment]
+    data: Annotated[str, typer.Option(metavar="DEVKIT", help="A VOC devkit's folder, or builtin:digits.")],
+    bundle: Annotated[str | None, typer.Argument(help="A bundle's folder, or builtin:digits.")] = None,
     results: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Score comp4_det_* files of any detector instead of a bundle."),
@@ -33,15 +37,16 @@ def evaluate(
     detpress evaluate runs/quickstart/4-inc.static_int8/bundle --data builtin:digits --json
     detpress evaluate --results results --data VOCdevkit/VOC2007 --protocol voc10
     """
+    from detpress.data import open_data
     from detpress.errors import InputError, nearest
-    from detpress.initial_model import open_data
-    from detpress.measure.metrics import PROTOCOLS
+    from detpress.voc.evaluate import PROTOCOLS
     from detpress.voc.evaluate import evaluate as evaluate_detections
     from detpress.voc.results import read_results
 
     if (bundle is None) == (results is None):
         raise InputError("evaluate: expected either a BUNDLE or --results DIR")
-    if protocol not in PROTOCOLS:
+    chosen = next((known for known in PROTOCOLS if known == protocol), None)
+    if chosen is None:
         raise InputError(f"--protocol {protocol}: {nearest(protocol, PROTOCOLS)}")
     if not 0 < iou < 1:
         raise InputError(f"--iou {iou}: expected a number above 0 and below 1")
@@ -49,8 +54,14 @@ def evaluate(
         devkit = open_data(data)
         detections = read_results(results, split, devkit.classes)
     else:
-        devkit, detections = _detections_of_bundle(str(bundle), data, split, runtime)
-    evaluation = evaluate_detections(devkit.image_set(split), detections, protocol, iou)
+        from detpress.detector.predict import predict_image_set
+        from detpress.terminal import TerminalListener
+
+        model, run = _open(str(bundle), runtime)
+        devkit = open_data(data, list(model.architecture.classes))
+        with TerminalListener() as terminal:
+            detections = predict_image_set(run, model.architecture, devkit, split, terminal.progress)
+    evaluation = evaluate_detections(devkit.image_set(split), detections, chosen, iou)
     if as_json:
         print_json(
             {
@@ -72,7 +83,9 @@ def evaluate(
 def detect(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or builtin:digits.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures and boxes.json.")] = Path("detections"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results; `detections` by default.")
+    ] = (None),
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score to report.")] = 0.3,
     runtime: RuntimeName = None,
     as_json: Json = False,
@@ -88,13 +101,17 @@ def detect(
     from torchvision.transforms.v2 import functional as transforms
 
     from detpress.detector.images import read_image
+    from detpress.detector.predict import predict
+    from detpress.errors import InputError
     from detpress.report.pictures import draw_boxes
 
     model, run = _open(bundle, runtime)
     classes = model.architecture.classes
+    if len({path.stem for path in images}) < len(images):
+        raise InputError("two of the images have the same name, and so would their pictures; give them one at a time")
     found = []
     out.mkdir(parents=True, exist_ok=True)
-    for path, detections in zip(images, _predict(run, model, images), strict=True):
+    for path, detections in zip(images, predict(run, model.architecture, images), strict=True):
         kept = detections.scores >= score
         names = [classes[label] for label in detections.labels[kept]]
         scores = detections.scores[kept].tolist()

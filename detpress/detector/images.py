@@ -41,7 +41,8 @@ def read_image(path: Path) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            return transforms.pil_to_tensor(image.convert("RGB"))
+            pixels: Tensor = transforms.pil_to_tensor(image.convert("RGB"))
+            return pixels
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -10,6 +10,7 @@ arXiv:1712.05877, 2018. Eager PyTorch computes this in float, with the values th
 (OpenVINO, ONNX Runtime, torch.compile) recognise the pattern and execute it in integers.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch.nn import functional
 
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import plain_layer, run_layers
+from detpress.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class InputScale:
 
     scale: float
     zero_point: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.scale < math.inf and 0 <= self.zero_point <= 255):
+            raise InputError(f"no scale of 8-bit numbers: {self}")
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,24 @@ class Quantization:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Quantization":
-        return cls({int(i): InputScale(float(scale), int(zero)) for i, (scale, zero) in data["inputs"].items()})
+        """Raises InputError where `data` does not describe a quantization."""
+        try:
+            return cls({int(i): InputScale(float(scale), int(zero)) for i, (scale, zero) in data["inputs"].items()})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"not the description of a quantization: {error!r}") from error
 
 
 class QuantizedNetwork(nn.Module):
-    """Gives raw maps like `Network`. Its weights are int8 buffers, to be filled by `load_state_dict`."""
+    """Gives raw maps like `Network`. Its weights are int8 buffers, to be filled by `load_state_dict`.
+
+    Raises InputError where a layer to be quantized is no convolution.
+    """
 
     def __init__(self, architecture: Architecture, quantization: Quantization) -> None:
         super().__init__()
+        convolutions = {i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
+        if others := sorted(quantization.inputs.keys() - convolutions):
+            raise InputError(f"layers.{others[0]}: quantized, but not a convolution of the network")
         self.architecture = architecture
         self.quantization = quantization
         channels = (3, *architecture.output_channels)

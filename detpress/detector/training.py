@@ -31,7 +31,7 @@ from detpress.detector.dataset import TrainingSet, collate
 from detpress.detector.loss import Targets, yolo_loss
 from detpress.detector.training_config import TrainingConfig
 from detpress.engine_log import engine_messages
-from detpress.errors import StageFailed
+from detpress.errors import StageError
 from detpress.model import Model, apply_masks
 from detpress.voc.devkit import Devkit
 
@@ -62,7 +62,7 @@ def fit(
         the mean loss of every epoch.
     losses: further terms of the loss. after_step: what else happens to the network after each step of the optimizer.
         With several devices they are pickled, and so cannot be local functions.
-    Raises StageFailed when the loss or a weight is not finite.
+    Raises StageError when the loss or a weight is not finite.
     """
     data = TrainingSet(devkit, split, model.architecture)
     gpu = torch.cuda.is_available()
@@ -95,7 +95,7 @@ def fit(
     log.info("mean loss by epoch:\n%s", (scratch / "training.csv").read_text().rstrip())
     network = copy.deepcopy(module.average.module).cpu().eval().requires_grad_(True)
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-        raise StageFailed("the last step left a weight that is not finite; try a lower learning_rate or clip")
+        raise StageError("the last step left a weight that is not finite; try a lower learning_rate or clip")
     return replace(model, network=network)
 
 
@@ -177,7 +177,7 @@ class DetectorTraining(pl.LightningModule):
         parts = torch.stack([loss.box, loss.objectness, loss.classes]).detach()
         if not torch.isfinite(total):
             before = "" if self.last_loss is None else f"; it was {self.last_loss:.4g} a step before"
-            raise StageFailed(
+            raise StageError(
                 f"the loss is not finite in epoch {self.current_epoch + 1}, step {step + 1} "
                 f"({', '.join(f'{name} {part:.4g}' for name, part in zip(LOSS_PARTS, parts.tolist(), strict=True))}, "
                 f"learning rate {self.trainer.optimizers[0].param_groups[0]['lr']:.3g}{before}): "

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from detpress.errors import StageFailed
+from detpress.errors import StageError
 
 STATUS = Path("/proc/self/status")
 
@@ -19,7 +19,7 @@ def peak_memory(bundle: Path) -> int:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last_line = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise StageFailed(f"{bundle}: peak memory could not be measured: {last_line}")
+        raise StageError(f"{bundle}: peak memory could not be measured: {last_line}")
     return int(done.stdout)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from detpress.engine_log import engine_messages
-from detpress.errors import StageFailed
+from detpress.errors import StageError
 from detpress.measure.runtime import Runtime, in_batches, precision_name
 from detpress.model import Model
 
@@ -32,7 +32,7 @@ def open_eager(model: Model, batch: int, threads: int) -> Runtime:
 def open_compiled(model: Model, batch: int, threads: int) -> Runtime:
     """torch.compile with freezing, under which inductor executes the convolutions of an int8 model in integers.
 
-    Raises StageFailed where no C++ compiler is found.
+    Raises StageError where no C++ compiler is found.
     """
     torch._dynamo.reset()  # or the network of the 9th model would stay uncompiled
     network = copy.deepcopy(model.network).eval()
@@ -48,7 +48,7 @@ def open_compiled(model: Model, batch: int, threads: int) -> Runtime:
         with engine_messages(LOG, "torch"), torch._inductor.config.patch(freezing=True):
             run(torch.zeros(batch, 3, side, side))
     except torch._inductor.exc.InductorError as error:
-        raise StageFailed(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
+        raise StageError(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
     in_integers = counters["inductor"]["qconv_weight_prepack_matcher_count"] - in_integers
     convolutions = sum(name.endswith(".convolution") for name, _ in network.named_modules())
     precisions = ["int8"] * in_integers + ["fp32"] * (convolutions - in_integers)

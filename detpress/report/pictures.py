@@ -68,9 +68,7 @@ def draw_boxes(
     return picture
 
 
-def _of_image(
-    detections: dict[str, ClassDetections], annotation: Annotation
-) -> tuple[Tensor, list[str], list[float]]:
+def _of_image(detections: dict[str, ClassDetections], annotation: Annotation) -> tuple[Tensor, list[str], list[float]]:
     """Boxes (n, 4) as edges, class names and scores of one image's detections scored above `SHOWN_SCORE`."""
     boxes, names, scores = [], [], []
     for name, found in detections.items():

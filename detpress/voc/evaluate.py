@@ -18,7 +18,7 @@ difficult has no recall and is left out.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from detpress.voc.coco import coco_average_precision
 from detpress.voc.results import NO_DETECTIONS, ClassDetections
 
 Protocol = Literal["voc07", "voc10", "coco"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 NO_IMAGES = np.zeros(0, np.int64)
 
 

@@ -17,7 +17,7 @@ from detpress.detector.architecture import build_architecture
 from detpress.detector.predict import predict_image_set
 from detpress.detector.training import fit
 from detpress.detector.training_config import Augmentation, TrainingConfig
-from detpress.errors import StageFailed
+from detpress.errors import StageError
 from detpress.model import Model, new_model
 from detpress.plugin import Form
 from detpress.voc.devkit import Devkit, open_devkit
@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_place(devkit: Dev
         calls.append(1)
         return maps[0].sum() * (float("nan") if len(calls) == 5 else 0.0)
 
-    with pytest.raises(StageFailed, match=r"not finite in epoch 2, step 2 \(box .*learning rate .*a step before"):
+    with pytest.raises(StageError, match=r"not finite in epoch 2, step 2 \(box .*learning rate .*a step before"):
         train(small_model(devkit), devkit, tmp_path, losses=[loss])
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from detpress.detector.architecture import ARCHITECTURES, Architecture, Convolution, build_architecture
 from detpress.detector.channels import coupled_convolutions, stored_parameters, without_filters
-from detpress.errors import InputError, StageFailed
+from detpress.errors import InputError, StageError
 from detpress.model import Model, new_model
 from detpress.plugin import Form
 from detpress.plugins.nni_prune import (
@@ -230,14 +230,14 @@ def test_logs_layer_by_layer_what_was_removed_and_what_has_to_stay(
 
 
 def test_a_pruner_without_a_filter_to_spare_fails(bench: SmallBench) -> None:
-    with pytest.raises(StageFailed, match="masked no filter"):
+    with pytest.raises(StageError, match="masked no filter"):
         L1Norm().apply(small(), FilterPruning(sparsity=0.005), bench)
 
 
 def test_a_speedup_that_removes_nothing_fails(bench: SmallBench) -> None:
     pruned = L1Norm().apply(small(), FilterPruning(sparsity=0.5), bench)
     alone = {name: mask for name, mask in pruned.masks.items() if name.startswith("layers.1.")}
-    with pytest.raises(StageFailed, match="removed no filter"):
+    with pytest.raises(StageError, match="removed no filter"):
         Speedup().apply(pruned.with_network(pruned.network, Form.MASKED, alone), NoOptions(), bench)
 
 
@@ -245,7 +245,7 @@ def test_a_smaller_network_that_differs_is_refused(bench: SmallBench) -> None:
     """Masks of weights that are not zero: what is taken out was in use."""
     model = small()
     masks = L1Norm().apply(model, FilterPruning(sparsity=0.5), bench).masks
-    with pytest.raises(StageFailed, match=r"differs from the masked one by [\d.]+ of its output"):
+    with pytest.raises(StageError, match=r"differs from the masked one by [\d.]+ of its output"):
         Speedup().apply(model.with_network(model.network, Form.MASKED, masks), NoOptions(), bench)
 
 

@@ -1,0 +1,3 @@
+"""How things that come with the package are named where a path may stand, too: `builtin:digits`."""
+
+BUILTIN = "builtin:"

@@ -1,0 +1,86 @@
+"""What is taken over from Intel Neural Compressor: the real engine on a small YOLOv3-tiny."""
+
+import copy
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from detpress.adapters.inc import BATCH, inc_program, network_of_program, quantize_static
+from detpress.detector.architecture import Convolution, build_architecture
+from detpress.errors import StageError
+from detpress.model import Model, new_model
+
+LOG = logging.getLogger("tests.inc")
+LOG.addHandler(logging.NullHandler())
+
+
+@pytest.fixture(scope="module")
+def tiny(images: Tensor) -> Model:
+    model = new_model(build_architecture("yolov3-tiny", ["cat", "dog"], 64, width=0.125), seed=0)
+    model.network.train()
+    with torch.no_grad():
+        for _ in range(20):
+            model.network(images)
+    model.network.eval()
+    return model
+
+
+def convolutions(model: Model) -> set[int]:
+    return {i for i, layer in enumerate(model.architecture.layers) if isinstance(layer, Convolution)}
+
+
+@pytest.mark.parametrize(("algorithm", "in_float"), [("minmax", set()), ("kl", {2, 15, 22})])
+def test_our_network_gives_the_bits_of_incs_program(
+    tiny: Model, images: Tensor, algorithm: str, in_float: set[int]
+) -> None:
+    program = inc_program(tiny.network, images, algorithm, in_float, LOG)
+    network = network_of_program(program, tiny.architecture)
+    assert set(network.quantization.inputs) == convolutions(tiny) - in_float
+    unseen = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        for one, other in zip(program(unseen), network(unseen), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_ranges_are_means_over_all_batches_and_the_model_is_left_alone(tiny: Model) -> None:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand(2 * BATCH, 3, 64, 64, generator=generator)
+    images[:BATCH] *= 0.5
+    before = copy.deepcopy(tiny.network.state_dict())
+    network = quantize_static(tiny.network, tiny.architecture, images, "minmax", (), LOG)
+    again = quantize_static(tiny.network, tiny.architecture, images, "minmax", (), LOG)
+    first = network.quantization.inputs[0]
+    largest = torch.stack([images[:BATCH].max(), images[BATCH:].max()]).mean()
+    assert first.scale == pytest.approx(float(largest) / 255, rel=1e-6)
+    assert first.zero_point == 0
+    assert network.quantization == again.quantization, "not deterministic"
+    assert all(torch.equal(one, other) for one, other in zip(network.buffers(), again.buffers(), strict=True))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.network.state_dict().items())
+
+
+def test_a_single_image_is_enough_to_calibrate(tiny: Model, images: Tensor) -> None:
+    network = quantize_static(tiny.network, tiny.architecture, images[:1], "minmax", (), LOG)
+    assert network.quantization.inputs[0].scale == pytest.approx(float(images[0].max()) / 255, rel=1e-6)
+
+
+def test_quantizing_nothing_fails(tiny: Model, images: Tensor) -> None:
+    with pytest.raises(StageError, match="INC quantized no convolution"):
+        quantize_static(tiny.network, tiny.architecture, images, "minmax", convolutions(tiny), LOG)
+
+
+def test_messages_go_to_the_log_and_no_file_is_left(
+    tiny: Model, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(here))
+    log = logging.Logger("stage", logging.DEBUG)
+    log.addHandler(logging.FileHandler(tmp_path / "stage.log"))
+    quantize_static(tiny.network, tiny.architecture, images, "minmax", (), log)
+    assert capfd.readouterr() == ("", "")
+    assert "Conversion end." in (tmp_path / "stage.log").read_text()
+    assert list(here.iterdir()) == []

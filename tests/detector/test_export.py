@@ -1,0 +1,94 @@
+"""Exported files, read back by the programs they are for."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from detpress.detector.export import EXPORTS, onnx_model, write_darknet, write_onnx
+from detpress.errors import InputError
+from detpress.model import Model
+
+
+@pytest.fixture(scope="module")
+def dense_file(dense_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "dense.onnx"
+    assert 0 < write_onnx(dense_model, path) < 1e-4
+    return path
+
+
+@pytest.fixture(scope="module")
+def int8_file(int8_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "int8.onnx"
+    assert 0 < write_onnx(int8_model, path) < 1  # rounding falls otherwise here and there, and is carried on
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_onnx_takes_any_batch(dense_model: Model, dense_file: Path, images: Tensor, batch: int) -> None:
+    session = onnxruntime.InferenceSession(dense_file)
+    found = session.run(["map_32", "map_16", "map_8"], {"images": images[:batch].numpy()})
+    with torch.inference_mode():
+        for one, other in zip(dense_model.network(images[:batch]), found, strict=True):
+            torch.testing.assert_close(torch.from_numpy(other), one, rtol=1e-4, atol=1e-4)
+
+
+def test_metadata_says_how_to_make_boxes(dense_model: Model, dense_file: Path) -> None:
+    found = {prop.key: json.loads(prop.value) for prop in onnx.load(dense_file).metadata_props}
+    anchors = [[list(anchor) for anchor in layer.anchors] for layer in dense_model.architecture.yolo_layers]
+    assert found == {"classes": ["cat", "dog"], "anchors": anchors, "image_size": 64, "resize": "letterbox"}
+
+
+def test_int8_weights_stay_in_8_bits_between_quantize_and_dequantize(int8_file: Path) -> None:
+    graph = onnx.load(int8_file).graph
+    made_by = {node.output[0]: node for node in graph.node}
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 75
+    for node in convolutions:
+        activation, weight = (made_by[name] for name in node.input[:2])
+        assert (activation.op_type, weight.op_type) == ("DequantizeLinear", "DequantizeLinear")
+        assert made_by[activation.input[0]].op_type == "QuantizeLinear"
+        assert types[weight.input[0]] == onnx.TensorProto.INT8
+
+
+def test_the_same_model_gives_the_same_bytes_that_name_no_source_file(int8_model: Model, int8_file: Path) -> None:
+    content = int8_file.read_bytes()
+    assert onnx_model(int8_model).SerializeToString(deterministic=True) == content
+    assert b".py" not in content
+
+
+def test_one_file_and_nothing_on_the_terminal(
+    dense_model: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_onnx(dense_model, tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_darknet_files_give_the_same_bits_when_read_again(dense_model: Model, tmp_path: Path) -> None:
+    assert write_darknet(dense_model, tmp_path / "small.cfg") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.cfg", "small.weights"]
+
+
+def test_an_int8_model_has_no_darknet_form(int8_model: Model, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="an int8 model has no Darknet form"):
+        write_darknet(int8_model, tmp_path / "small.cfg")
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+def test_a_file_that_cannot_be_written_is_named(dense_model: Model, tmp_path: Path, to: str) -> None:
+    suffix, write = EXPORTS[to]
+    path = tmp_path / "absent" / f"model{suffix}"
+    with pytest.raises(InputError, match=f"{path}: cannot be written"):
+        write(dense_model, path)
+
+
+def test_onnx_operators_of_a_float_model_are_the_networks_own(dense_file: Path) -> None:
+    operators = Counter(node.op_type for node in onnx.load(dense_file).graph.node)
+    assert operators == {"Conv": 75, "LeakyRelu": 72, "Add": 23, "Resize": 2, "Concat": 2}, "BatchNorm not folded"

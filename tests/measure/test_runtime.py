@@ -1,0 +1,121 @@
+"""Every runtime gives the maps of the network, and says truly what it computes in."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo
+from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
+from detpress.errors import InputError
+from detpress.measure.runtime import RUNTIMES, open_runtime
+from detpress.model import Model, new_model
+from detpress.plugin import Form
+
+ANCHORS = ((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))
+FEW_LAYERS = Architecture(
+    "few-layers",
+    (
+        Convolution(16, size=3, stride=2),
+        Convolution(16, size=3),
+        Shortcut(0),
+        Convolution(21, size=1, batch_normalize=False, activation="linear"),
+        Yolo(ANCHORS),
+    ),
+    ("cat", "dog"),
+    image_size=64,
+)
+
+
+@pytest.fixture(scope="module")
+def int8_of_few_layers() -> Model:
+    """Its largest sum is 16 * 9 * 127 * 255 < 2^24, so that float and integers count alike."""
+    network = QuantizedNetwork(
+        FEW_LAYERS, Quantization({0: InputScale(1 / 256, 0), 1: InputScale(1 / 16, 128), 3: InputScale(1 / 16, 128)})
+    )
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if name.endswith(".weight"):
+            tensor.random_(-127, 128, generator=generator)
+        elif name.endswith(".weight_scale"):
+            tensor.fill_(1 / 1024)
+    return Model(network.eval(), Form.INT8)
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
+def test_float_maps_are_those_of_the_network(name: str, dense_model: Model, images: Tensor) -> None:
+    runtime = open_runtime(name, dense_model, batch=2, threads=1)
+    assert (runtime.name, runtime.threads, runtime.precision) == (name, 1, "fp32")
+    with torch.inference_mode():
+        for count in (2, 5):  # a full batch, and what is left over
+            found = runtime.run(images[:count])
+            for one, other in zip(dense_model.network(images[:count]), found, strict=True):
+                torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)
+
+
+def test_torch_compile_gives_the_maps_of_the_network(images: Tensor) -> None:
+    model = new_model(FEW_LAYERS, seed=0)
+    runtime = open_runtime("torch-compile", model, batch=2, threads=1)
+    assert (runtime.threads, runtime.precision) == (1, "fp32")
+    with torch.inference_mode():
+        found = runtime.run(images[:5])
+        torch.testing.assert_close(found[0], model.network(images[:5])[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["openvino", "torch-compile"])
+def test_int8_models_are_computed_in_integers(name: str, int8_of_few_layers: Model, images: Tensor) -> None:
+    runtime = open_runtime(name, int8_of_few_layers, batch=2)
+    assert runtime.precision == "int8"
+    with torch.inference_mode():
+        expected, found = int8_of_few_layers.network(images[:2])[0], runtime.run(images[:2])[0]
+    step = 127 / 1024 / 16  # what one input that is rounded the other way changes
+    assert float((expected - found).abs().max()) <= 4 * step
+    assert float(expected.std()) > 20 * step
+
+
+def test_openvino_computes_all_75_convolutions_of_incs_model_in_integers(int8_model: Model, images: Tensor) -> None:
+    runtime = open_runtime("openvino", int8_model)
+    assert runtime.precision == "int8"
+    with torch.inference_mode():
+        for one, other in zip(int8_model.network(images), runtime.run(images), strict=True):
+            noise = (one - other).square().mean() / one.var()
+            assert float(noise) < 1e-2  # 20 dB; the float network is no farther than 25
+
+
+def test_onnxruntime_says_that_it_computes_incs_model_in_float(int8_model: Model) -> None:
+    assert open_runtime("onnxruntime", int8_model).precision == "fp32"
+
+
+def test_torchs_threads_are_put_back(dense_model: Model, images: Tensor) -> None:
+    before = torch.get_num_threads()
+    open_runtime("torch", dense_model, threads=before + 1).run(images[:1])
+    assert torch.get_num_threads() == before
+
+
+def test_an_unknown_runtime_is_named(dense_model: Model) -> None:
+    with pytest.raises(InputError, match="unknown runtime 'openvin'; did you mean 'openvino'"):
+        open_runtime("openvin", dense_model)
+
+
+def test_a_runtime_that_is_not_installed_names_its_package() -> None:
+    code = """
+import sys
+sys.modules["openvino"] = None
+from detpress.detector.architecture import build_architecture
+from detpress.measure.runtime import open_runtime
+from detpress.model import new_model
+try:
+    open_runtime("openvino", new_model(build_architecture("yolov3-tiny", ["cat"], 32, width=0.1), 0))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "InputError runtime 'openvino' needs the package 'openvino', which is not installed\n"
+
+
+def test_runtimes_of_the_recipe_are_these() -> None:
+    from detpress.recipe import Measure
+
+    assert Measure(runtimes=list(RUNTIMES)).runtimes == list(RUNTIMES)
