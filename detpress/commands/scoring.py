@@ -83,9 +83,7 @@ def evaluate(
 def detect(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or builtin:digits.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the results; `detections` by default.")
-    ] = (None),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("detections"),
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score to report.")] = 0.3,
     runtime: RuntimeName = None,
     as_json: Json = False,
