@@ -5,7 +5,7 @@ import sys
 import click
 import typer
 
-from detpress.commands import bundles, listing, running, scoring
+from detpress.commands import bundles, comparing, listing, running, scoring
 from detpress.errors import DetpressError, InputError, no_room
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 app.command()(running.run)
 app.command()(running.validate)
+app.command()(comparing.compare)
+app.command()(comparing.report)
 app.command()(scoring.evaluate)
 app.command()(scoring.detect)
 app.command()(bundles.export)

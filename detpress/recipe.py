@@ -143,21 +143,26 @@ def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
 
     Raises InputError with one line a mistake: syntax, keys, types, plugins, options, and forms that do not fit.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    source = YamlSource(path, text)
+    source = YamlSource.read(path)
+    if isinstance(source.data, dict):
+        for assignment in assignments:
+            source.set(assignment)
+    return check_recipe(source)
+
+
+def check_recipe(source: YamlSource) -> Recipe:
+    """The recipe that `source` describes, checked as far as a file can be.
+
+    Raises InputError with one line a mistake: syntax, keys, types, plugins, options, and forms that do not fit.
+    """
     if not isinstance(source.data, dict):
-        raise InputError(f"{path}:1: expected a recipe with the keys {', '.join(_Document.model_fields)}")
-    for assignment in assignments:
-        source.set(assignment)
+        raise InputError(f"{source.where(())}: expected a recipe with the keys {', '.join(_Document.model_fields)}")
     mistakes: list[str] = []
     document: _Document | None = None
     try:
         document = _Document.model_validate(source.data)
     except ValidationError as error:
-        mistakes += _spell_out(error, _Document, source, ())
+        mistakes += spell_out(error, _Document, source, ())
     steps = list(_read_steps(source, mistakes))
     if document is None or mistakes:
         raise InputError("\n".join(mistakes))
@@ -178,8 +183,8 @@ def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         model,
         tuple(steps),
         document.measure,
-        text,
-        str(path),
+        source.text,
+        str(source.path),
     )
 
 
@@ -200,7 +205,7 @@ def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
         try:
             yield Step(name, plugin, plugin.Config.model_validate({} if options is None else options))
         except ValidationError as error:
-            mistakes += _spell_out(error, plugin.Config, source, (*place, name))
+            mistakes += spell_out(error, plugin.Config, source, (*place, name))
 
 
 def _misfits(steps: Sequence[Step], source: YamlSource) -> list[str]:
@@ -230,7 +235,7 @@ def _resolve(value: str, place: Place, source: YamlSource) -> str:
     return str(source.path.parent.absolute() / value)
 
 
-def _spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:
+def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:
     """pydantic's findings, one line each, in the words of the file."""
     for finding in error.errors():
         place: Place = (*at, *finding["loc"])

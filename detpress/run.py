@@ -10,7 +10,7 @@ made again, whichever recipe made it.
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ from detpress.measure.metrics import protocol_id
 from detpress.model import Model
 from detpress.recipe import Recipe, Step
 from detpress.registry import distribution_of, engine_version
-from detpress.stage import Listener, Stage, StageMaker
+from detpress.stage import Listener, Stage, StageMaker, find_stage, measurement_digest
 from detpress.store import Store, digest, write_atomically
 from detpress.voc.devkit import Devkit
 from detpress.workbench import StageWorkbench
@@ -40,17 +40,43 @@ def run_chain(recipe: Recipe, devkit: Devkit, store: Store, listener: Listener) 
     listener.begin(0, total, "model")
     model = initial_model(recipe, devkit)
     maker = StageMaker(recipe, devkit, model.architecture, store, listener)
-    key = digest({"model": model_identity(recipe, model), "torch": version("torch")})
-    stage = maker.stage(0, "model", key, lambda workbench: model)
+    keys = chain_keys(recipe, devkit, model_key(recipe, model))
+    stage = maker.stage(0, "model", next(keys), lambda workbench: model)
     yield stage
-    fingerprint = devkit.fingerprint([recipe.data.train, recipe.data.val])
     for index, step in enumerate(recipe.chain, start=1):
         listener.begin(index, total, step.name)
         parent = stage
-        key = stage_key(parent.key, step, recipe, fingerprint)
-        stage = maker.stage(index, step.name, key, _Application(step, recipe.seed, parent.bundle))
+        stage = maker.stage(index, step.name, next(keys), _Application(step, recipe.seed, parent.bundle))
         yield stage
-        _check_map_loss(recipe, parent, stage)
+        check_map_loss(recipe, parent, stage)
+
+
+def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store) -> list[Stage]:
+    """The stages that are in the store, made and measured, from the first up to the first that is not."""
+    names = ["model", *(step.name for step in recipe.chain)]
+    digest_of_measurement = measurement_digest(recipe, devkit)
+    found: list[Stage] = []
+    for index, (name, key) in enumerate(zip(names, keys, strict=True)):
+        stage = find_stage(index, name, key, digest_of_measurement, store)
+        if stage is None:
+            break
+        found.append(stage)
+    return found
+
+
+def model_key(recipe: Recipe, model: Model) -> str:
+    """The key of the model before the first plugin."""
+    return digest({"model": model_identity(recipe, model), "torch": version("torch")})
+
+
+def chain_keys(recipe: Recipe, devkit: Devkit, first: str) -> Iterator[str]:
+    """The key of every stage, beginning with `first`, the model's; the data set is read only for those after it."""
+    yield first
+    key, fingerprint = first, None
+    for step in recipe.chain:
+        fingerprint = fingerprint or devkit.fingerprint([recipe.data.train, recipe.data.val])
+        key = stage_key(key, step, recipe, fingerprint)
+        yield key
 
 
 def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
@@ -104,7 +130,8 @@ def _same(one: Model, other: Model) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name].cpu()) for name in first)
 
 
-def _check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
+def check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
+    """Raises StageError where the stage lost more mAP than the recipe allows."""
     limit = recipe.measure.max_map_loss
     before, after = parent.metrics["map"], stage.metrics["map"]
     if limit is not None and after < (1 - limit) * before:
@@ -132,17 +159,24 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[
 
     results.json
     recipe.yaml              the recipe as it was read
-    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, stage.log of each stage
+    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, training/, stage.log of each stage
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = results(recipe, stages)
     for stage, entry in zip(stages, found["stages"], strict=True):
         target = folder / f"{stage.index}-{stage.plugin}"
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(stage.bundle, target / "bundle")
-        shutil.copytree(stage.detections, target / "results")
-        shutil.copyfile(stage.folder / "stage.log", target / "stage.log")
+        copy_stage(stage, target)
         entry["bundle"] = str(target / "bundle")
     (folder / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
     write_atomically(folder / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
+
+
+def copy_stage(stage: Stage, target: Path) -> None:
+    """A copy that `detpress store gc` does not touch: bundle/, results/, training/ (if it trained), stage.log."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(stage.bundle, target / "bundle")
+    shutil.copytree(stage.detections, target / "results")
+    if (stage.folder / "training").is_dir():
+        shutil.copytree(stage.folder / "training", target / "training")
+    shutil.copyfile(stage.folder / "stage.log", target / "stage.log")
