@@ -1,13 +1,14 @@
 """What there is: `detpress model`, `plugins`, `recipes`, `data` and `store`."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detpress.commands.options import Json, print_json
+from detpress.commands.options import Json, echo_columns, print_json
 
 if TYPE_CHECKING:
     from detpress.plugin import Plugin
@@ -72,12 +73,18 @@ def plugins(
     elif name is not None and listings[0].status != "broken":
         typer.echo(_card(name, load_plugin(name)))
     else:
-        width = max(len(listing.name) for listing in listings)
-        for listing in listings:
-            forms = f"{' | '.join(listing.accepts)} -> {listing.returns or 'the same'}"
-            engine = f"{listing.engine} {listing.engine_version or 'not installed'}" if listing.engine else ""
-            row = f"{listing.name:<{width}}  {listing.status:<11}  {forms:<24}  {engine:<24}  {listing.reason or ''}"
-            typer.echo(row.rstrip())
+        echo_columns(
+            [
+                (
+                    listing.name,
+                    listing.status,
+                    _forms(listing.accepts, listing.returns) if listing.accepts else "",
+                    f"{listing.engine} {listing.engine_version or 'not installed'}" if listing.engine else "",
+                    listing.reason or "",
+                )
+                for listing in listings
+            ]
+        )
 
 
 def _card(name: str, plugin: "Plugin") -> str:
@@ -85,8 +92,12 @@ def _card(name: str, plugin: "Plugin") -> str:
 
     from detpress.plugin_card import option_lines
 
-    forms = f"{' | '.join(sorted(plugin.accepts))} -> {plugin.returns or 'the same'}"
+    forms = _forms(sorted(plugin.accepts), plugin.returns)
     return "\n".join([f"{name}  ({forms})", "", cleandoc(plugin.__doc__ or ""), "", *option_lines(plugin.Config)])
+
+
+def _forms(accepts: Sequence[str], returns: str | None) -> str:
+    return f"{' | '.join(accepts)} -> {returns or 'the same'}"
 
 
 def recipes(
@@ -115,8 +126,7 @@ def recipes(
     if as_json:
         print_json(found)
     else:
-        for row in found:
-            typer.echo(f"{row['name']:<14}  {row['description']}")
+        echo_columns([(row["name"], row["description"]) for row in found])
 
 
 @data.command("ls")
@@ -132,9 +142,9 @@ def data_ls(as_json: Json = False) -> None:
     if as_json:
         print_json([asdict(row) | {"path": str(row.path)} for row in rows])
     else:
-        for row in rows:
-            there = "there" if row.present else "not there"
-            typer.echo(f"{row.name:<16}  {there:<10}  {row.description}  {row.path}")
+        echo_columns(
+            [(row.name, "there" if row.present else "not there", row.description, str(row.path)) for row in rows]
+        )
 
 
 @data.command("get")

@@ -84,11 +84,14 @@ def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json 
     """
     from rich.console import Console
 
-    from detpress.plan import plan_chain, plan_table
+    from detpress.plan import plan_chain, plan_table, touched_layers
     from detpress.recipe import find_recipe, read_recipe
 
     rows = plan_chain(read_recipe(find_recipe(recipe), assignments or []))
     if as_json:
         print_json([row.as_dict() for row in rows])
-    else:
-        Console().print(plan_table(rows))
+        return
+    Console().print(plan_table(rows))
+    for row in rows:
+        if row.layers:
+            typer.echo(f"{row.index} {row.plugin} touches {touched_layers(row)}")
