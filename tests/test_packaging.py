@@ -1,5 +1,6 @@
 """What `pip install` of a wheel or of a source distribution brings."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     copy = folder / "repository"
     copy.mkdir()
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "runner.py"):
         shutil.copyfile(ROOT / name, copy / name)
     for name in ("detpress", *OUTSIDE):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -57,6 +58,17 @@ def test_the_wheel_has_the_entry_points(built: Path) -> None:
     assert dict(entries["console_scripts"]) == {"detpress": "detpress.cli:main"}
     lines = declared["options.entry_points"]["detpress.plugins"].strip().splitlines()
     assert [f"{name} = {value}" for name, value in sorted(entries["detpress.plugins"].items())] == sorted(lines)
+
+
+def test_runner_py_in_a_checkout_is_the_installed_command(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        wheel.extractall(built / "site")
+    monkeypatch.setenv("PYTHONPATH", str(built / "site"))
+    command = [sys.executable, "runner.py", "plugins", "--json"]
+    done = subprocess.run(command, cwd=built / "repository", capture_output=True, text=True, check=True)
+    statuses = {row["name"]: row["status"] for row in json.loads(done.stdout)}
+    assert statuses["nni.speedup"] == "working"
+    assert "broken" not in statuses.values()
 
 
 def test_the_source_distribution_builds_on_its_own(built: Path) -> None:
