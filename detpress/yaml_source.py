@@ -47,7 +47,7 @@ class YamlSource:
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
-        self.text = text  # as written, before anything was changed
+        self.text = text  # as read, before any `set`
         self._lines: dict[Place, int] = {}
         self._set: dict[Place, str] = {}
         self._homes: dict[Place, Place] = {(): ()}  # where in the file the parts of `data` stand
@@ -78,14 +78,6 @@ class YamlSource:
         elif isinstance(node, yaml.SequenceNode):
             for i, item in enumerate(node.value):
                 self._note(item, (*place, i))
-
-    @classmethod
-    def read(cls, path: Path) -> "YamlSource":
-        """The document in the file. Raises InputError where it cannot be read, too."""
-        try:
-            return cls(path, path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
 
     def part(self, place: Place, **shared: Place) -> "YamlSource":
         """The value at `place` as a source of its own, whose errors still name this file's lines and keys.
@@ -172,6 +164,14 @@ class YamlSource:
                 self._set[tuple(place)] = said
                 return
             target = target[key]
+
+
+def read_yaml(path: Path) -> YamlSource:
+    """The document in `path`. Raises InputError as `YamlSource` does, and for a file that cannot be read."""
+    try:
+        return YamlSource(path, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def _keys(path: str) -> list[str | int]:

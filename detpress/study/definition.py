@@ -31,7 +31,7 @@ from detpress.errors import InputError, nearest
 from detpress.measure.figures import DEFAULT_FIGURES, check_figure
 from detpress.plugin import Config
 from detpress.recipe import Recipe, check_recipe, find_recipe, shipped_recipes, spell_out
-from detpress.yaml_source import Place, YamlSource
+from detpress.yaml_source import Place, YamlSource, read_yaml
 
 Matrix = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -122,7 +122,7 @@ def open_studies(names: Sequence[str], seeds: int | None = None, assignments: Se
     chosen = None if seeds is None else tuple(range(seeds))
     if len(names) == 1 and names[0] in shipped_studies():
         return read_study(shipped_studies()[names[0]], chosen, assignments)
-    sources = [YamlSource.read(_find(name)) for name in names]
+    sources = [read_yaml(_find(name)) for name in names]
     if len(sources) == 1 and isinstance(sources[0].data, dict) and "recipes" in sources[0].data:
         return read_study(sources[0].path, chosen, assignments)
     variants = [_variant(source, source.path.stem, {}, assignments) for source in sources]
@@ -133,7 +133,7 @@ def open_studies(names: Sequence[str], seeds: int | None = None, assignments: Se
 
 def read_study(path: Path, seeds: Sequence[int] | None = None, assignments: Sequence[str] = ()) -> Study:
     """The study in `path`, `seeds` instead of its own. Raises InputError with one line a mistake."""
-    source = YamlSource.read(path)
+    source = read_yaml(path)
     if not isinstance(source.data, dict):
         raise InputError(f"{path}:1: expected a study with the keys {', '.join(_Document.model_fields)}")
     try:
@@ -190,7 +190,7 @@ def _read_entry(
             raise InputError("\n".join(spell_out(error, _Reference, source, place))) from error
         path = source.path.parent / reference.recipe
         try:
-            recipe = YamlSource.read(path if path.is_file() else find_recipe(reference.recipe))
+            recipe = read_yaml(path if path.is_file() else find_recipe(reference.recipe))
         except InputError as error:
             raise InputError(f"{source.where((*place, 'recipe'))}: {error}") from error
         name, matrix = reference.name or recipe.path.stem, reference.matrix
@@ -251,7 +251,7 @@ def _checked(
         for key, value in _scored_by(job.recipe).items():
             if value != (other := _scored_by(jobs[0].recipe)[key]):
                 raise InputError(
-                    f"{job.recipe.origin}: {job.variant} cannot be compared with {jobs[0].variant}: "
+                    f"{job.recipe.where(())}: {job.variant} cannot be compared with {jobs[0].variant}: "
                     f"{key} is {value}, not {other}"
                 )
     return Study(name, description, tuple(seeds), baseline or variants[0].name, tuple(metrics), tuple(jobs), text)
