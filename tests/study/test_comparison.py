@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import Finished
+from small_study import Finished
 
 from detpress.measure.figures import flat_figures
 from detpress.study.comparison import best_row, spread, verdict

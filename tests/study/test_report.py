@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Finished
+from small_study import Finished
 
 from detpress.errors import InputError
 from detpress.report.charts import nice_step, x_axis

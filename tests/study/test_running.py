@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import psutil
-from conftest import Finished
+from small_study import Finished
 
 from detpress.study.definition import open_studies
 from detpress.study.running import Plan
@@ -97,8 +97,11 @@ def test_no_process_outlives_a_study_that_is_killed_and_the_same_command_finishe
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
     made = {path: path.stat().st_mtime_ns for path in stages.glob("*/*/bundle/weights.safetensors")}
-    done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
+    choice = ["--where", "map > 0.1 and macs > 0", "--best", "parameters", "--json"]
+    done = subprocess.run([*command, *choice], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, "the recipe `broken` fails"
     results = json.loads(done.stdout)
     assert [job["row"] for job in results["jobs"] if job["status"] == "done"] == ["whole", "pruned", "trained"]
+    assert results["fits"] == ["whole", "pruned", "trained"]
+    assert results["best"] == "pruned"
     assert made.items() <= {path: path.stat().st_mtime_ns for path in stages.glob("*/*/bundle/*")}.items()
