@@ -14,7 +14,8 @@ from detpress.plugin import Form
 from detpress.recipe import Measure
 from detpress.report.table import baseline
 from detpress.stage import Stage
-from detpress.study.comparison import RESAMPLES, Scored, Scoring, compare_rows
+from detpress.study.comparison import Scored, Scoring, compare_rows
+from detpress.voc.bootstrap import RESAMPLES
 from detpress.voc.devkit import Devkit
 
 

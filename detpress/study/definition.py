@@ -197,12 +197,11 @@ def _read_entry(
     else:
         recipe = source.part(place, **{key: ("shared", key) for key in document.shared})
         name, matrix = str(entry.get("name", "")), recipe.data.pop("matrix", None)
+    home: Place = place
     if matrix is None:
         matrix, home = document.matrix, ()
-    else:
-        home = place
-        if not isinstance(matrix, dict) or not all(isinstance(v, list) and v for v in matrix.values()):
-            raise InputError(f"{source.where((*place, 'matrix'))}: expected lists of values by parameter")
+    elif not isinstance(matrix, dict) or not all(isinstance(v, list) and v for v in matrix.values()):
+        raise InputError(f"{source.where((*place, 'matrix'))}: expected lists of values by parameter")
     for values in itertools.product(*matrix.values()):
         parameters = dict(zip(matrix, values, strict=True))
         copy = recipe.copy()

@@ -107,7 +107,9 @@ def plan_study(study: Study, store: Store) -> Plan:
     first = study.jobs[0].recipe
     devkit = open_data(first.data.root, recipe_classes(first))
     model_keys: dict[str, str] = {}
-    jobs, plugins, there = [], {}, set()
+    jobs: list[PlannedJob] = []
+    plugins: dict[str, str] = {}
+    there: set[str] = set()
     for job in study.jobs:
         recipe = job.recipe
         same_model = digest(

@@ -53,7 +53,7 @@ def test_a_row_has_the_interval_of_its_detections_and_the_paired_one_of_the_diff
 def test_figures_are_those_of_the_last_stage(finished: Finished) -> None:
     [pruned] = [row for row in finished.results["rows"] if row["name"] == "pruned"]
     metrics = finished.outcomes["pruned"].stages[-1].metrics
-    assert pruned["figures"]["latency_ms.openvino.median"]["mean"] == metrics["latency_ms"]["openvino"]["median"]
+    assert pruned["figures"]["latency_ms.torch.median"]["mean"] == metrics["latency_ms"]["torch"]["median"]
     assert dict(flat_figures(metrics)).keys() < pruned["figures"].keys()
     assert "parameters" in pruned["fronts"], "no other row has fewer"
 
