@@ -68,7 +68,7 @@ def test_results_have_the_shape_that_is_documented(ran: Said, workplace: Path) -
         assert metrics["peak_memory_bytes"] > 10**7
     dense, _, masked, small, _, int8 = (stage["metrics"] for stage in found["stages"])
     assert masked["parameters"] == dense["parameters"]
-    assert masked["nonzero_parameters"] < 0.4 * dense["parameters"]
+    assert masked["nonzero_parameters"] < 0.6 * dense["parameters"]
     assert small["parameters"] == small["nonzero_parameters"] < 0.4 * dense["parameters"]
     assert small["macs"] < 0.4 * dense["macs"]
     assert (dense["simulated"], int8["simulated"]) == ([], ["latency_ms.torch", "map"])
