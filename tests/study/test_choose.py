@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detpress.errors import InputError
@@ -57,6 +57,7 @@ def test_anything_else_is_refused_with_its_place(text: str, message: str) -> Non
 words = st.sampled_from(["map", "and", "or", "not", "(", ")", "<", ">", "1", "-2e3", "x.y"])
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80) | st.lists(words).map(" ".join))
 def test_any_text_is_a_condition_or_an_input_error(text: str) -> None:
     with contextlib.suppress(InputError):
@@ -66,6 +67,7 @@ def test_any_text_is_a_condition_or_an_input_error(text: str) -> None:
 points = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12)
 
 
+@settings(deadline=None)
 @given(points)
 def test_the_front_is_what_no_point_beats(points: list[tuple[int, int]]) -> None:
     def beaten(i: int) -> bool:
