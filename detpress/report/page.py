@@ -80,7 +80,8 @@ def page(source: Source) -> str:
 
 def markdown(results: dict[str, Any]) -> str:
     """The summary and the table."""
-    lines = [f"# {results['study']}", "", *([results["description"], ""] if results["description"] else [])]
+    lines = [f"# {_plain(results['study'])}", ""]
+    lines += [_plain(results["description"]), ""] if results["description"] else []
     lines += [f"- {_plain(sentence)}" for sentence in summary(results)]
     header, *cells = _table_cells(results, people=True)
     lines += ["", _markdown_row(header), _markdown_row(["---"] * len(header)), *map(_markdown_row, cells), ""]

@@ -107,7 +107,7 @@ def test_a_point_tells_its_figures_to_the_pointer_and_to_the_keyboard(page: Any)
 
 
 def test_one_class_at_a_time_has_its_curves(page: Any) -> None:
-    page.get_by_label("Class", exact=True).select_option("two")
+    page.locator("#curve-class").select_option("two")
     assert page.locator(".of-class:visible figcaption").all_inner_texts() == ["Precision and recall of two"]
     assert page.locator(".of-class:visible polyline").count() == 3
 
