@@ -191,7 +191,8 @@ def test_a_pruner_that_masks_nothing_fails_and_says_so(detpress: Command, workpl
 def finder(workplace: Path, digits: Path) -> Path:
     """`finder`, a detector that finds one and the same box in every image, and `one-box`, a data set that holds it.
 
-    Its heads have next to nothing but biases: in the coarsest map, the box of the largest anchor, moved to the end of its cell.
+    Its heads have next to nothing but biases: in the coarsest map, the box of the largest anchor, moved to the end of
+    its cell.
     """
     shutil.copytree(digits, workplace / "one-box", ignore=shutil.ignore_patterns("*.xml"))
     for image in (path.stem for path in (workplace / "one-box/JPEGImages").iterdir()):
