@@ -18,6 +18,7 @@ class PlannedStage:
     """One row of `detpress validate`.
 
     parameters, nonzero_parameters, macs: expected from the plugin's plan, not measured on the finished model.
+    note: what the plugin cannot know before it has run.
     """
 
     index: int
@@ -28,6 +29,7 @@ class PlannedStage:
     parameters: int
     nonzero_parameters: int
     macs: int
+    note: str
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -44,13 +46,14 @@ def plan_chain(recipe: Recipe) -> list[PlannedStage]:
     rows = []
     form = model.form
     layers: tuple[str, ...] = ()
+    note = ""
     for index, step in enumerate([None, *recipe.chain]):
         if step is not None:
             try:
                 plan = step.plugin.plan(model, step.config)
             except DetpressError as error:
                 raise type(error)(f"{recipe.origin}: chain[{index - 1}].{step.name}: {error}") from error
-            model, layers = plan.model, plan.layers
+            model, layers, note = plan.model, plan.layers, plan.note
             form = step.plugin.returns or form
         rows.append(
             PlannedStage(
@@ -62,13 +65,16 @@ def plan_chain(recipe: Recipe) -> list[PlannedStage]:
                 parameter_count(model.network),
                 nonzero_parameters(model),
                 macs(model.architecture),
+                note,
             )
         )
     return rows
 
 
 def plan_table(rows: list[PlannedStage]) -> Table:
-    table = Table(caption="Expected from the plan, not measured. MACs: for one image.", caption_justify="left")
+    notes = [f"{row.index} {row.plugin}: {row.note}." for row in rows if row.note]
+    caption = "\n".join(["Expected from the plan, not measured. MACs: for one image.", *notes])
+    table = Table(caption=caption, caption_justify="left")
     for heading in ("stage", "takes", "gives"):
         table.add_column(heading, no_wrap=True)
     for heading in ("layers touched", "parameters", "non-zero", "MACs"):
