@@ -1,13 +1,14 @@
 """What there is: `detpress model`, `plugins`, `recipes`, `data` and `store`."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detpress.commands.options import Json, print_json
+from detpress.commands.options import Json, echo_columns, print_json
 
 if TYPE_CHECKING:
     from detpress.plugin import Plugin
@@ -72,12 +73,18 @@ def plugins(
     elif name is not None and listings[0].status != "broken":
         typer.echo(_card(name, load_plugin(name)))
     else:
-        width = max(len(listing.name) for listing in listings)
-        for listing in listings:
-            forms = f"{' | '.join(listing.accepts)} -> {listing.returns or 'the same'}"
-            engine = f"{listing.engine} {listing.engine_version or 'not installed'}" if listing.engine else ""
-            row = f"{listing.name:<{width}}  {listing.status:<11}  {forms:<24}  {engine:<24}  {listing.reason or ''}"
-            typer.echo(row.rstrip())
+        echo_columns(
+            [
+                (
+                    listing.name,
+                    listing.status,
+                    _forms(listing.accepts, listing.returns) if listing.accepts else "",
+                    f"{listing.engine} {listing.engine_version or 'not installed'}" if listing.engine else "",
+                    listing.reason or "",
+                )
+                for listing in listings
+            ]
+        )
 
 
 def _card(name: str, plugin: "Plugin") -> str:
@@ -85,8 +92,12 @@ def _card(name: str, plugin: "Plugin") -> str:
 
     from detpress.plugin_card import option_lines
 
-    forms = f"{' | '.join(sorted(plugin.accepts))} -> {plugin.returns or 'the same'}"
+    forms = _forms(sorted(plugin.accepts), plugin.returns)
     return "\n".join([f"{name}  ({forms})", "", cleandoc(plugin.__doc__ or ""), "", *option_lines(plugin.Config)])
+
+
+def _forms(accepts: Sequence[str], returns: str | None) -> str:
+    return f"{' | '.join(accepts)} -> {returns or 'the same'}"
 
 
 def recipes(
@@ -99,57 +110,71 @@ def recipes(
     detpress recipes quickstart > my-recipe.yaml
     """
     from detpress.recipe import find_recipe, shipped_recipes
-    from detpress.yaml_source import YamlSource
+    from detpress.yaml_source import read_yaml
 
     if name is not None:
-        typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+        source = read_yaml(find_recipe(name))
+        if as_json:
+            print_json(source.data)
+        else:
+            typer.echo(source.text, nl=False)
         return
     found = [
-        {
-            "name": recipe,
-            "description": YamlSource(path, path.read_text(encoding="utf-8")).data.get("description", ""),
-        }
+        {"name": recipe, "description": read_yaml(path).data.get("description", "")}
         for recipe, path in shipped_recipes().items()
     ]
     if as_json:
         print_json(found)
     else:
-        for row in found:
-            typer.echo(f"{row['name']:<14}  {row['description']}")
+        echo_columns([(row["name"], row["description"]) for row in found])
 
 
 @data.command("ls")
 def data_ls(as_json: Json = False) -> None:
-    """The data sets that detpress can make or fetch, and whether they are there."""
+    """The data sets that detpress can make or fetch, and whether they are there.
+
+    \b
+    detpress data ls
+    """
     from detpress.voc.download import known_data_sets
 
     rows = known_data_sets()
     if as_json:
         print_json([asdict(row) | {"path": str(row.path)} for row in rows])
     else:
-        for row in rows:
-            there = "there" if row.present else "not there"
-            typer.echo(f"{row.name:<16}  {there:<10}  {row.description}  {row.path}")
+        echo_columns(
+            [(row.name, "there" if row.present else "not there", row.description, str(row.path)) for row in rows]
+        )
 
 
 @data.command("get")
 def data_get(
     name: Annotated[str, typer.Argument(help="voc2007, voc2012 or digits.")],
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; the cache by default.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Download a data set, checksums verified; prints the folder for a recipe's data.root.
 
     \b
     detpress data get voc2007
+    detpress data get digits --root data
     """
     from detpress.voc.download import get_data_set
 
-    typer.echo(get_data_set(name, root))
+    path = get_data_set(name, root)
+    if as_json:
+        print_json({"name": name, "path": str(path)})
+    else:
+        typer.echo(path)
 
 
 @store.command("ls")
 def store_ls(as_json: Json = False) -> None:
-    """The finished stages."""
+    """The finished stages, the most recently used first.
+
+    \b
+    detpress store ls
+    """
     from detpress.cache import cache_root
     from detpress.store import Store
 

@@ -1,6 +1,7 @@
-"""Options that several commands share."""
+"""Options and output that several commands share."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,3 +17,10 @@ Assignments = Annotated[
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def echo_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows of equally many cells, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -123,7 +123,8 @@ def fit(
 ) -> Model:
     """A trained copy of `model`, its masks held. The rest is as in `train`."""
     network = copy.deepcopy(model.network)
-    hooks: tuple[AfterStep, ...] = (partial(apply_masks, masks=model.masks), *after_step)
+    hold_masks = partial(apply_masks, masks=model.masks)
+    hooks: tuple[AfterStep, ...] = (hold_masks, *after_step)
     train(network, model.architecture, config, devkit, split, seed, scratch, log, progress, losses, hooks)
     return replace(model, network=network)
 
