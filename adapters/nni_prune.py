@@ -139,7 +139,8 @@ def choose_filters(
             config.append(_norm_with_its_convolution(i))
     coupled = [[f"layers.{i}.{part}" for i in group] for group in groups if group[0] in targets.ranked]
     trained, masks = _compress(network, architecture, pruner, config, coupled, targets.at_most, bench, schedule)
-    kept = {i: masks[f"layers.{i}.{part}"]["weight"].flatten(1).any(dim=1) for i in targets.layers}
+    scored = {i: masks[f"layers.{i}.{part}"]["weight"] for i in targets.layers}
+    kept = {i: mask.reshape(len(mask), -1).any(dim=1) for i, mask in scored.items()}
     _check_counts(targets, kept)
     return trained, kept
 

@@ -28,7 +28,6 @@ class Pruner(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.MASKED
     engine = "nni"
-    version = 2
     pruner: ClassVar[str]
 
     def plan(self, model: "Model", config: Any) -> Plan:
@@ -38,7 +37,9 @@ class Pruner(Plugin):
             shape = model.network.get_parameter(f"layers.{layer}.convolution.weight").shape
             shape = shape if self._single_weights(config) else shape[:1]
             kept[layer] = _any_of_them(shape, targets.removed.get(layer, int(targets.sparsity * shape.numel())))
-        note = f"{len(targets.ranked)} layers are ranked globally; counted as if each of them lost the same share"
+        note = (
+            f"{len(targets.ranked)} layers are ranked globally; figures from here on are as if each lost the same share"
+        )
         names = tuple(f"layers.{layer}" for layer in targets.layers)
         return Plan(names, self._masked(model, config, kept), note if targets.ranked else "")
 
@@ -172,9 +173,9 @@ class Taylor(Pruner):
     """Masks the filters whose removal would change the loss least, judged by gradients while it trains.
 
     Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", arXiv:1906.10771,
-    2019, by NNI's TaylorPruner: the mean over the steps of a filter's sum of (weight * gradient)^2, the paper's first
-    order on weights (it adds up first and squares then where a filter is one group; NNI squares first). The paper
-    ranks globally, and prunes a few filters every few steps: `ranking: global`, `schedule: {kind: linear}`.
+    2019, by NNI's TaylorPruner: a filter's sum of (weight * gradient)^2, the mean over the steps of training. The
+    paper also puts gates behind the BatchNorms and scores these; NNI scores the convolutions' weights. It ranks all
+    layers together and prunes a few filters every few steps: `ranking: global`, `schedule: {kind: linear}`.
     """
 
     Config = TrainedPruning

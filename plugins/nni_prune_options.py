@@ -107,6 +107,13 @@ class SlimPruning(TrainedPruning):
     )
 
 
+class MovementSchedule(Schedule):
+    """NNI raises the sparsity of movement pruning in one way."""
+
+    kind: Literal["agp"] = Field("agp", description="in rises that get smaller (1 - (1 - t)^3)")
+    steps: int = Field(4, ge=2, le=1000, description="rises of the sparsity")
+
+
 class MovementPruning(FilterPruning):
     """Filters or single weights, judged by whether training moves them away from zero."""
 
@@ -115,7 +122,7 @@ class MovementPruning(FilterPruning):
     masks: Literal["filters", "weights"] = Field(
         "filters", description="what is masked as a whole; nni.speedup can remove filters only"
     )
-    schedule: Schedule = Schedule(kind="agp", steps=4)
+    schedule: MovementSchedule = MovementSchedule()
     cooldown: int = Field(1, ge=0, le=1000, description="epochs after the last rise, in which masks still change")
 
     @property
@@ -123,9 +130,7 @@ class MovementPruning(FilterPruning):
         return super().epochs + self.cooldown
 
     @model_validator(mode="after")
-    def _rises_as_nni_does(self) -> Self:
-        if self.schedule.kind != "agp":
-            raise ValueError("schedule: NNI raises the sparsity of movement pruning in one way: expected `kind: agp`")
+    def _single_weights_as_asked(self) -> Self:
         if self.masks == "weights":
             self._only_sparsity("single weights are masked")
         return self
