@@ -89,7 +89,7 @@ class _Ranking:
         order = torch.cat(scores).argsort(stable=True)
         share = self._target_spaces[self.coupled[0][0]]["weight"].sparse_ratio
         lost = torch.cat(owners)[order][torch.cat(weights)[order].cumsum(0) <= share * total]
-        return torch.bincount(lost, minlength=len(self.coupled)).tolist()  # type: ignore[no-any-return]
+        return torch.bincount(lost, minlength=len(self.coupled)).tolist()
 
     def _on_one_scale(self, score: Tensor) -> Tensor:
         return score if self.comparable else score / score.mean().clamp(min=torch.finfo(score.dtype).tiny)
