@@ -19,6 +19,10 @@ class StaticInt8Options(plugin.Config):
     algorithm: Literal["minmax", "kl"] = Field(
         "minmax", description="range of an activation: what was seen, or what loses least of its histogram"
     )
+    symmetric: bool = Field(
+        False, description="an activation's zero is the middle of its 256 values, whichever values it takes"
+    )
+    per_channel: bool = Field(True, description="one scale for each filter's weights; false: one for the whole layer's")
     float_layers: list[str] = Field([], description="patterns of layers kept in float, such as `layers.0`")
     float_heads: bool = Field(False, description="keep the convolutions that give the raw maps in float")
 
@@ -28,7 +32,10 @@ class StaticInt8(Plugin):
 
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
     arXiv:1712.05877, 2018, by Intel Neural Compressor's post-training static quantization (PyTorch 2 export):
-    weights signed, symmetric, one scale a filter; activations unsigned, affine, one scale a tensor; BatchNorm folded.
+    weights signed, symmetric, one scale a filter or a layer; activations unsigned, one scale and zero a tensor; BatchNorm
+    folded. Ranges of activations: `minmax` is the mean over batches of the smallest and largest value; `kl` is the range
+    in which the histogram of the values loses least by rounding, as INC names it (what runs is PyTorch's
+    HistogramObserver, whose measure is the squared error, not the divergence of that name). The network takes any batch.
     The paper also keeps biases in integers and trains with quantization in the loop; here biases are float and
     nothing is trained.
     """
@@ -50,11 +57,12 @@ class StaticInt8(Plugin):
         return Plan(tuple(layers), model)
 
     def apply(self, model: "Model", config: StaticInt8Options, bench: Workbench) -> "Model":
-        from detpress.adapters.inc import quantize_static
+        from detpress.adapters.inc import Scheme, quantize_static
 
         in_float = layers_in_float(model.architecture, config)
         images = bench.calibration(config.calibration_images)
-        network = quantize_static(model.network, model.architecture, images, config.algorithm, in_float, bench.log)
+        scheme = Scheme(config.algorithm, config.symmetric, config.per_channel)
+        network = quantize_static(model.network, model.architecture, images, scheme, in_float, bench.log)
         bench.log.info("%d convolutions in int8, %d in float", len(network.quantization.inputs), len(in_float))
         return model.with_network(network, Form.INT8)
 
