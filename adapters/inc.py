@@ -132,7 +132,9 @@ def network_of_program(program: torch.fx.GraphModule, architecture: Architecture
             continue
         # The node that quantizes gives the integers; its scale is a number for the whole layer, or one a filter.
         quantizing = weight.args[0]
-        arguments = [state[str(part.target)] if isinstance(part, torch.fx.Node) else part for part in quantizing.args[1:]]
+        arguments = [
+            state[str(part.target)] if isinstance(part, torch.fx.Node) else part for part in quantizing.args[1:]
+        ]
         tensors[f"{name}.weight"] = quantizing.target(folded, *arguments)
         scale = torch.as_tensor(arguments[0]).expand(len(folded))
         tensors[f"{name}.weight_scale"] = scale

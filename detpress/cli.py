@@ -5,7 +5,7 @@ import sys
 import click
 import typer
 
-from detpress.commands import bundles, listing, running, scoring
+from detpress.commands import bundles, listing, running, scoring, sensitivity
 from detpress.errors import DetpressError, InputError, no_room
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command()(running.run)
 app.command()(running.validate)
 app.command()(scoring.evaluate)
 app.command()(scoring.detect)
+app.command()(sensitivity.sensitivity)
 app.command()(bundles.export)
 app.command("import")(bundles.import_darknet)
 app.command()(listing.model)

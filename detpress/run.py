@@ -93,6 +93,8 @@ class _Application:
             "engine": f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None,
             "seed": self.seed,
         }
+        if after.notes:
+            record["notes"] = list(after.notes)
         return replace(after, history=(*before.history, record))
 
 

@@ -32,11 +32,18 @@ def convolutions(model: Model) -> set[int]:
     return {i for i, layer in enumerate(model.architecture.layers) if isinstance(layer, Convolution)}
 
 
-@pytest.mark.parametrize(("algorithm", "in_float"), [(Scheme(), set()), ("kl", {2, 15, 22})])
+@pytest.mark.parametrize(
+    ("scheme", "in_float"),
+    [
+        (Scheme(), set()),
+        (Scheme("kl", symmetric=True), {2, 15, 22}),
+        (Scheme("kl", per_channel=False), {0}),
+    ],
+)
 def test_our_network_gives_the_bits_of_incs_program(
-    tiny: Model, images: Tensor, algorithm: str, in_float: set[int]
+    tiny: Model, images: Tensor, scheme: Scheme, in_float: set[int]
 ) -> None:
-    program = inc_program(tiny.network, images, algorithm, in_float, LOG)
+    program = inc_program(tiny.network, images, scheme, in_float, LOG)
     network = network_of_program(program, tiny.architecture)
     assert set(network.quantization.inputs) == convolutions(tiny) - in_float
     unseen = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -69,7 +76,7 @@ def test_a_single_image_is_enough_to_calibrate(tiny: Model, images: Tensor) -> N
 def test_symmetric_activations_have_their_zero_in_the_middle(tiny: Model, images: Tensor) -> None:
     network = quantize_static(tiny.network, tiny.architecture, images, Scheme(symmetric=True), (), LOG)
     first = network.quantization.inputs[0]
-    assert all(scale.zero_point == 128 for scale in network.quantization.inputs.values())
+    assert all(scale.zero_point == 127 for scale in network.quantization.inputs.values())
     largest = torch.stack([part.max() for part in torch.tensor_split(images, 2)]).mean()
     assert first.scale == pytest.approx(float(largest) / 127.5, rel=1e-6), "255 steps over [-largest, largest]"
 

@@ -1,0 +1,114 @@
+"""Quantization-aware training by PyTorch 2 export (torchao), ending in the same int8 network as INC's static one.
+
+INC 3.10 has a `prepare_qat` of its own, for Linear layers and MX formats; it leaves convolutions alone. What INC
+quantizes statically by is torchao's X86InductorQuantizer, and that has a form for training: `export` -> `prepare_qat`
+(every rounded tensor passes a fake-quantizer, BatchNorm is kept and folded inside the loop) -> train -> `convert`.
+"""
+
+import copy
+import logging
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detpress.adapters.inc import calibrate, network_of_program
+from detpress.detector.architecture import Architecture
+from detpress.detector.network import Network
+from detpress.detector.quantized import QuantizedNetwork
+from detpress.engine_log import engine_messages
+from detpress.errors import StageError
+
+
+class FakeQuantizedNetwork(nn.Module):
+    """Gives raw maps like `Network`, and can be trained like it: rounding passes gradients straight through."""
+
+    def __init__(self, program: torch.fx.GraphModule, architecture: Architecture) -> None:
+        super().__init__()
+        self.program = program
+        self.architecture = architecture
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.program(images))
+
+    def train(self, mode: bool = True) -> "FakeQuantizedNetwork":
+        """An exported program refuses `train` and `eval`; torchao rewrites its BatchNorms instead."""
+        from torchao.quantization.pt2e import move_exported_model_to_eval, move_exported_model_to_train
+
+        (move_exported_model_to_train if mode else move_exported_model_to_eval)(self.program)
+        self.training = mode
+        return self
+
+
+def fake_quantized(network: Network, float_layers: Collection[int], log: logging.Logger) -> FakeQuantizedNetwork:
+    """`network`, ready for training; it is left as it was. float_layers: layer numbers left without rounding."""
+    with engine_messages(log, "torch", "torchao"):
+        import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
+        from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+
+        side = network.architecture.image_size
+        any_batch = {0: torch.export.Dim("batch", min=2, max=4096)}
+        trained = copy.deepcopy(network).train().requires_grad_(True)
+        example = (torch.zeros(2, 3, side, side),)
+        program = torch.export.export(trained, example, dynamic_shapes=(any_batch,)).module()
+        quantizer = x86.X86InductorQuantizer()
+        quantizer.set_global(_rounding())
+        for i in sorted(float_layers):
+            quantizer.set_module_name_qconfig(f"layers.{i}.convolution", None)
+        prepared = prepare_qat_pt2e(program, quantizer)
+    return FakeQuantizedNetwork(prepared, network.architecture)
+
+
+def _rounding() -> Any:
+    """What INC's default rounds, in its form for training: inputs and weights of convolutions, and nothing else.
+
+    torchao's own default rounds every output as well, and takes no scale below 2**-12, which weights folded with their
+    BatchNorm often need.
+    """
+    from torchao.quantization.pt2e import MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
+    from torchao.quantization.pt2e.fake_quantize import FusedMovingAvgObsFakeQuantize
+    from torchao.quantization.pt2e.quantizer import QuantizationSpec
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import QuantizationConfig
+
+    activation = QuantizationSpec(
+        dtype=torch.uint8,
+        quant_min=0,
+        quant_max=255,
+        qscheme=torch.per_tensor_affine,
+        observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver),
+    )
+    weight = QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-128,
+        quant_max=127,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+        observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(
+            observer=MovingAveragePerChannelMinMaxObserver
+        ),
+    )
+    return QuantizationConfig(
+        input_activation=activation, output_activation=None, weight=weight, bias=None, is_qat=True
+    )
+
+
+def to_int8(network: FakeQuantizedNetwork, images: Tensor, log: logging.Logger) -> QuantizedNetwork:
+    """The trained network in int8; `network` is used up.
+
+    images: float32 (N, 3, H, W) in [0, 1]: the ranges are read anew, since the weights are now a moving average that
+        no fake-quantizer has seen.
+    Raises StageError where no convolution was quantized, and where the two compute differently.
+    """
+    with engine_messages(log, "torch", "torchao"), torch.no_grad():
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+        program = network.eval().program
+        calibrate(program, images)
+        converted = convert_pt2e(program, fold_quantize=False)
+    quantized = network_of_program(converted, network.architecture)
+    with torch.inference_mode():
+        pairs = zip(converted(images[:2]), quantized(images[:2]), strict=True)
+        if not all(torch.equal(one, other) for one, other in pairs):
+            raise StageError("torchao's program does not compute what its scales and weights say of its convolutions")
+    return quantized
