@@ -64,12 +64,21 @@ def quantize_static(
     Raises InputError without images, StageError where the network does not give finite numbers for them, and where INC
     quantized no convolution or something else than convolutions.
     """
-    program = inc_program(network, images, scheme, float_layers, log)
+    return int8_network(inc_program(network, images, scheme, float_layers, log), architecture, images)
+
+
+def int8_network(program: torch.fx.GraphModule, architecture: Architecture, images: Tensor) -> QuantizedNetwork:
+    """`network_of_program`, held against the program on two of the images that it was calibrated with.
+
+    Raises StageError where the two differ by a bit: then the program rounds something else than convolutions.
+    """
     quantized = network_of_program(program, architecture)
     with torch.inference_mode():
-        pairs = zip(program(images[:1]), quantized(images[:1]), strict=True)
+        pairs = zip(program(images[:2]), quantized(images[:2]), strict=True)
         if not all(torch.equal(one, other) for one, other in pairs):
-            raise StageError("INC's program does not compute what its scales and weights say of its convolutions")
+            raise StageError(
+                "the engine's program does not compute what its scales and weights say of its convolutions"
+            )
     return quantized
 
 
@@ -115,8 +124,23 @@ def network_of_program(program: torch.fx.GraphModule, architecture: Architecture
 
     Raises StageError where none of its convolutions is quantized.
     """
+    tensors, inputs = quantized_convolutions(program)
+    if not inputs:
+        raise StageError("INC quantized no convolution")
+    scales = {i: InputScale(float(x.args[1]), int(x.args[2])) for i, x in sorted(inputs.items())}
+    network = QuantizedNetwork(architecture, Quantization(scales))
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
+
+
+def quantized_convolutions(program: torch.fx.GraphModule) -> tuple[dict[str, Tensor], dict[int, Any]]:
+    """What INC's converted program holds of its convolutions.
+
+    Returns their weights, weight scales and biases, called as in `QuantizedNetwork`; and, by the layer number of each
+    convolution that is quantized, the node that dequantizes its input.
+    """
     state = program.state_dict()
-    inputs: dict[int, InputScale] = {}
+    inputs: dict[int, Any] = {}
     tensors: dict[str, Tensor] = {}
     for node in program.graph.nodes:
         if node.target is not torch.ops.aten.conv2d.default:
@@ -136,11 +160,6 @@ def network_of_program(program: torch.fx.GraphModule, architecture: Architecture
             state[str(part.target)] if isinstance(part, torch.fx.Node) else part for part in quantizing.args[1:]
         ]
         tensors[f"{name}.weight"] = quantizing.target(folded, *arguments)
-        scale = torch.as_tensor(arguments[0]).expand(len(folded))
-        tensors[f"{name}.weight_scale"] = scale
-        inputs[int(name.split(".")[1])] = InputScale(float(x.args[1]), int(x.args[2]))
-    if not inputs:
-        raise StageError("INC quantized no convolution")
-    network = QuantizedNetwork(architecture, Quantization(dict(sorted(inputs.items()))))
-    network.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()})
-    return network.eval().requires_grad_(False)
+        tensors[f"{name}.weight_scale"] = torch.as_tensor(arguments[0]).expand(len(folded))
+        inputs[int(name.split(".")[1])] = x
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}, inputs

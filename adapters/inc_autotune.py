@@ -15,7 +15,7 @@ import neural_compressor.common  # noqa: F401  sets its logger up, which inside 
 import torch
 from torch import Tensor
 
-from detpress.adapters.inc import Scheme, calibrate, exported, network_of_program
+from detpress.adapters.inc import Scheme, calibrate, exported, int8_network
 from detpress.detector.network import Network
 from detpress.detector.quantized import QuantizedNetwork
 from detpress.engine_log import engine_messages
@@ -88,7 +88,7 @@ def tune(
     def evaluate(program: Any) -> float:
         if not begun:  # INC begins with the float program
             return criterion.baseline
-        trials.append(score(begun[-1], network_of_program(program, architecture)))
+        trials.append(score(begun[-1], int8_network(program, architecture, images)))
         return trials[-1].map
 
     with engine_messages(log, "neural_compressor", "torch"), torch.no_grad():

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from detpress.builtin import BUILTIN
 from detpress.detector.architecture import Architecture
+from detpress.detector.dynamic import DynamicNetwork, DynamicQuantization
 from detpress.detector.half import HalfNetwork, HalfPrecision
 from detpress.detector.network import Network
 from detpress.detector.packed import PackedNetwork, Packing
@@ -40,6 +41,7 @@ MASK = "mask/"
 KINDS: dict[str, tuple[type[nn.Module], Any]] = {
     "quantization": (QuantizedNetwork, Quantization),
     "simulation": (SimulatedNetwork, Simulation),
+    "dynamic": (DynamicNetwork, DynamicQuantization),
     "half_precision": (HalfNetwork, HalfPrecision),
     "packing": (PackedNetwork, Packing),
 }

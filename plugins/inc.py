@@ -64,6 +64,41 @@ class StaticInt8(Plugin):
         return model.with_network(network, Form.INT8)
 
 
+class DynamicInt8Options(LayerOptions):
+    """What is rounded together."""
+
+    per_channel: bool = Field(True, description="one scale for each filter's weights; false: one for the whole layer's")
+
+
+class DynamicInt8(Plugin):
+    """Weights in 8-bit integers, activations rounded to 8 bits by the range that they have in each run.
+
+    Intel Neural Compressor's dynamic quantization (PyTorch 2 export): no calibration images, and no range that an
+    unusual image could leave; in exchange the range of every convolution's input is searched in every run, over the
+    whole batch, so that a result depends a little on what else is in the batch. What really runs: none of the runtimes
+    here executes such a convolution in integers from this network (ONNX Runtime alone could, as ConvInteger); it is
+    computed in float on rounded numbers, so the form is `simulated` and the figures are marked. The storage is real.
+    INC's default of one scale for a whole layer's weights is `per_channel: false`.
+    """
+
+    Config = DynamicInt8Options
+    accepts = frozenset({Form.DENSE})
+    returns = Form.SIMULATED
+    engine = "neural-compressor"
+
+    def plan(self, model: "Model", config: DynamicInt8Options) -> Plan:
+        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
+
+    def apply(self, model: "Model", config: DynamicInt8Options, bench: Workbench) -> "Model":
+        from detpress.adapters.inc_dynamic import quantize_dynamic
+
+        in_float = layers_in_float(model.architecture, config)
+        images = bench.calibration(1)
+        network = quantize_dynamic(model.network, model.architecture, images, config.per_channel, in_float, bench.log)
+        bench.log.info("%d convolutions rounded dynamically, %d in float", len(network.dynamic.layers), len(in_float))
+        return model.with_network(network, Form.SIMULATED)
+
+
 class HalfOptions(LayerOptions):
     """Which 16 bits."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import LAYER_TYPES, Architecture, Convolution, MaxPool, Route, Upsample
+from detpress.detector.dynamic import DynamicConvolution
 from detpress.detector.half import HalfConvolution
 from detpress.detector.packed import PackedConvolution
 from detpress.detector.quantized import QuantizedConvolution
@@ -80,7 +81,8 @@ def storage_bytes(model: Model) -> dict[str, int]:
     """Bytes of the tensors under each encoding, file headers not counted; what is on disk is the bundle's.
 
     dense_fp32: 4 bytes for every parameter, zeros among them, and every mean and variance of a BatchNorm.
-    int8: of an int8 model, 1 byte for a quantized weight and 4 for anything else, its scales among them.
+    int8: of an int8 model, or one rounded dynamically, 1 byte for a quantized weight and 4 for anything else, its
+        scales among them.
     half: of a model in 16 bits, 2 bytes for a parameter of a convolution that computes in them and 4 for anything else.
     packed: of a packed model, its codes as they are stored, 2 bytes for a scale and a zero of a group, and 4 for
         anything else. Of a simulated model, as many bits for a quantized weight as its codes need, each layer filled up
@@ -91,7 +93,7 @@ def storage_bytes(model: Model) -> dict[str, int]:
     stored = sum(tensor.nbytes for tensor in tensors)
     statistics = sum(tensor.numel() for name, tensor in network.named_buffers() if name.endswith(STATISTICS))
     encodings = {"dense_fp32": 4 * (parameter_count(network) + statistics)}
-    if _modules(network, QuantizedConvolution):
+    if _modules(network, QuantizedConvolution) or _modules(network, DynamicConvolution):
         encodings["int8"] = stored
     if _modules(network, HalfConvolution):
         encodings["half"] = stored
@@ -114,6 +116,9 @@ def _parameters(network: nn.Module) -> Iterator[Tensor]:
     for quantized in _modules(network, QuantizedConvolution):
         yield quantized.weight
         yield quantized.bias
+    for dynamic in _modules(network, DynamicConvolution):
+        yield dynamic.weight
+        yield dynamic.bias
     for simulated in _modules(network, SimulatedConvolution):
         yield simulated.float_weight
         yield simulated.bias

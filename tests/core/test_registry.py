@@ -14,6 +14,7 @@ from detpress.registry import list_plugins, load_plugin, plugin_names
 
 BUILT_IN = {
     "inc.autotune",
+    "inc.dynamic_int8",
     "inc.mixed_precision",
     "inc.qat",
     "inc.static_int8",
