@@ -39,7 +39,7 @@ with warnings.catch_warnings():
 Task = Callable[..., Any]
 
 
-class WorkbenchEvaluator(TorchEvaluator):
+class WorkbenchEvaluator(TorchEvaluator):  # type: ignore[misc]  # NNI has no types
     """An NNI evaluator that trains by `bench.train`, for the epochs that `training` says, no more and no fewer.
 
     network: the one that the compressor will be given, before it is wrapped, its parameters requiring gradients.

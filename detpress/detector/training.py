@@ -124,7 +124,7 @@ def fit(
     """A trained copy of `model`, its masks held. The rest is as in `train`."""
     network = copy.deepcopy(model.network)
     hold_masks = partial(apply_masks, masks=model.masks)
-    hooks = (hold_masks, *after_step)
+    hooks: tuple[AfterStep, ...] = (hold_masks, *after_step)
     train(network, model.architecture, config, devkit, split, seed, scratch, log, progress, losses, hooks)
     return replace(model, network=network)
 
