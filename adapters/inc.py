@@ -105,7 +105,8 @@ def exported(network: nn.Module, images: Tensor) -> torch.fx.GraphModule:
         raise InputError("no calibration images: the activations' ranges cannot be known")
     any_batch = {0: torch.export.Dim("batch", min=1, max=1024)}
     example = images[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a constant
-    return export(copy.deepcopy(network).eval(), (example,), dynamic_shapes=(any_batch,))
+    program: torch.fx.GraphModule = export(copy.deepcopy(network).eval(), (example,), dynamic_shapes=(any_batch,))
+    return program
 
 
 @torch.no_grad()

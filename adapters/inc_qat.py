@@ -8,7 +8,7 @@ quantizes statically by is torchao's X86InductorQuantizer, and that has a form f
 import copy
 import logging
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class FakeQuantizedNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.program(images))
 
-    def train(self, mode: bool = True) -> "FakeQuantizedNetwork":
+    def train(self, mode: bool = True) -> Self:
         """An exported program refuses `train` and `eval`; torchao rewrites its BatchNorms instead."""
         from torchao.quantization.pt2e import move_exported_model_to_eval, move_exported_model_to_train
 

@@ -9,6 +9,7 @@ from detpress.plugin import Form, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
+    from detpress.detector.network import Network
     from detpress.model import Model
 
 
@@ -129,7 +130,7 @@ class MixedPrecision(Plugin):
         from detpress.adapters.inc_half import to_half_precision
 
         in_float = layers_in_float(model.architecture, config)
-        network = to_half_precision(model.network, config.dtype, in_float, bench.calibration(1), bench.log)
+        network = to_half_precision(float_network(model), config.dtype, in_float, bench.calibration(1), bench.log)
         bench.log.info("%d convolutions in %s", len(network.half_precision.layers), config.dtype)
         return model.with_network(network, Form.HALF)
 
@@ -194,10 +195,18 @@ class WeightOnly(Plugin):
         packing = Packing(config.bits, config.group_size, config.symmetric, layers)
         images = bench.calibration(config.calibration_images) if config.algorithm == "gptq" else None
         network = pack_weights(
-            model.network, packing, config.algorithm, config.search_range, images, bench.log, bench.progress
+            float_network(model), packing, config.algorithm, config.search_range, images, bench.log, bench.progress
         )
         bench.log.info("%d convolutions in %d bits", len(layers), config.bits)
         return model.with_network(network, Form.PACKED)
+
+
+def float_network(model: "Model") -> "Network":
+    """The network of a dense model."""
+    from detpress.detector.network import Network
+
+    assert isinstance(model.network, Network)
+    return model.network
 
 
 def layers_to_quantize(architecture: "Architecture", config: LayerOptions) -> list[int]:

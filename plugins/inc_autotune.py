@@ -8,7 +8,7 @@ from pydantic import Field
 
 from detpress import plugin
 from detpress.plugin import Form, Plan, Plugin, Workbench
-from detpress.plugins.inc import LayerOptions, layers_in_float, layers_to_quantize
+from detpress.plugins.inc import LayerOptions, float_network, layers_in_float, layers_to_quantize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +72,7 @@ class Autotune(Plugin):
         from detpress.adapters.inc import Scheme
         from detpress.adapters.inc_autotune import Candidate, Criterion, tune
 
+        network = float_network(model)
         kept = tuple(sorted(layers_in_float(model.architecture, config)))
         quantized = layers_to_quantize(model.architecture, config)
         images = bench.calibration(config.calibration_images)
@@ -81,7 +82,7 @@ class Autotune(Plugin):
         schemes = [Scheme(one.algorithm, one.symmetric, one.per_channel) for one in config.schemes]
 
         candidates = [Candidate(scheme, kept) for scheme in schemes][: config.trials]
-        found = tune(model.network, images, candidates, criterion, trials.score, bench.log)
+        found = tune(network, images, candidates, criterion, trials.score, bench.log)
         best = max(found, key=lambda trial: trial.map)
         left = replace(
             criterion,
@@ -91,7 +92,7 @@ class Autotune(Plugin):
         if not criterion.met(best) and left.trials and (left.seconds is None or left.seconds > 0):
             order = trials.by_sensitivity(best.candidate, bench.calibration(config.sensitivity_images))
             candidates = [Candidate(best.candidate.scheme, kept + tuple(order[:n])) for n in range(1, len(quantized))]
-            found += tune(model.network, images, candidates[: left.trials], left, trials.score, bench.log)
+            found += tune(network, images, candidates[: left.trials], left, trials.score, bench.log)
             best = max(found, key=lambda trial: trial.map)
         bench.log.info("%s", _table(found, criterion, best))
         return replace(trials.model(best.candidate), notes=(_outcome(found, criterion, best),))
@@ -140,11 +141,13 @@ class _Trials:
 
     def by_sensitivity(self, candidate: "Candidate", images: "Tensor") -> list[int]:
         """Layer numbers of the convolutions in int8, first those whose rounding costs the raw maps most."""
+        from detpress.detector.quantized import QuantizedNetwork
         from detpress.measure.sensitivity import measure_sensitivity
 
         def compute(folder: "Path") -> None:
             quantized = self.model(candidate).network
-            found = measure_sensitivity(quantized, self.parent.network, images, self.bench.progress)
+            assert isinstance(quantized, QuantizedNetwork)
+            found = measure_sensitivity(quantized, float_network(self.parent), images, self.bench.progress)
             _write(folder, {"order": [layer.index for layer in found.by_gain()]})
 
         order: list[int] = _read(self.bench.remember({"sensitivity": _key(candidate)}, compute))["order"]

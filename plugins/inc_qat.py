@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from detpress.detector.training_config import TrainingConfig
 from detpress.plugin import Form, Plan, Plugin, Workbench
-from detpress.plugins.inc import LayerOptions, layers_in_float, layers_to_quantize
+from detpress.plugins.inc import LayerOptions, float_network, layers_in_float, layers_to_quantize
 
 if TYPE_CHECKING:
     from detpress.model import Model
@@ -54,7 +54,7 @@ class QuantizationAwareTraining(Plugin):
 
         from detpress.adapters.inc_qat import FakeQuantizedNetwork, fake_quantized, to_int8
 
-        network = fake_quantized(model.network, layers_in_float(model.architecture, config), bench.log)
+        network = fake_quantized(float_network(model), layers_in_float(model.architecture, config), bench.log)
         trained = bench.fit(replace(model, network=network), config).network
         assert isinstance(trained, FakeQuantizedNetwork)
         images = bench.calibration(config.calibration_images)

@@ -50,12 +50,22 @@ class HalfNetwork(Network):
     def __init__(self, architecture: Architecture, half: HalfPrecision) -> None:
         super().__init__(architecture)
         self.half_precision = half
+        channels = (3, *architecture.output_channels)
         for i in sorted(half.layers):
-            if not (i < len(architecture.layers) and isinstance(architecture.layers[i], Convolution)):
+            layer = architecture.layers[i] if i < len(architecture.layers) else None
+            if not isinstance(layer, Convolution):
                 raise InputError(f"layers.{i}: in 16 bits, but not a convolution of the network")
-            convolution = self.layers[i].get_submodule("convolution")
-            assert isinstance(convolution, nn.Conv2d)
-            self.layers[i].add_module("convolution", HalfConvolution.of(convolution, DTYPES[half.dtype]))
+            convolution = HalfConvolution(
+                channels[i],
+                layer.filters,
+                layer.size,
+                layer.stride,
+                layer.size // 2,
+                groups=layer.groups,
+                bias=not layer.batch_normalize,
+                dtype=DTYPES[half.dtype],
+            )
+            self.layers[i].add_module("convolution", convolution)
         self.requires_grad_(False)
 
     def in_float(self) -> Network:
@@ -67,20 +77,6 @@ class HalfNetwork(Network):
 
 class HalfConvolution(nn.Conv2d):
     """Takes and gives float32; computes in the type of its weights."""
-
-    @classmethod
-    def of(cls, convolution: nn.Conv2d, dtype: torch.dtype) -> "HalfConvolution":
-        half = cls(
-            convolution.in_channels,
-            convolution.out_channels,
-            convolution.kernel_size,
-            convolution.stride,
-            convolution.padding,
-            groups=convolution.groups,
-            bias=convolution.bias is not None,
-        )
-        half.load_state_dict(convolution.state_dict(), assign=True)
-        return half.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype)).float()
