@@ -1,8 +1,10 @@
-"""Quantization-aware training by PyTorch 2 export (torchao), ending in the same int8 network as INC's static one.
+"""Quantization-aware training by PyTorch 2 export (torchao).
 
 INC 3.10 has a `prepare_qat` of its own, for Linear layers and MX formats; it leaves convolutions alone. What INC
 quantizes statically by is torchao's X86InductorQuantizer, and that has a form for training: `export` -> `prepare_qat`
-(every rounded tensor passes a fake-quantizer, BatchNorm is kept and folded inside the loop) -> train -> `convert`.
+(every rounded tensor passes a fake-quantizer, BatchNorm is kept and folded inside the loop) -> train. The trained
+weights then go back into the float network, which INC quantizes as any other: the ranges are read anew in any case,
+because no fake-quantizer has seen the moving average of the weights that a training ends with.
 """
 
 import copy
@@ -13,10 +15,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from detpress.adapters.inc import calibrate, int8_network
 from detpress.detector.architecture import Architecture
 from detpress.detector.network import Network
-from detpress.detector.quantized import QuantizedNetwork
 from detpress.engine_log import engine_messages
 
 
@@ -92,17 +92,9 @@ def _rounding() -> Any:
     )
 
 
-def to_int8(network: FakeQuantizedNetwork, images: Tensor, log: logging.Logger) -> QuantizedNetwork:
-    """The trained network in int8; `network` is used up.
-
-    images: float32 (N, 3, H, W) in [0, 1]: the ranges are read anew, since the weights are now a moving average that
-        no fake-quantizer has seen.
-    Raises StageError where no convolution was quantized, and where the two compute differently.
-    """
-    with engine_messages(log, "torch", "torchao"), torch.no_grad():
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
-
-        program = network.eval().program
-        calibrate(program, images)
-        converted = convert_pt2e(program, fold_quantize=False)
-    return int8_network(converted, network.architecture, images)
+def with_trained_weights(network: Network, trained: FakeQuantizedNetwork) -> Network:
+    """`network` with the weights, and the statistics of BatchNorms, that `trained` has; both are left as they were."""
+    state = trained.program.state_dict()
+    result = copy.deepcopy(network)
+    result.load_state_dict({name: state[name] for name in result.state_dict()})
+    return result.eval()

@@ -19,7 +19,7 @@ class QatOptions(TrainingConfig, LayerOptions):
     precision: Literal["auto", "bf16-mixed", "32-true"] = Field(
         "32-true", description="fake-quantizers compute in float32 only, so nothing else is taken"
     )
-    calibration_images: int = Field(64, ge=2, description="training images that the final ranges are read from")
+    calibration_images: int = Field(64, ge=1, description="training images that the final ranges are read from")
 
     @field_validator("precision")
     @classmethod
@@ -36,7 +36,8 @@ class QuantizationAwareTraining(Plugin):
     arXiv:1712.05877, 2018: weights and activations pass fake-quantizers, which round forwards and pass gradients
     backwards as if they were not there; BatchNorm is folded into the rounded weights while it still learns. Intel
     Neural Compressor's own `prepare_qat` knows Linear layers only, so this is PyTorch's flow (torchao, PyTorch 2
-    export) with the quantizer that INC's static quantization uses; the result is a network as of `inc.static_int8`.
+    export) with the quantizer that INC's static quantization uses, and INC's static quantization of the trained weights
+    (`inc.static_int8` with its default scheme).
     Unlike the paper, the ranges of activations are learned from the first step on, biases stay in float, and the final
     ranges are read from calibration images once the moving average of the weights is taken.
     """
@@ -52,10 +53,15 @@ class QuantizationAwareTraining(Plugin):
     def apply(self, model: "Model", config: QatOptions, bench: Workbench) -> "Model":
         from dataclasses import replace
 
-        from detpress.adapters.inc_qat import FakeQuantizedNetwork, fake_quantized, to_int8
+        from detpress.adapters.inc import Scheme, quantize_static
+        from detpress.adapters.inc_qat import FakeQuantizedNetwork, fake_quantized, with_trained_weights
 
-        network = fake_quantized(float_network(model), layers_in_float(model.architecture, config), bench.log)
-        trained = bench.fit(replace(model, network=network), config).network
+        in_float = layers_in_float(model.architecture, config)
+        prepared = fake_quantized(float_network(model), in_float, bench.log)
+        trained = bench.fit(replace(model, network=prepared), config).network
         assert isinstance(trained, FakeQuantizedNetwork)
         images = bench.calibration(config.calibration_images)
-        return model.with_network(to_int8(trained, images, bench.log), Form.INT8)
+        network = with_trained_weights(float_network(model), trained)
+        return model.with_network(
+            quantize_static(network, model.architecture, images, Scheme(), in_float, bench.log), Form.INT8
+        )

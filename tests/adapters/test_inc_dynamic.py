@@ -41,7 +41,7 @@ def test_the_bundle_gives_the_bits_of_incs_program(
     with torch.inference_mode():
         for one, other, dense in zip(network(images), again.network(images), tiny.network(images), strict=True):
             assert torch.equal(one, other)
-            assert (one - dense).square().mean() < 0.01 * dense.square().mean()
+            assert (one - dense).square().mean() < 0.05 * dense.square().mean()
     sizes = storage_bytes(again)
     assert sizes["int8"] < 0.3 * sizes["dense_fp32"]
 

@@ -14,6 +14,7 @@ from detpress.adapters.inc import Scheme, quantize_static
 from detpress.bundle import save_bundle
 from detpress.cli import app
 from detpress.detector.architecture import Convolution, build_architecture
+from detpress.detector.images import read_squares
 from detpress.detector.quantized import QuantizedNetwork
 from detpress.errors import InputError
 from detpress.measure.sensitivity import in_float, measure_sensitivity, signal_to_noise
@@ -78,9 +79,9 @@ def test_another_networks_weights_are_refused(int8_model: Model) -> None:
 
 def test_the_command_prints_plots_and_finds_the_float_model_in_a_runs_folder(tmp_path: Path) -> None:
     write_digits(tmp_path / "devkit", {"val": 4})
-    classes = open_devkit(tmp_path / "devkit").classes
-    model = new_model(build_architecture("yolov3-tiny", classes, 64, width=0.1), seed=0)
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    devkit = open_devkit(tmp_path / "devkit")
+    model = new_model(build_architecture("yolov3-tiny", devkit.classes, 64, width=0.1), seed=0)
+    images = read_squares([devkit.image_path(one) for one in devkit.image_set("val")], model.architecture)
     quantized = quantize_static(model.network, model.architecture, images, Scheme(), (), logging.getLogger("tests"))
     bundle = tmp_path / "run" / "1-inc.static_int8" / "bundle"
     save_bundle(model, tmp_path / "run" / "0-model" / "bundle")
@@ -93,7 +94,7 @@ def test_the_command_prints_plots_and_finds_the_float_model_in_a_runs_folder(tmp
     printed = json.loads(run(bundle, "--json", "--map"))
     assert printed["images"] == 2
     assert [row["index"] for row in printed["layers"]] == list(quantized.quantization.inputs)
-    assert all(5 < row["sqnr_db"] < 90 and row["map_gain"] is not None for row in printed["layers"])
+    assert all(row["sqnr_db"] > 10 and row["map_gain"] is not None for row in printed["layers"])
     assert "SQNR of the layer" in (tmp_path / "plot.html").read_text()
     assert f"{printed['output_sqnr_db']:.2f} dB" in run(bundle)
     with pytest.raises(InputError, match="expected one in int8"):
