@@ -115,7 +115,7 @@ def calibrate(prepared: nn.Module, images: Tensor) -> None:
     for i, batch in enumerate(torch.tensor_split(images, -(-len(images) // BATCH))):
         for observer in prepared.modules():
             if hasattr(observer, "averaging_constant"):  # 0.01 by default: the first batch would decide alone
-                observer.averaging_constant = 1 / (i + 1)
+                setattr(observer, "averaging_constant", 1 / (i + 1))  # noqa: B010  mypy knows modules and tensors only
         if not all(raw.isfinite().all() for raw in prepared(batch)):
             raise StageError("the network to be quantized gives numbers that are not finite for the calibration images")
 

@@ -86,7 +86,7 @@ class _Application:
         returns = step.plugin.returns or before.form
         if after.form is not returns:
             raise StageError(f"gave a {after.form} model where its contract says {returns}")
-        record = {
+        record: dict[str, Any] = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
             "distribution": " ".join(distribution_of(step.name)),

@@ -120,7 +120,7 @@ class PackedConvolution(nn.Module):
         self.register_buffer("gain", torch.ones(layer.filters))
         self.register_buffer("bias", torch.zeros(layer.filters))
         self.register_buffer("weight", torch.zeros(self.shape), persistent=False)
-        self.register_load_state_dict_post_hook(_decode)
+        self.register_load_state_dict_post_hook(_decode)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer

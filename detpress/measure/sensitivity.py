@@ -130,7 +130,7 @@ def measure_sensitivity(
 
 
 def _raw_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
-    batches = [network(batch) for batch in images.split(BATCH)]
+    batches = [network(batch) for batch in torch.split(images, BATCH)]
     return [torch.cat(maps) for maps in zip(*batches, strict=True)]
 
 
@@ -147,6 +147,6 @@ def _own_ratios(quantized: QuantizedNetwork, parent: Network, images: Tensor) ->
             sums[i][1] += _power(output - rounded(given[0]))
 
         reference.get_submodule(f"layers.{i}.convolution").register_forward_hook(add)
-    for batch in images.split(BATCH):
+    for batch in torch.split(images, BATCH):
         reference(batch)
     return {i: _decibels(*both) for i, both in sums.items()}

@@ -93,7 +93,7 @@ def storage_bytes(model: Model) -> dict[str, int]:
     stored = sum(tensor.nbytes for tensor in tensors)
     statistics = sum(tensor.numel() for name, tensor in network.named_buffers() if name.endswith(STATISTICS))
     encodings = {"dense_fp32": 4 * (parameter_count(network) + statistics)}
-    if _modules(network, QuantizedConvolution) or _modules(network, DynamicConvolution):
+    if any(isinstance(module, QuantizedConvolution | DynamicConvolution) for module in network.modules()):
         encodings["int8"] = stored
     if _modules(network, HalfConvolution):
         encodings["half"] = stored
