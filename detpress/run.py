@@ -86,13 +86,15 @@ class _Application:
         returns = step.plugin.returns or before.form
         if after.form is not returns:
             raise StageError(f"gave a {after.form} model where its contract says {returns}")
-        record = {
+        record: dict[str, Any] = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
             "distribution": " ".join(distribution_of(step.name)),
             "engine": f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None,
             "seed": self.seed,
         }
+        if after.notes:
+            record["notes"] = list(after.notes)
         return replace(after, history=(*before.history, record))
 
 
