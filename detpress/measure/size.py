@@ -84,9 +84,9 @@ def storage_bytes(model: Model) -> dict[str, int]:
     network = model.network
     tensors = [tensor for name, tensor in network.state_dict().items() if not name.endswith("batches_tracked")]
     quantized, simulated = _modules(network, QuantizedConvolution), _modules(network, SimulatedConvolution)
-    scales = sum(module.weight_scale.numel() for module in (*quantized, *simulated))
-    zero_points = sum(module.weight_zero_point.numel() for module in simulated)
-    encodings = {"dense_fp32": 4 * (sum(tensor.numel() for tensor in tensors) - scales - zero_points)}
+    grids = [module.weight_scale.numel() for module in quantized]
+    grids += [module.weight_scale.numel() + module.weight_zero_point.numel() for module in simulated]
+    encodings = {"dense_fp32": 4 * (sum(tensor.numel() for tensor in tensors) - sum(grids))}
     if quantized:
         encodings["int8"] = sum(tensor.nbytes for tensor in tensors)
     if simulated:
