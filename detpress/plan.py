@@ -8,7 +8,7 @@ from rich.table import Table
 
 from detpress.data import open_data
 from detpress.detector.architecture import Convolution
-from detpress.errors import DetpressError
+from detpress.errors import DetpressError, InputError
 from detpress.initial_model import initial_model, recipe_classes
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
 from detpress.plugin import Form
@@ -53,10 +53,14 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
     layers: tuple[str, ...] = ()
     for index, step in enumerate([None, *recipe.chain]):
         if step is not None:
+            where = recipe.where(("chain", index - 1, step.name))
+            if form not in step.plugin.accepts:
+                takes = " or ".join(sorted(step.plugin.accepts))
+                raise InputError(f"{where}: takes a {takes} model, but the weights {recipe.model.weights} are {form}")
             try:
                 plan = step.plugin.plan(model, step.config)
             except DetpressError as error:
-                raise type(error)(f"{recipe.where(('chain', index - 1, step.name))}: {error}") from error
+                raise type(error)(f"{where}: {error}") from error
             model, layers = plan.model, plan.layers
             form = step.plugin.returns or form
         convolutions = [

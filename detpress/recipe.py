@@ -157,7 +157,7 @@ def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     steps = list(_read_steps(source, mistakes))
     if document is None or mistakes:
         raise InputError("\n".join(mistakes))
-    mistakes = _misfits(steps, source)
+    mistakes = _misfits(steps, None if document.model.weights else Form.DENSE, source)
     if mistakes:
         raise InputError("\n".join(mistakes))
     data = document.data.model_copy(update={"root": _resolve(document.data.root, ("data", "root"), source)})
@@ -199,11 +199,10 @@ def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
             mistakes += _spell_out(error, plugin.Config, source, (*place, name))
 
 
-def _misfits(steps: Sequence[Step], source: YamlSource) -> list[str]:
-    """The first step that does not take the form that it is given."""
-    form = Form.DENSE
+def _misfits(steps: Sequence[Step], form: Form | None, source: YamlSource) -> list[str]:
+    """The first step that does not take the form that it is given. form: of the weights; None where only they tell."""
     for i, step in enumerate(steps):
-        if form not in step.plugin.accepts:
+        if form is not None and form not in step.plugin.accepts:
             takes = " or ".join(sorted(step.plugin.accepts))
             before = f"after {steps[i - 1].name}" if i else "at the start of the chain"
             return [f"{source.where(('chain', i, step.name))}: takes a {takes} model, but {before} it is {form}"]

@@ -61,7 +61,8 @@ def run(
             for stage in run_chain(checked, devkit, Store(cache_root() / "store"), listener):
                 stages.append(stage)
         finally:
-            results = write_run_folder(checked, stages, folder)
+            if stages:  # a run that fails at once leaves the results of an earlier one
+                results = write_run_folder(checked, stages, folder)
         named = [(f"{stage.index} {stage.plugin}", stage.detections) for stage in stages]
         draw_stage_pictures(devkit, checked.data.test, named, folder / "pictures")
     if as_json:
