@@ -209,11 +209,11 @@ def test_learned_scales_begin_at_the_papers_values_and_move_in_proportion(
             expected = 2 * weight.abs().mean() / (2 ** (targets.weight_bits - 1) - 1) ** 0.5
         else:
             expected = (weight.mean().abs() + 3 * weight.std(unbiased=False)) / 2 ** (targets.weight_bits - 1)
-        assert float(begun[i]["weight"].scale) == pytest.approx(float(expected), rel=1e-5)
-        assert float(begun[i]["weight"].zero_point) == 0
+        assert begun[i]["weight"].scale.item() == pytest.approx(float(expected), rel=1e-5)
+        assert begun[i]["weight"].zero_point.item() == 0
     trained = quantized(method, model, bench, per_channel=False)
     for i, layer in trained.simulation.layers.items():
-        begin = float(begun[i]["_input_0"].scale)
+        begin = begun[i]["_input_0"].scale.item()
         assert layer.input is not None
         assert layer.input.scale != begin
         assert layer.input.scale == pytest.approx(begin, rel=STEPS * SHORT.learning_rate)
