@@ -124,6 +124,10 @@ class Plugin(ABC):
         """What `apply` would do, without data and without training."""
         return Plan((), model)
 
+    def bundles(self, config: Any) -> tuple[str, ...]:
+        """Bundles that the options name, such as a teacher's: what they hold enters the stage's key."""
+        return ()
+
     @abstractmethod
     def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
         """The compressed model. `model` itself is left as it was.

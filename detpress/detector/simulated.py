@@ -128,14 +128,15 @@ def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> "Simu
     A scale is positive: where BatchNorm turns a filter's sign, its codes are mirrored within their range.
     """
     simulation = Simulation({i: SimulatedLayer(layer.bits, layer.input) for i, layer in sorted(quantized.items())})
-    simulated = SimulatedNetwork(network.architecture, simulation)
+    with torch.device("meta"):
+        simulated = SimulatedNetwork(network.architecture, simulation)
     tensors = {}
     for i, layer in enumerate(network.architecture.layers):
         if not isinstance(layer, Convolution):
             continue
         name = f"layers.{i}.convolution"
         gain, bias = batch_norm_of(network, i)
-        tensors[f"{name}.bias"] = bias
+        tensors[f"{name}.bias"] = bias.clone()
         if i not in quantized:
             tensors[f"{name}.weight"] = network.get_parameter(f"{name}.weight").detach() * gain[:, None, None, None]
             continue
@@ -148,7 +149,7 @@ def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> "Simu
         tensors[f"{name}.weight"] = (codes - offset).to(torch.int8)
         tensors[f"{name}.weight_zero_point"] = zero_point - offset
         tensors[f"{name}.weight_scale"] = weights.scale * factor.abs()
-    simulated.load_state_dict(tensors)
+    simulated.load_state_dict(tensors, assign=True)
     return simulated.eval().requires_grad_(False)
 
 
