@@ -52,7 +52,7 @@ def fake_quantized(network: Network, float_layers: Collection[int], log: logging
         example = (torch.zeros(2, 3, side, side),)
         program = torch.export.export(trained, example, dynamic_shapes=(any_batch,)).module()
 
-        class Quantizer(x86.X86InductorQuantizer):
+        class Quantizer(x86.X86InductorQuantizer):  # type: ignore[misc]  # torchao does not export its types
             def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
                 """Takes off what it notes on convolutions left in float: torchao's fusion fails on an empty note."""
                 annotated = super().annotate(model)

@@ -29,8 +29,9 @@ from torch.optim import SGD
 
 from detpress.adapters.nni_training import WorkbenchEvaluator, without_wrappers
 from detpress.detector.architecture import Architecture, Convolution
+from detpress.detector.folding import batch_norm_of
 from detpress.detector.network import Network
-from detpress.detector.simulated import Codes, Grid, SimulatedNetwork, batch_norm_of, simulated_network
+from detpress.detector.simulated import Codes, Grid, SimulatedNetwork, simulated_network
 from detpress.detector.training_config import TrainingConfig
 from detpress.engine_log import engine_messages
 from detpress.errors import StageError
