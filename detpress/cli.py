@@ -47,7 +47,7 @@ app.add_typer(listing.store, name="store")
 def main() -> None:
     """Runs the command line; every expected error is one line on stderr, without a traceback."""
     try:
-        app()
+        app(prog_name=app.info.name)
     except DetpressError as error:
         print(f"detpress: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
