@@ -76,8 +76,8 @@ def main() -> None:
         root, weights = Path(options.cells).absolute(), Path(options.cells_weights).absolute()
         data_sets["blood cells"] = {"root": str(root), "weights": str(weights), "augmentation": CELLS_AUGMENTATION}
     print(
-        f"{options.epochs} epochs at {options.learning_rate:g}, seed {options.seed}, {torch.get_num_threads()} threads "
-        "of a CPU; mAP simulated, on the test set.\n"
+        f"Epochs: {options.epochs}, learning rate {options.learning_rate:g}, seed {options.seed}, "
+        f"{torch.get_num_threads()} threads of a CPU; mAP simulated, on the test set.\n"
     )
     print("| data | method | bits | mAP | x float | packed, bytes | x float | seconds |")
     print("|---|---|---|---|---|---|---|---|")
