@@ -55,7 +55,7 @@ def fake_quantized(network: Network, float_layers: Collection[int], log: logging
         class Quantizer(x86.X86InductorQuantizer):  # type: ignore[misc]  # torchao does not export its types
             def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
                 """Takes off what it notes on convolutions left in float: torchao's fusion fails on an empty note."""
-                annotated = super().annotate(model)
+                annotated: torch.fx.GraphModule = super().annotate(model)
                 for node in annotated.graph.nodes:
                     note = node.meta.get("quantization_annotation")
                     if node.target is torch.ops.aten.conv2d.default and note and not note.input_qspec_map:

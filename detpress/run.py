@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from detpress.bundle import bundle_digest, find_bundle, load_bundle
-from detpress.errors import StageError
+from detpress.errors import InputError, StageError
 from detpress.initial_model import initial_model, model_identity
 from detpress.measure.metrics import protocol_id
 from detpress.model import Model
@@ -31,26 +31,47 @@ from detpress.voc.devkit import Devkit
 from detpress.workbench import StageWorkbench
 
 
-def run_chain(recipe: Recipe, devkit: Devkit, store: Store, listener: Listener) -> Iterator[Stage]:
+def run_chain(
+    recipe: Recipe,
+    devkit: Devkit,
+    store: Store,
+    listener: Listener,
+    split: str | None = None,
+    only_ends: bool = False,
+) -> Iterator[Stage]:
     """The stages one by one, each yielded as soon as it is measured; the first is the model before any plugin.
 
+    split: the image set that they are scored on, the recipe's test set by default.
+    only_ends: the stages between the first and the last are made, but neither measured nor yielded.
     Raises InputError or StageError at the first stage that cannot be had; those before stay in the store.
     """
+    if recipe.search is not None:
+        raise InputError(f"{recipe.path}: numbers of its chain are searched: it is no single chain to run")
     total = len(recipe.chain) + 1
     listener.begin(0, total, "model")
     model = initial_model(recipe, devkit)
-    maker = StageMaker(recipe, devkit, model.architecture, store, listener)
-    key = digest({"model": model_identity(recipe, model), "torch": version("torch")})
-    stage = maker.stage(0, "model", key, lambda workbench: model)
+    maker = StageMaker(recipe, devkit, model.architecture, store, listener, split or recipe.data.test)
+    keys = chain_keys(recipe, devkit, model)
+    stage = maker.stage(0, "model", keys[0], lambda workbench: model)
     yield stage
-    fingerprint = devkit.fingerprint([recipe.data.train, recipe.data.val])
     for index, step in enumerate(recipe.chain, start=1):
         listener.begin(index, total, step.name)
-        parent = stage
-        key = stage_key(parent.key, step, recipe, fingerprint)
-        stage = maker.stage(index, step.name, key, _Application(step, recipe.seed, parent.bundle))
+        make = _Application(step, recipe.seed, store.stage(keys[index - 1]) / "bundle")
+        if only_ends and index < total - 1:
+            maker.made(step.name, keys[index], make)
+            continue
+        parent, stage = stage, maker.stage(index, step.name, keys[index], make)
         yield stage
         _check_map_loss(recipe, parent, stage)
+
+
+def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
+    """The keys of all stages, known before anything is computed; `model` is the one before the first plugin."""
+    keys = [digest({"model": model_identity(recipe, model), "torch": version("torch")})]
+    fingerprint = devkit.fingerprint([recipe.data.train, recipe.data.val])
+    for step in recipe.chain:
+        keys.append(stage_key(keys[-1], step, recipe, fingerprint))
+    return keys
 
 
 def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:

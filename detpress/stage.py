@@ -100,19 +100,14 @@ class StageMaker:
     architecture: Architecture
     store: Store
     listener: Listener
+    split: str  # the image set that stages are scored on
 
     def stage(self, index: int, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> Stage:
         """The stage `key`, from the store or by `make`.
 
         Raises StageError where `make` fails; its log stays in the scratch folder that the message names.
         """
-        reused = self.store.has(key)
-        if not reused:
-            with self.store.lock(key, self.listener.waiting):
-                reused = self.store.has(key)  # made by the process that held the lock
-                if not reused:
-                    self._make(name, key, make)
-        self.store.touch(key)
+        reused = self.made(name, key, make)
         folder = self.store.stage(key)
         record = json.loads((folder / "stage.json").read_text())
         measurement = self._measurement(key, folder)
@@ -123,13 +118,24 @@ class StageMaker:
         self.listener.end(stage)
         return stage
 
+    def made(self, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> bool:
+        """Has the stage `key` made, but not measured; whether the store had it. Raises StageError as `stage` does."""
+        reused = self.store.has(key)
+        if not reused:
+            with self.store.lock(key, self.listener.waiting):
+                reused = self.store.has(key)  # made by the process that held the lock
+                if not reused:
+                    self._make(name, key, make)
+        self.store.touch(key)
+        return reused
+
     def _make(self, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> None:
         scratch = self.store.scratch(key)
         unfinished = scratch / "stage"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         recipe = self.recipe
-        with _log_file(key, scratch / "stage.log") as log:
+        with log_file(key, scratch / "stage.log") as log:
             workbench = StageWorkbench(
                 recipe.seed,
                 scratch,
@@ -157,7 +163,7 @@ class StageMaker:
         what = {
             "protocol": protocol_id(recipe.measure),
             "measure": recipe.measure.model_dump(exclude={"max_map_loss"}),
-            "data": self.devkit.fingerprint([recipe.data.test]),
+            "data": self.devkit.fingerprint([self.split]),
             "runtimes": {name: version(name) for name in ("torch", "onnxruntime", "openvino")},
         }
         target = folder / "measurements" / digest(what)
@@ -172,7 +178,7 @@ class StageMaker:
                         load_bundle(bundle),
                         bundle,
                         self.devkit,
-                        recipe.data.test,
+                        self.split,
                         recipe.measure,
                         unfinished / "results",
                         self.listener.progress,
@@ -185,9 +191,9 @@ class StageMaker:
 
 
 @contextmanager
-def _log_file(key: str, path: Path) -> Iterator[logging.Logger]:
-    """A logger that writes to `path` and nowhere else; a resumed stage appends."""
-    log = logging.getLogger(f"detpress.stage.{key}")
+def log_file(name: str, path: Path) -> Iterator[logging.Logger]:
+    """A logger that writes to `path` and nowhere else; what is resumed appends."""
+    log = logging.getLogger(f"detpress.stage.{name}")
     log.setLevel(logging.DEBUG)
     log.propagate = False
     handler = logging.FileHandler(path, encoding="utf-8")

@@ -93,13 +93,17 @@ class YamlSource:
         """
         said = f"--set {assignment}"
         path, separator, value = assignment.partition("=")
-        keys = [int(t[1:-1]) if t[0] == "[" else t for t in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
-        if not separator or not keys:
+        if not separator or not _keys(path):
             raise InputError(f"{said}: expected KEY=VALUE, such as --set seed=1 or --set chain[0].sparsity=0.5")
         try:
             parsed = yaml.load(value, _Loader)
         except yaml.YAMLError:
             parsed = value
+        self.put(path, parsed, said)
+
+    def put(self, path: str, value: Any, said: str) -> None:
+        """Changes one value as `set` does; `said` is what an error about it begins with."""
+        keys = _keys(path)
         place: list[str | int] = []
         target = self.data
         while True:
@@ -121,7 +125,7 @@ class YamlSource:
             else:
                 raise InputError(f"{said}: nothing called '{key}' in {spell(tuple(place)) or 'the recipe'}")
             if not keys:
-                target[key] = parsed
+                target[key] = value
                 self._set[tuple(place)] = said
                 return
             target = target[key]
@@ -141,6 +145,11 @@ def spell(place: Place) -> str:
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+def _keys(path: str) -> list[str | int]:
+    """`chain[0].sparsity` -> `["chain", 0, "sparsity"]`."""
+    return [int(part[1:-1]) if part[0] == "[" else part for part in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
 
 
 def _is_step(place: list[str | int]) -> bool:

@@ -73,7 +73,7 @@ def measure_model(
         "macs": macs(model.architecture),
         "storage_bytes": storage_bytes(model) | {"on_disk": bundle_bytes(bundle)},
         "latency_ms": latency,
-        "peak_memory_bytes": peak_memory(bundle),
+        "peak_memory_bytes": peak_memory(bundle) if measure.memory else None,
         "simulated": simulated_figures(model.form, list(latency), scored_in),
     }
 
