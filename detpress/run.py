@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from detpress.bundle import load_bundle
-from detpress.errors import StageError
+from detpress.bundle import bundle_digest, find_bundle, load_bundle
+from detpress.errors import InputError, StageError
 from detpress.initial_model import initial_model, model_identity
 from detpress.measure.metrics import protocol_id
 from detpress.model import Model
@@ -31,22 +31,36 @@ from detpress.voc.devkit import Devkit
 from detpress.workbench import StageWorkbench
 
 
-def run_chain(recipe: Recipe, devkit: Devkit, store: Store, listener: Listener) -> Iterator[Stage]:
+def run_chain(
+    recipe: Recipe,
+    devkit: Devkit,
+    store: Store,
+    listener: Listener,
+    split: str | None = None,
+    only_ends: bool = False,
+) -> Iterator[Stage]:
     """The stages one by one, each yielded as soon as it is measured; the first is the model before any plugin.
 
+    split: the image set that they are scored on, the recipe's test set by default.
+    only_ends: the stages between the first and the last are made, but neither measured nor yielded.
     Raises InputError or StageError at the first stage that cannot be had; those before stay in the store.
     """
+    if recipe.search is not None:
+        raise InputError(f"{recipe.path}: numbers of its chain are searched: it is no single chain to run")
     total = len(recipe.chain) + 1
     listener.begin(0, total, "model")
     model = initial_model(recipe, devkit)
-    maker = StageMaker(recipe, devkit, model.architecture, store, listener)
-    keys = chain_keys(recipe, devkit, model_key(recipe, model))
-    stage = maker.stage(0, "model", next(keys), lambda workbench: model)
+    maker = StageMaker(recipe, devkit, model.architecture, store, listener, split or recipe.data.test)
+    keys = chain_keys(recipe, devkit, model)
+    stage = maker.stage(0, "model", keys[0], lambda workbench: model)
     yield stage
     for index, step in enumerate(recipe.chain, start=1):
         listener.begin(index, total, step.name)
-        parent = stage
-        stage = maker.stage(index, step.name, next(keys), _Application(step, recipe.seed, parent.bundle))
+        make = _Application(step, recipe.seed, store.stage(keys[index - 1]) / "bundle")
+        if only_ends and index < total - 1:
+            maker.made(step.name, keys[index], make)
+            continue
+        parent, stage = stage, maker.stage(index, step.name, keys[index], make)
         yield stage
         check_map_loss(recipe, parent, stage)
 
@@ -54,7 +68,7 @@ def run_chain(recipe: Recipe, devkit: Devkit, store: Store, listener: Listener) 
 def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store) -> list[Stage]:
     """The stages that are in the store, made and measured, from the first up to the first that is not."""
     names = ["model", *(step.name for step in recipe.chain)]
-    digest_of_measurement = measurement_digest(recipe, devkit)
+    digest_of_measurement = measurement_digest(recipe, devkit, recipe.data.test)
     found: list[Stage] = []
     for index, (name, key) in enumerate(zip(names, keys, strict=True)):
         stage = find_stage(index, name, key, digest_of_measurement, store)
@@ -64,25 +78,24 @@ def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store
     return found
 
 
-def model_key(recipe: Recipe, model: Model) -> str:
-    """The key of the model before the first plugin."""
-    return digest({"model": model_identity(recipe, model), "torch": version("torch")})
-
-
-def chain_keys(recipe: Recipe, devkit: Devkit, first: str) -> Iterator[str]:
-    """The key of every stage, beginning with `first`, the model's; the data set is read only for those after it."""
-    yield first
-    key, fingerprint = first, None
+def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
+    """The keys of all stages, known before anything is computed; `model` is the one before the first plugin."""
+    keys = [digest({"model": model_identity(recipe, model), "torch": version("torch")})]
+    fingerprint = devkit.fingerprint([recipe.data.train, recipe.data.val])
     for step in recipe.chain:
-        fingerprint = fingerprint or devkit.fingerprint([recipe.data.train, recipe.data.val])
-        key = stage_key(key, step, recipe, fingerprint)
-        yield key
+        keys.append(stage_key(keys[-1], step, recipe, fingerprint))
+    return keys
 
 
 def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
-    """sha256 over all that decides what `step` makes of the stage `parent`."""
+    """sha256 over all that decides what `step` makes of the stage `parent`.
+
+    Raises InputError for a bundle, named by the step's options, that is not there.
+    """
+    bundles = {name: bundle_digest(find_bundle(name)) for name in step.plugin.bundles(step.config)}
     return digest(
-        {
+        ({"bundles": bundles} if bundles else {})
+        | {
             "parent": parent,
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
@@ -112,13 +125,15 @@ class _Application:
         returns = step.plugin.returns or before.form
         if after.form is not returns:
             raise StageError(f"gave a {after.form} model where its contract says {returns}")
-        record = {
+        record: dict[str, Any] = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
             "distribution": " ".join(distribution_of(step.name)),
             "engine": f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None,
             "seed": self.seed,
         }
+        if after.notes:
+            record["notes"] = list(after.notes)
         return replace(after, history=(*before.history, record))
 
 

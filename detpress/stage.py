@@ -69,6 +69,7 @@ class Stage:
     folder: Path
     reused: bool
     seconds: float
+    notes: list[str]  # what the plugin has to tell a person
     metrics: dict[str, Any]
     detections: Path  # the folder with the scored `comp4_det_*` files
 
@@ -86,6 +87,7 @@ class Stage:
             "bundle": str(self.bundle),
             "reused": self.reused,
             "seconds": self.seconds,
+            "notes": self.notes,
             "metrics": self.metrics,
         }
 
@@ -99,12 +101,22 @@ class StageMaker:
     architecture: Architecture
     store: Store
     listener: Listener
+    split: str  # the image set that stages are scored on
 
     def stage(self, index: int, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> Stage:
         """The stage `key`, from the store or by `make`.
 
         Raises StageError where `make` fails; its log stays in the scratch folder that the message names.
         """
+        reused = self.made(name, key, make)
+        stage = find_stage(index, name, key, self._measure(key), self.store)
+        assert stage is not None
+        stage = replace(stage, reused=reused)
+        self.listener.end(stage)
+        return stage
+
+    def made(self, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> bool:
+        """Has the stage `key` made, but not measured; whether the store had it. Raises StageError as `stage` does."""
         reused = self.store.has(key)
         if not reused:
             with self.store.lock(key, self.listener.waiting):
@@ -112,12 +124,7 @@ class StageMaker:
                 if not reused:
                     self._make(name, key, make)
         self.store.touch(key)
-        measured = self._measure(key)
-        stage = find_stage(index, name, key, measured, self.store)
-        assert stage is not None
-        stage = replace(stage, reused=reused)
-        self.listener.end(stage)
-        return stage
+        return reused
 
     def _make(self, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> None:
         scratch = self.store.scratch(key)
@@ -125,7 +132,7 @@ class StageMaker:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         recipe = self.recipe
-        with _log_file(key, scratch / "stage.log") as log:
+        with log_file(key, scratch / "stage.log") as log:
             workbench = StageWorkbench(
                 recipe.seed,
                 scratch,
@@ -146,14 +153,14 @@ class StageMaker:
         for table in scratch.glob("fit-*/training.csv"):
             (unfinished / "training").mkdir(exist_ok=True)
             table.rename(unfinished / "training" / f"{table.parent.name.removeprefix('fit-')}.csv")
-        record = {"plugin": name, "form": model.form, "seconds": round(seconds, 3)}
+        record = {"plugin": name, "form": model.form, "seconds": round(seconds, 3), "notes": list(model.notes)}
         (unfinished / "stage.json").write_text(json.dumps(record))
         self.store.finish(key, unfinished)
 
     def _measure(self, key: str) -> str:
         """The digest of the measurement that the recipe asks for, which is made now if it is not there."""
         recipe, folder = self.recipe, self.store.stage(key)
-        measured = measurement_digest(recipe, self.devkit)
+        measured = measurement_digest(recipe, self.devkit, self.split)
         target = folder / "measurements" / measured
         if not target.is_dir():
             with self.store.lock(f"{key}.measure", self.listener.waiting):
@@ -166,7 +173,7 @@ class StageMaker:
                         load_bundle(bundle),
                         bundle,
                         self.devkit,
-                        recipe.data.test,
+                        self.split,
                         recipe.measure,
                         unfinished / "results",
                         self.listener.progress,
@@ -178,13 +185,13 @@ class StageMaker:
         return measured
 
 
-def measurement_digest(recipe: Recipe, devkit: Devkit) -> str:
-    """Names what is measured, on which images and by which versions."""
+def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:
+    """Names what is measured, on the images of which set and by which versions."""
     return digest(
         {
             "protocol": protocol_id(recipe.measure),
             "measure": recipe.measure.model_dump(exclude={"max_map_loss"}),
-            "data": devkit.fingerprint([recipe.data.test]),
+            "data": devkit.fingerprint([split]),
             "runtimes": {name: version(name) for name in ("torch", "onnxruntime", "openvino")},
         }
     )
@@ -198,15 +205,14 @@ def find_stage(index: int, name: str, key: str, measured: str, store: Store) -> 
         return None
     record = json.loads((folder / "stage.json").read_text())
     metrics = json.loads((measurement / "metrics.json").read_text())
-    return Stage(
-        index, name, Form(record["form"]), key, folder, True, record["seconds"], metrics, measurement / "results"
-    )
+    form, seconds, notes = Form(record["form"]), record["seconds"], record.get("notes", [])
+    return Stage(index, name, form, key, folder, True, seconds, notes, metrics, measurement / "results")
 
 
 @contextmanager
-def _log_file(key: str, path: Path) -> Iterator[logging.Logger]:
-    """A logger that writes to `path` and nowhere else; a resumed stage appends."""
-    log = logging.getLogger(f"detpress.stage.{key}")
+def log_file(name: str, path: Path) -> Iterator[logging.Logger]:
+    """A logger that writes to `path` and nowhere else; what is resumed appends."""
+    log = logging.getLogger(f"detpress.stage.{name}")
     log.setLevel(logging.DEBUG)
     log.propagate = False
     handler = logging.FileHandler(path, encoding="utf-8")

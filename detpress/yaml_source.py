@@ -95,7 +95,7 @@ class YamlSource:
         return found
 
     def copy(self) -> "YamlSource":
-        """Another source of the same document, to be changed by `set` and `assign` on its own."""
+        """Another source of the same document, to be changed by `set` and `put` on its own."""
         found = copy.copy(self)
         found.data, found._set = copy.deepcopy(self.data), dict(self._set)
         return found
@@ -134,10 +134,10 @@ class YamlSource:
             parsed = yaml.load(value, _Loader)
         except yaml.YAMLError:
             parsed = value
-        self.assign(path, parsed, said)
+        self.put(path, parsed, said)
 
-    def assign(self, path: str, value: Any, said: str) -> None:
-        """`set` with the value as data; `said` is what an error about it names as its place."""
+    def put(self, path: str, value: Any, said: str) -> None:
+        """Changes one value as `set` does; `said` is what an error about it begins with."""
         keys = _keys(path)
         place: list[str | int] = []
         target = self.data

@@ -60,7 +60,7 @@ LOSS_PARTS = ("box", "objectness", "classes")
 class EngineTraining:
     """What an engine puts in the place of the ordinary optimizer and training step.
 
-    optimizer: over the network's parameters; the learning rate follows the ordinary schedule.
+    optimizer: over the network's parameters; each group's learning rate is the highest of the ordinary schedule.
     step: (batch, network) -> (loss, its parts), as `DetectionStep`, around which engines hang losses of their own.
     state, load_state: what the engine must have back after a kill and does not keep in the network, as plain data and
         tensors; asked for when a checkpoint is written.
@@ -244,7 +244,7 @@ class DetectorTraining(pl.LightningModule):
         optimizer = self.engine.optimizer if self.engine else new_optimizer(self.network, self.config)
         schedule = OneCycleLR(
             optimizer,
-            max_lr=self.config.learning_rate,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=self.config.warmup,
             cycle_momentum=False,

@@ -113,6 +113,7 @@ def _stage(entry: dict[str, Any], folder: Path) -> Stage:
         folder,
         entry["reused"],
         entry["seconds"],
+        entry.get("notes", []),
         entry["metrics"],
         folder / "results",
     )

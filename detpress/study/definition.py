@@ -30,7 +30,7 @@ from pydantic import Field, ValidationError
 from detpress.errors import InputError, nearest
 from detpress.measure.figures import DEFAULT_FIGURES, check_figure
 from detpress.plugin import Config
-from detpress.recipe import Recipe, check_recipe, find_recipe, shipped_recipes, spell_out
+from detpress.recipe import Recipe, changed, check_recipe, find_recipe, shipped_recipes, spell_out
 from detpress.yaml_source import Place, YamlSource, read_yaml
 
 Matrix = dict[str, Annotated[list[Any], Field(min_length=1)]]
@@ -206,15 +206,14 @@ def _read_entry(
         parameters = dict(zip(matrix, values, strict=True))
         copy = recipe.copy()
         for key, value in parameters.items():
-            copy.assign(key, value, source.where((*home, "matrix", key)))
+            copy.put(key, value, source.where((*home, "matrix", key)))
         yield _variant(copy, name, parameters, assignments)
 
 
 def _variant(source: YamlSource, name: str, parameters: dict[str, Any], assignments: Sequence[str]) -> Variant:
     """Raises InputError where the recipe is wrong."""
-    if isinstance(source.data, dict):
-        for assignment in assignments:
-            source.set(assignment)
+    if "search" in changed(source, assignments).data:
+        raise InputError(f"{source.where(('search',))}: a study compares recipes that search nothing")
     recipe = check_recipe(source)
     source.data["data"]["root"] = recipe.data.root
     if recipe.model.weights is not None:

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 from detpress.data import open_data
 from detpress.errors import StageError
 from detpress.initial_model import initial_model, recipe_classes
-from detpress.run import chain_keys, check_map_loss, copy_stage, find_chain, model_key
+from detpress.model import Model
+from detpress.run import chain_keys, check_map_loss, copy_stage, find_chain
 from detpress.stage import Stage
 from detpress.store import Store, digest
 from detpress.study.definition import Job, Study
@@ -106,7 +107,7 @@ def plan_study(study: Study, store: Store) -> Plan:
     """Raises InputError where a data set or weights cannot be read."""
     first = study.jobs[0].recipe
     devkit = open_data(first.data.root, recipe_classes(first))
-    model_keys: dict[str, str] = {}
+    models: dict[str, Model] = {}
     jobs: list[PlannedJob] = []
     plugins: dict[str, str] = {}
     there: set[str] = set()
@@ -115,9 +116,9 @@ def plan_study(study: Study, store: Store) -> Plan:
         same_model = digest(
             [recipe.model.model_dump(), recipe.data.classes, None if recipe.model.weights else recipe.seed]
         )
-        if same_model not in model_keys:
-            model_keys[same_model] = model_key(recipe, initial_model(recipe, devkit))
-        planned = PlannedJob(job, tuple(chain_keys(recipe, devkit, model_keys[same_model])))
+        if same_model not in models:
+            models[same_model] = initial_model(recipe, devkit)
+        planned = PlannedJob(job, tuple(chain_keys(recipe, devkit, models[same_model])))
         jobs.append(planned)
         plugins |= dict(zip(planned.keys, planned.plugins, strict=True))
         there |= {stage.key for stage in find_chain(recipe, planned.keys, devkit, store)}
