@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from detpress.builtin import BUILTIN
 from detpress.errors import InputError, nearest
 from detpress.plugin import Config, Form, Plugin
-from detpress.registry import load_plugin
+from detpress.registry import load_plugin, why_unavailable
 from detpress.yaml_source import Place, YamlSource, read_yaml
 
 
@@ -192,6 +192,9 @@ def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
             plugin = load_plugin(name)
         except InputError as error:
             mistakes.append(f"{source.where(place)}: {error}")
+            continue
+        if reason := why_unavailable(plugin):
+            mistakes.append(f"{source.where((*place, name))}: the plugin cannot run here: {reason}")
             continue
         try:
             yield Step(name, plugin, plugin.Config.model_validate({} if options is None else options))

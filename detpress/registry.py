@@ -20,7 +20,8 @@ GROUP = "detpress.plugins"
 class Listing:
     """What is known of one plugin without running it; the row that `detpress plugins` prints.
 
-    status: `working`; `unavailable`, when its engine is not installed; `broken`, when it cannot be imported.
+    status: `working`; `unavailable`, when its engine is not installed or cannot do it (`Plugin.unavailable`); `broken`,
+        when it cannot be imported.
     """
 
     name: str
@@ -78,6 +79,14 @@ def engine_version(plugin: Plugin) -> str | None:
         return None
 
 
+def why_unavailable(plugin: Plugin) -> str | None:
+    """Why the plugin cannot run here; None where it can."""
+    if plugin.unavailable:
+        return plugin.unavailable
+    missing = plugin.engine is not None and engine_version(plugin) is None
+    return f"needs the package {plugin.engine}" if missing else None
+
+
 def list_plugins(names: Iterable[str] | None = None) -> list[Listing]:
     """One row a plugin, in the order of the names. Raises InputError for an unknown name."""
     return [_listing(name) for name in (plugin_names() if names is None else names)]
@@ -91,15 +100,14 @@ def _listing(name: str) -> Listing:
         plugin = load_plugin(name)
     except InputError as error:
         return Listing(name, "broken", str(error), (), None, None, None, distribution)
-    installed = engine_version(plugin)
-    missing = plugin.engine is not None and installed is None
+    reason = why_unavailable(plugin)
     return Listing(
         name,
-        "unavailable" if missing else "working",
-        f"needs the package {plugin.engine}" if missing else None,
+        "unavailable" if reason else "working",
+        reason,
         tuple(sorted(plugin.accepts)),
         plugin.returns,
         plugin.engine,
-        installed,
+        engine_version(plugin),
         distribution,
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from detpress.bundle import load_bundle
+from detpress.bundle import bundle_digest, find_bundle, load_bundle
 from detpress.errors import StageError
 from detpress.initial_model import initial_model, model_identity
 from detpress.measure.metrics import protocol_id
@@ -54,9 +54,14 @@ def run_chain(recipe: Recipe, devkit: Devkit, store: Store, listener: Listener) 
 
 
 def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
-    """sha256 over all that decides what `step` makes of the stage `parent`."""
+    """sha256 over all that decides what `step` makes of the stage `parent`.
+
+    Raises InputError for a bundle, named by the step's options, that is not there.
+    """
+    bundles = {name: bundle_digest(find_bundle(name)) for name in step.plugin.bundles(step.config)}
     return digest(
-        {
+        ({"bundles": bundles} if bundles else {})
+        | {
             "parent": parent,
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
@@ -86,13 +91,15 @@ class _Application:
         returns = step.plugin.returns or before.form
         if after.form is not returns:
             raise StageError(f"gave a {after.form} model where its contract says {returns}")
-        record = {
+        record: dict[str, Any] = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
             "distribution": " ".join(distribution_of(step.name)),
             "engine": f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None,
             "seed": self.seed,
         }
+        if after.notes:
+            record["notes"] = list(after.notes)
         return replace(after, history=(*before.history, record))
 
 

@@ -68,6 +68,7 @@ class Stage:
     folder: Path
     reused: bool
     seconds: float
+    notes: list[str]  # what the plugin has to tell a person
     metrics: dict[str, Any]
     detections: Path  # the folder with the scored `comp4_det_*` files
 
@@ -85,6 +86,7 @@ class Stage:
             "bundle": str(self.bundle),
             "reused": self.reused,
             "seconds": self.seconds,
+            "notes": self.notes,
             "metrics": self.metrics,
         }
 
@@ -116,7 +118,8 @@ class StageMaker:
         measurement = self._measurement(key, folder)
         metrics = json.loads((measurement / "metrics.json").read_text())
         form, seconds = Form(record["form"]), record["seconds"]
-        stage = Stage(index, name, form, key, folder, reused, seconds, metrics, measurement / "results")
+        notes = record.get("notes", [])
+        stage = Stage(index, name, form, key, folder, reused, seconds, notes, metrics, measurement / "results")
         self.listener.end(stage)
         return stage
 
@@ -144,7 +147,7 @@ class StageMaker:
             seconds = time.perf_counter() - started
         save_bundle(model, unfinished / "bundle")
         (scratch / "stage.log").rename(unfinished / "stage.log")
-        record = {"plugin": name, "form": model.form, "seconds": round(seconds, 3)}
+        record = {"plugin": name, "form": model.form, "seconds": round(seconds, 3), "notes": list(model.notes)}
         (unfinished / "stage.json").write_text(json.dumps(record))
         self.store.finish(key, unfinished)
 

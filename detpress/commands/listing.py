@@ -91,9 +91,12 @@ def _card(name: str, plugin: "Plugin") -> str:
     from inspect import cleandoc
 
     from detpress.plugin_card import option_lines
+    from detpress.registry import why_unavailable
 
     forms = _forms(sorted(plugin.accepts), plugin.returns)
-    return "\n".join([f"{name}  ({forms})", "", cleandoc(plugin.__doc__ or ""), "", *option_lines(plugin.Config)])
+    reason = why_unavailable(plugin)
+    head = [f"{name}  ({forms})", *([f"unavailable: {reason}"] if reason else [])]
+    return "\n".join([*head, "", cleandoc(plugin.__doc__ or ""), "", *option_lines(plugin.Config)])
 
 
 def _forms(accepts: Sequence[str], returns: str | None) -> str:

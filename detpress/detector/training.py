@@ -190,7 +190,7 @@ class DetectorTraining(pl.LightningModule):
         optimizer = self.engine.optimizer if self.engine else new_optimizer(self.network, self.config)
         schedule = OneCycleLR(
             optimizer,
-            max_lr=self.config.learning_rate,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=self.config.warmup,
             cycle_momentum=False,

@@ -22,7 +22,7 @@ AfterStep = Callable[[nn.Module], None]
 class EngineTraining:
     """What an engine puts in the place of the ordinary optimizer and training step.
 
-    optimizer: over the network's parameters; the learning rate follows the ordinary schedule.
+    optimizer: over the network's parameters; each group's learning rate is the highest of the ordinary schedule.
     step: (batch, network) -> (loss, its parts), as `DetectionStep`, around which engines hang losses of their own.
     state, load_state: what the engine must have back after a kill and does not keep in the network, as plain data and
         tensors; asked for when a checkpoint is written.

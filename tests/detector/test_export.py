@@ -25,7 +25,7 @@ def dense_file(dense_model: Model, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def int8_file(int8_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "int8.onnx"
-    assert 0 < write_onnx(int8_model, path) < 1  # rounding falls otherwise here and there, and is carried on
+    assert write_onnx(int8_model, path) < 1  # rounding falls otherwise here and there, and is carried on
     return path
 
 
