@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from detpress.detector.architecture import Architecture
-    from detpress.detector.training import EngineTraining
     from detpress.detector.training_config import TrainingConfig
+    from detpress.detector.training_step import EngineTraining
     from detpress.model import Model
 
 

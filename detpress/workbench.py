@@ -15,8 +15,9 @@ from detpress.bundle import find_bundle, load_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.images import read_squares
 from detpress.detector.predict import predict_image_set
-from detpress.detector.training import EngineTraining, fit, steps_per_epoch, train
+from detpress.detector.training import fit, train
 from detpress.detector.training_config import TrainingConfig
+from detpress.detector.training_step import EngineTraining, steps_per_epoch
 from detpress.errors import InputError
 from detpress.model import Model
 from detpress.recipe import Data, Measure
