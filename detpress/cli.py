@@ -1,15 +1,28 @@
 """The command `detpress`: names, help and exit codes. What the commands do stands in `detpress.commands`."""
 
 import sys
+from typing import Any
 
-import click
 import typer
+from typer.core import TyperGroup
 
 from detpress.commands import bundles, listing, running, scoring
 from detpress.errors import DetpressError, InputError, no_room
 
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C in one of them is answered in our words, before typer answers it in its own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise InputError("stopped; what was finished is kept, the same command goes on from there") from None
+
+
 app = typer.Typer(
     name="detpress",
+    cls=Commands,
     help="Compress object detectors with any engine, measured by one exact Pascal VOC evaluator.",
     no_args_is_help=True,
     add_completion=False,
@@ -34,28 +47,22 @@ app.add_typer(listing.store, name="store")
 def main() -> None:
     """Runs the command line; every expected error is one line on stderr, without a traceback."""
     try:
-        code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(InputError.exit_code)
+        app()
     except DetpressError as error:
         print(f"detpress: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        print("detpress: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(InputError.exit_code)
     except OSError as error:
-        if not no_room(error):
+        if no_room(error):
+            place = f" at {error.filename}" if error.filename else ""
+            print(
+                f"detpress: no disk space left{place} ({error.strerror}); what was finished is kept: make room, "
+                "or set DETPRESS_CACHE to a folder elsewhere, and give the same command again",
+                file=sys.stderr,
+            )
+        elif error.filename:
+            print(f"detpress: {error.filename}: {error.strerror}", file=sys.stderr)
+        else:
             raise
-        place = f" at {error.filename}" if error.filename else ""
-        print(
-            f"detpress: no disk space left{place} ({error.strerror}); what was finished is kept: make room, "
-            "or set DETPRESS_CACHE to a folder elsewhere, and give the same command again",
-            file=sys.stderr,
-        )
         sys.exit(InputError.exit_code)
 
 

@@ -24,7 +24,7 @@ def recipe_classes(recipe: Recipe) -> list[str] | None:
     known = list(load_bundle(find_bundle(recipe.model.weights)).architecture.classes)
     if recipe.data.classes not in (None, known):
         raise InputError(
-            f"{recipe.origin}: data.classes: {', '.join(recipe.data.classes or [])}; "
+            f"{recipe.where(('data', 'classes'))}: {', '.join(recipe.data.classes or [])}; "
             f"the weights {recipe.model.weights} know {', '.join(known)}"
         )
     return known
@@ -44,7 +44,7 @@ def initial_model(recipe: Recipe, devkit: Devkit | None) -> Model:
         return model
     classes = recipe.data.classes or (devkit.classes if devkit else None)
     if classes is None:
-        raise InputError(f"{recipe.origin}: data.classes: expected, since the data set is not there to tell")
+        raise InputError(f"{recipe.where(('data', 'classes'))}: expected, since the data set is not there to tell")
     assert source.arch is not None
     assert source.image_size is not None
     anchors = None
@@ -75,14 +75,14 @@ def _check_agrees(recipe: Recipe, found: Architecture) -> None:
     }
     for key, (wanted, has) in pairs.items():
         if wanted not in (None, has):
-            raise InputError(f"{recipe.origin}: model.{key}: {wanted}, but the weights {source.weights} have {has}")
+            raise InputError(f"{recipe.where(('model', key))}: {wanted}, but the weights {source.weights} have {has}")
     if source.anchors is not None:
-        raise InputError(f"{recipe.origin}: model.anchors: the weights {source.weights} bring their own")
+        raise InputError(f"{recipe.where(('model', 'anchors'))}: the weights {source.weights} bring their own")
     if source.width is not None:
         described = build_architecture(found.name, found.classes, found.image_size, source.width)
         if described.output_channels != found.output_channels:
             raise InputError(
-                f"{recipe.origin}: model.width: the weights {source.weights} are not of width {source.width:g}"
+                f"{recipe.where(('model', 'width'))}: the weights {source.weights} are not of width {source.width:g}"
             )
 
 

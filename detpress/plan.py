@@ -13,6 +13,7 @@ from detpress.initial_model import initial_model, recipe_classes
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
 from detpress.plugin import Form
 from detpress.recipe import Recipe
+from detpress.voc.devkit import Devkit
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,15 @@ class PlannedStage:
         return asdict(self)
 
 
-def plan_chain(recipe: Recipe) -> list[PlannedStage]:
-    """The model and every step of the chain. The data set is opened only where the recipe does not name the classes.
+def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStage]:
+    """The model and every step of the chain.
 
+    devkit: where there is none, it is opened only if the recipe does not name the classes.
     Raises InputError where a step cannot be applied as it is configured, such as a pattern that matches no layer.
     """
     classes = recipe_classes(recipe)
-    devkit = open_data(recipe.data.root, None) if classes is None else None
+    if devkit is None and classes is None:
+        devkit = open_data(recipe.data.root, None)
     model = initial_model(recipe, devkit)
     rows = []
     form = model.form
@@ -53,7 +56,7 @@ def plan_chain(recipe: Recipe) -> list[PlannedStage]:
             try:
                 plan = step.plugin.plan(model, step.config)
             except DetpressError as error:
-                raise type(error)(f"{recipe.origin}: chain[{index - 1}].{step.name}: {error}") from error
+                raise type(error)(f"{recipe.where(('chain', index - 1, step.name))}: {error}") from error
             model, layers = plan.model, plan.layers
             form = step.plugin.returns or form
         convolutions = [

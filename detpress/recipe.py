@@ -14,7 +14,7 @@
 Reading it finds every mistake at once and says each in one line that names the file, the line and the key.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePath
@@ -26,7 +26,7 @@ from detpress.builtin import BUILTIN
 from detpress.errors import InputError, nearest
 from detpress.plugin import Config, Form, Plugin
 from detpress.registry import load_plugin
-from detpress.yaml_source import Place, YamlSource
+from detpress.yaml_source import Place, YamlSource, read_yaml
 
 
 class Data(Config):
@@ -105,7 +105,7 @@ class Recipe:
     chain: tuple[Step, ...]
     measure: Measure
     text: str  # as read, before any `--set`
-    origin: str  # the file
+    where: Callable[[Place], str]  # `FILE:LINE: model.width` of a value; for messages
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, every default spelled out: what the recipe means."""
@@ -143,11 +143,7 @@ def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
 
     Raises InputError with one line a mistake: syntax, keys, types, plugins, options, and forms that do not fit.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    source = YamlSource(path, text)
+    source = read_yaml(path)
     if not isinstance(source.data, dict):
         raise InputError(f"{path}:1: expected a recipe with the keys {', '.join(_Document.model_fields)}")
     for assignment in assignments:
@@ -178,8 +174,8 @@ def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         model,
         tuple(steps),
         document.measure,
-        text,
-        str(path),
+        source.text,
+        source.where,
     )
 
 

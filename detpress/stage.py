@@ -204,10 +204,16 @@ def _engine_errors_named(name: str, path: Path, log: logging.Logger) -> Iterator
         yield
     except DetpressError as error:
         log.error("%s", error)
-        raise type(error)(f"{name}: {error}") from error
+        raise type(error)(f"{name}: {_own_words(error)}") from error
     except Exception as error:
         if no_room(error):
             raise
         log.exception("%s failed", name)
-        first_line = (str(error).strip() or "no message").splitlines()[0]
+        first_line = _own_words(error).splitlines()[0]
         raise StageError(f"{name} failed: {type(error).__name__}: {first_line}; see {path}") from error
+
+
+def _own_words(error: Exception) -> str:
+    """The message; where it is the traceback of another process, as PyTorch hands it on, what was raised there."""
+    message = str(error).strip() or "no message"
+    return message.splitlines()[-1].partition(": ")[2] if "Traceback (most recent call last)" in message else message

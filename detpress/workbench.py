@@ -50,6 +50,8 @@ class StageWorkbench:
         bad = check_boxes(self.devkit.image_set(self.data.train), self.data.bad_boxes)
         for annotation, index in bad:
             self.log.warning("%s: object %d left out: no area, or off the image", annotation.path, index + 1)
+        if bad:
+            self.log.warning("%d boxes left out", len(bad))
         folder = self.scratch / f"fit-{self._fits}"
         self._fits += 1
         folder.mkdir(exist_ok=True)

@@ -41,6 +41,7 @@ class YamlSource:
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
+        self.text = text  # as read, before any `set`
         self._lines: dict[Place, int] = {}
         self._set: dict[Place, str] = {}
         try:
@@ -124,6 +125,14 @@ class YamlSource:
                 self._set[tuple(place)] = said
                 return
             target = target[key]
+
+
+def read_yaml(path: Path) -> YamlSource:
+    """The document in `path`. Raises InputError as `YamlSource` does, and for a file that cannot be read."""
+    try:
+        return YamlSource(path, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def spell(place: Place) -> str:

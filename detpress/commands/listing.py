@@ -110,16 +110,17 @@ def recipes(
     detpress recipes quickstart > my-recipe.yaml
     """
     from detpress.recipe import find_recipe, shipped_recipes
-    from detpress.yaml_source import YamlSource
+    from detpress.yaml_source import read_yaml
 
     if name is not None:
-        typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+        source = read_yaml(find_recipe(name))
+        if as_json:
+            print_json(source.data)
+        else:
+            typer.echo(source.text, nl=False)
         return
     found = [
-        {
-            "name": recipe,
-            "description": YamlSource(path, path.read_text(encoding="utf-8")).data.get("description", ""),
-        }
+        {"name": recipe, "description": read_yaml(path).data.get("description", "")}
         for recipe, path in shipped_recipes().items()
     ]
     if as_json:
@@ -130,7 +131,11 @@ def recipes(
 
 @data.command("ls")
 def data_ls(as_json: Json = False) -> None:
-    """The data sets that detpress can make or fetch, and whether they are there."""
+    """The data sets that detpress can make or fetch, and whether they are there.
+
+    \b
+    detpress data ls
+    """
     from detpress.voc.download import known_data_sets
 
     rows = known_data_sets()
@@ -146,20 +151,30 @@ def data_ls(as_json: Json = False) -> None:
 def data_get(
     name: Annotated[str, typer.Argument(help="voc2007, voc2012 or digits.")],
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; the cache by default.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Download a data set, checksums verified; prints the folder for a recipe's data.root.
 
     \b
     detpress data get voc2007
+    detpress data get digits --root data
     """
     from detpress.voc.download import get_data_set
 
-    typer.echo(get_data_set(name, root))
+    path = get_data_set(name, root)
+    if as_json:
+        print_json({"name": name, "path": str(path)})
+    else:
+        typer.echo(path)
 
 
 @store.command("ls")
 def store_ls(as_json: Json = False) -> None:
-    """The finished stages."""
+    """The finished stages, the most recently used first.
+
+    \b
+    detpress store ls
+    """
     from detpress.cache import cache_root
     from detpress.store import Store
 

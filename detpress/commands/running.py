@@ -35,20 +35,28 @@ def run(
     from detpress.cache import cache_root
     from detpress.data import open_data
     from detpress.initial_model import recipe_classes
+    from detpress.plan import plan_chain
     from detpress.recipe import find_recipe, read_recipe
     from detpress.report.pictures import draw_stage_pictures
     from detpress.report.table import run_table
     from detpress.run import run_chain, write_run_folder
     from detpress.store import Store
     from detpress.terminal import TerminalListener
+    from detpress.voc.devkit import check_boxes
 
     settings = [*(assignments or []), *([] if seed is None else [f"seed={seed}"])]
     checked = read_recipe(find_recipe(recipe), settings)
     folder = out or Path("runs") / checked.name
     devkit = open_data(checked.data.root, recipe_classes(checked))
+    folder.mkdir(parents=True, exist_ok=True)
+    plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
     stages: list[Stage] = []
     results: dict[str, Any] = {}
     with TerminalListener() as listener:
+        if checked.chain:
+            bad = check_boxes(devkit.image_set(checked.data.train), checked.data.bad_boxes)
+            if bad:
+                listener.say(f"{len(bad)} training boxes left out: no area, or off the image; stage.log names them")
         try:
             for stage in run_chain(checked, devkit, Store(cache_root() / "store"), listener):
                 stages.append(stage)

@@ -60,7 +60,16 @@ def draw_boxes(
     picture = image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
     if len(boxes):
         colours = [COLOURS[classes.index(name) % len(COLOURS)] for name in names]
-        picture = draw_bounding_boxes(picture, boxes * factor, list(labels or names), colours, width=2)
+        picture = draw_bounding_boxes(
+            picture,
+            boxes * factor,
+            list(labels or names),
+            colours,
+            width=2,
+            label_colors="white",
+            label_background_colors=colours,
+            fill_labels=True,
+        )
     if title:
         strip = torch.full((3, 16, picture.shape[-1]), 255, dtype=torch.uint8)
         strip = draw_bounding_boxes(strip, torch.tensor([[0, 0, 1, 1]]), [title], "black", width=1)

@@ -1,6 +1,7 @@
 """Plugins come by entry points, strangers' and built-in ones alike; a broken one breaks nothing else."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from detpress.errors import InputError
 from detpress.plugin import Plugin
+from detpress.plugin_card import option_lines
 from detpress.registry import list_plugins, load_plugin, plugin_names
 
 BUILT_IN = {
@@ -47,7 +49,8 @@ def test_every_plugin_and_every_option_is_documented(name: str) -> None:
     plugin = load_plugin(name)
     assert isinstance(plugin, Plugin)
     assert plugin.__doc__
-    assert all(field.description for field in plugin.Config.model_fields.values())
+    undocumented = [line for line in option_lines(plugin.Config) if not re.search(r"(required|default .*)\. \w", line)]
+    assert undocumented in ([], ["  no options"])
 
 
 def test_listing_plugins_imports_neither_torch_nor_an_engine() -> None:

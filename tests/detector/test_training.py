@@ -167,7 +167,11 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_place(devkit: Dev
         train(small_model(devkit), devkit, tmp_path, losses=[loss])
 
 
-def test_ctrl_c_arrives_as_keyboard_interrupt_and_works_again_afterwards(devkit: Devkit, tmp_path: Path) -> None:
+def test_ctrl_c_arrives_as_keyboard_interrupt_and_works_again_afterwards(
+    devkit: Devkit, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    as_found = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, as_found))
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         train(

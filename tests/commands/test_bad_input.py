@@ -1,0 +1,292 @@
+"""Bad input ends in one clear line on stderr and exit code 2; what was finished is kept."""
+
+import hashlib
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from command_line import Command, Said
+
+from detpress.detector.architecture import build_architecture
+from detpress.detector.darknet import write_model
+from detpress.model import new_model
+from detpress.store import Store
+from detpress.voc import download
+from detpress.voc.digits import CLASSES
+
+
+def refusal(said: Said) -> str:
+    """The one line on stderr, progress aside."""
+    assert said.code == 2, said
+    assert said.out == ""
+    lines = [line for line in said.err.splitlines() if line.startswith("detpress: ")]
+    assert len(lines) == 1, said.err
+    assert said.err.endswith(f"{lines[0]}\n")
+    assert "Traceback" not in said.err
+    return lines[0].removeprefix("detpress: ")
+
+
+@pytest.fixture
+def data(workplace: Path, digits: Path) -> Path:
+    """The recipe's data set, to be spoilt."""
+    (workplace / "digits").unlink()
+    shutil.copytree(digits, workplace / "digits")
+    return workplace / "digits"
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("sparsity", "sparcity", "small.yaml:6: chain[1].nni.l1norm.sparcity: unknown key; did you mean 'sparsity'?"),
+        (
+            "nni.speedup",
+            "nni.sped",
+            "small.yaml:7: chain[2]: unknown plugin 'nni.sped'; did you mean 'nni.speedup'?",
+        ),
+        (
+            "sparsity: 0.5",
+            "sparsity: 0.5, exclude: [layers.999]",
+            "small.yaml:6: chain[1].nni.l1norm: exclude: 'layers.999' matches no layer; did you mean 'layers.99'?",
+        ),
+        ("0.0625", "narrow", "small.yaml:3: model.width: expected a valid number, got 'narrow'"),
+        (
+            "  - nni.speedup\n  - train.finetune: {epochs: 2, batch_size: 4}\n",
+            "",
+            "small.yaml:7: chain[2].inc.static_int8: takes a dense model, but after nni.l1norm it is masked",
+        ),
+        ("root: digits", "root: ../digits", "small.yaml:2: data.root: '../digits' climbs out of the recipe's folder"),
+        ("root: digits}", "root: [digits}", "small.yaml:2: not valid YAML: "),
+    ],
+)
+def test_a_mistake_in_the_recipe_is_told_before_anything_is_computed(
+    detpress: Command, workplace: Path, cache: Path, command: str, old: str, new: str, message: str
+) -> None:
+    recipe = workplace / "small.yaml"
+    recipe.write_text(recipe.read_text().replace(old, new, 1))
+    assert refusal(detpress(command, "small.yaml")).startswith(message)
+    assert not (cache / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "quikstart"), "no recipe 'quikstart'; did you mean 'quickstart'?"),
+        (("run", "absent.yaml"), "absent.yaml: no such file"),
+        (("run", "small.yaml", "--set", "sed=1"), "--set sed=1: sed: unknown key; did you mean 'seed'?"),
+        (("run", "small.yaml", "--set", "data.root=absent"), "absent: no such folder; expected a VOC devkit"),
+        (("run", "small.yaml", "--set", "data.root=builtin:digit"), "no built-in data set 'builtin:digit'; did you "),
+        (("run", "small.yaml", "--set", "model.weights=absent"), "absent: not a bundle: model.json cannot be read"),
+        (("run", "small.yaml", "--set", "data.test=tset"), "digits: no image set 'tset'; did you mean 'test'?"),
+        (("run", "small.yaml", "--out", "small.yaml"), "small.yaml: "),
+        (("evaluate", "--data", "digits"), "evaluate: expected either a BUNDLE or --results DIR"),
+        (("evaluate", "absent", "--data", "digits"), "absent: not a bundle: model.json cannot be read"),
+        (("evaluate", "--results", "digits", "--data", "digits"), "digits: expected files comp4_det_test_<class>.txt"),
+        (("evaluate", "absent", "--data", "digits", "--protocol", "voc7"), "--protocol voc7: did you mean 'voc"),
+        (("evaluate", "absent", "--data", "digits", "--iou", "2"), "--iou 2.0: expected a number above 0"),
+        (("evaluate", "absent", "--data", "digits", "--runtime", "torh"), "--runtime torh: did you mean 'torch'?"),
+        (("detect", "absent", "scene.jpg"), "absent: not a bundle: model.json cannot be read"),
+        (("export", "absent", "--to", "onxx"), "--to onxx: did you mean 'onnx'?"),
+        (("model", "yolo3"), "unknown architecture 'yolo3'; did you mean 'yolov3'?"),
+        (("model", "yolov3", "--image-size", "100"), "image size 100: expected a positive multiple of 32"),
+        (("plugins", "nni.l1nrm"), "unknown plugin 'nni.l1nrm'; did you mean 'nni.l1norm'?"),
+        (("recipes", "vok"), "no recipe 'vok'; did you mean 'voc'?"),
+        (("data", "get", "voc207"), "voc207: no such data set; did you mean 'voc2007'?"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_with_the_nearest_name(
+    detpress: Command, workplace: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    said = refusal(detpress(*arguments)).replace(f"{workplace}/", "")
+    assert said.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("rnu",), ("run",), ("run", "small.yaml", "--sed", "1"), ("model", "yolov3", "--classes", "many")]
+)
+def test_a_command_that_is_not_one_shows_how_to_ask(detpress: Command, arguments: tuple[str, ...]) -> None:
+    said = detpress(*arguments)
+    assert said.code == 2
+    assert "Usage: detpress" in said.out + said.err
+    assert "Traceback" not in said.err
+
+
+def spoil(data: Path, name: str, old: bytes, new: bytes) -> Path:
+    """Replaces the first `old` of one of the data set's files."""
+    content = (data / name).read_bytes()
+    assert old in content
+    (data / name).write_bytes(content.replace(old, new, 1))
+    return data / name
+
+
+BOMB = b"""<?xml version="1.0"?>
+<!DOCTYPE annotation [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>
+<annotation><folder>&b;"""
+
+
+@pytest.mark.parametrize("command", [("run", "small.yaml"), ("evaluate", "--results", "found", "--data", "digits")])
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        (
+            "ImageSets/Main/test.txt",
+            b"000012",
+            b"000099",
+            "ImageSets/Main/test.txt:2: image '000099' has no annotation: digits/Annotations/000099.xml does not",
+        ),
+        ("ImageSets/Main/test.txt", b"000012", b"../../0", "ImageSets/Main/test.txt:2: '../../0' climbs out of"),
+        ("Annotations/000012.xml", b"</bndbox>", b"", "Annotations/000012.xml:21: malformed XML: mismatched tag"),
+        (
+            "Annotations/000012.xml",
+            b"<annotation>\n\t<folder>",
+            BOMB,
+            "Annotations/000012.xml:2: document type refused; expected XML without <!DOCTYPE or entities",
+        ),
+        ("Annotations/000012.xml", b"<ymin>", b"<ymin>x", "Annotations/000012.xml:10: object 1: ymin: expected a "),
+    ],
+)
+def test_a_bad_file_of_the_data_set_is_told_by_file_and_line(
+    detpress: Command, data: Path, command: tuple[str, ...], name: str, old: bytes, new: bytes, message: str
+) -> None:
+    (data.parent / "found").mkdir()
+    (data.parent / "found/comp4_det_test_one.txt").write_text("000011 0.5 1 1 20 20\n")
+    spoil(data, name, old, new)
+    said = refusal(detpress(*command)).replace(f"{data.parent}/", "")
+    assert said.startswith(f"digits/{message}")
+
+
+def test_a_class_that_is_not_in_the_list_is_told_with_its_place_and_the_nearest(
+    detpress: Command, data: Path, bundle: Path
+) -> None:
+    spoil(data, "Annotations/000012.xml", b"<name>", b"<name>x")
+    said = refusal(detpress("evaluate", bundle, "--data", "digits"))
+    assert said.startswith("digits/Annotations/000012.xml:10: object 1: class 'x")
+    assert "is not in the list; did you mean '" in said
+
+
+def test_boxes_without_area_are_counted_in_the_log_or_refused_by_the_setting(
+    detpress: Command, data: Path, workplace: Path
+) -> None:
+    path = data / "Annotations/000003.xml"
+    text = path.read_text()
+    flat = text[text.index("\t<object>") : text.index("\t</object>")]
+    for side in ("xmin", "xmax"):
+        start, end = flat.index(f"<{side}>"), flat.index(f"</{side}>")
+        flat = f"{flat[:start]}<{side}>7{flat[end:]}"
+    path.write_text(text.replace("</annotation>", f"{flat}\t</object>\n</annotation>"))
+    number = text.count("<object>") + 1
+    short = ("--set", "chain=[{train.scratch: {epochs: 1, batch_size: 4}}]")
+    said = detpress("run", "small.yaml", *short, "--set", "data.bad_boxes=refuse")
+    assert f"Annotations/000003.xml:{text.count(chr(10))}: object {number} (" in refusal(said)
+    assert "no area or lies outside 160x160; 1 such boxes refused" in said.err
+    said = detpress("run", "small.yaml", *short)
+    assert said.code == 0
+    assert "1 training boxes left out: no area, or off the image" in said.err
+    log = (workplace / "runs/small/1-train.scratch/stage.log").read_text()
+    assert f"000003.xml: object {number} left out: no area, or off the image" in log
+    assert "1 boxes left out" in log
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photograph_cut_short_is_named_and_the_stage_before_kept(
+    detpress: Command, data: Path, workplace: Path, cache: Path, workers: int
+) -> None:
+    photo = data / "JPEGImages/000003.jpg"
+    photo.write_bytes(photo.read_bytes()[:900])
+    said = refusal(detpress("run", "small.yaml", "--set", f"chain[0].workers={workers}"))
+    assert said.startswith(f"train.scratch: {photo}: cannot be read as an image (")
+    assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
+    assert (workplace / "runs/small/0-model/bundle/model.json").is_file()
+
+
+def test_a_photograph_to_detect_in_that_is_cut_short_is_named(detpress: Command, data: Path, bundle: Path) -> None:
+    photo = data / "JPEGImages/000012.jpg"
+    photo.write_bytes(photo.read_bytes()[:900])
+    said = refusal(detpress("detect", bundle, photo))
+    assert said.startswith(f"{photo}: cannot be read as an image (")
+
+
+def test_more_calibration_images_than_there_are_are_refused(detpress: Command, workplace: Path) -> None:
+    said = refusal(detpress("run", "small.yaml", "--set", "chain=[{inc.static_int8: {calibration_images: 9}}]"))
+    assert said.startswith("inc.static_int8: 9 calibration images asked for, but the image set 'train' of ")
+    assert said.endswith(" has 8")
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "SHA256SUMS"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("detect", "spoilt", "digits/JPEGImages/000012.jpg"),
+        ("run", "small.yaml", "--set", "model={weights: spoilt}"),
+    ],
+)
+def test_a_bundle_with_an_altered_byte_is_refused(
+    detpress: Command, workplace: Path, bundle: Path, command: tuple[str, ...], name: str
+) -> None:
+    shutil.copytree(bundle, workplace / "spoilt")
+    content = bytearray((workplace / "spoilt" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (workplace / "spoilt" / name).write_bytes(content)
+    said = refusal(detpress(*command))
+    assert "spoilt: " in said
+    assert said.endswith("altered: digest is not the one in SHA256SUMS")
+
+
+@pytest.fixture
+def darknet(workplace: Path) -> Path:
+    """tiny.cfg, tiny.weights and tiny.names."""
+    model = new_model(build_architecture("yolov3-tiny", CLASSES, 64, width=0.0625), seed=0)
+    write_model(model.network, workplace / "tiny.cfg", workplace / "tiny.weights")
+    (workplace / "tiny.names").write_text("".join(f"{name}\n" for name in CLASSES))
+    return workplace / "tiny.weights"
+
+
+IMPORT = ("import", "tiny.cfg", "tiny.weights", "--classes", "tiny.names", "--out", "imported")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content[:-4], "tiny.weights: has {less} bytes, but tiny with 10 classes takes {size}"),
+        (lambda content: content + bytes(4), "tiny.weights: has {more} bytes, but tiny with 10 classes takes {size}"),
+        (lambda content: content[:7], "tiny.weights: too short for the header"),
+    ],
+)
+def test_darknet_weights_that_do_not_fit_are_refused(detpress: Command, darknet: Path, change, message: str) -> None:
+    content = darknet.read_bytes()
+    size = len(content)
+    darknet.write_bytes(change(content))
+    said = refusal(detpress(*IMPORT))
+    assert said.startswith(message.format(less=size - 4, more=size + 4, size=size))
+    assert not Path("imported").exists()
+
+
+def test_darknet_weights_of_another_network_are_refused(detpress: Command, darknet: Path) -> None:
+    other = new_model(build_architecture("yolov3-tiny", CLASSES[:3], 64, width=0.0625), seed=0)
+    write_model(other.network, darknet.with_name("other.cfg"), darknet)
+    said = refusal(detpress(*IMPORT))
+    assert "it has the size of this network with 3 classes" in said
+
+
+def test_names_that_are_not_as_many_as_the_classes_are_refused(detpress: Command, darknet: Path) -> None:
+    darknet.with_name("tiny.names").write_text("zero\none\n")
+    assert "tiny.cfg" in refusal(detpress(*IMPORT))
+
+
+def test_an_archive_that_climbs_out_is_refused(
+    detpress: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / "fetched").mkdir()
+    path = workplace / "fetched/evil.tar"
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("../../evil.txt")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    archive = download.Archive("https://example.invalid/evil.tar", path.name, md5, path.stat().st_size)
+    monkeypatch.setattr(download, "voc_archives", lambda: {"2007": [archive]})  # placed by hand: nothing is downloaded
+    said = refusal(detpress("data", "get", "voc2007", "--root", "fetched"))
+    assert said.startswith("fetched/evil.tar: refused, a member is not safe to unpack")
+    assert not list(workplace.rglob("evil.txt"))

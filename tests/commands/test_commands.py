@@ -1,0 +1,163 @@
+"""Every command: help with examples, JSON for programs, and the figures that are promised."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Command
+
+from detpress.bundle import load_bundle
+from detpress.voc.digits import CLASSES
+
+FIXTURES = Path(__file__).parents[3] / "shared/fixtures/voc-eval"
+COMMANDS = (
+    ("run",),
+    ("validate",),
+    ("evaluate",),
+    ("detect",),
+    ("export",),
+    ("import",),
+    ("model",),
+    ("plugins",),
+    ("recipes",),
+    ("data", "ls"),
+    ("data", "get"),
+    ("store", "ls"),
+    ("store", "gc"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_shows_examples(detpress: Command, command: tuple[str, ...]) -> None:
+    said = detpress(*command, "--help")
+    assert said.code == 0
+    examples = [line for line in said.out.splitlines() if line.strip().startswith(f"detpress {' '.join(command)}")]
+    assert examples
+    assert "--json" in said.out
+
+
+def test_the_help_names_every_command(detpress: Command) -> None:
+    said = detpress("--help")
+    assert said.code == 0
+    assert all(f"\n  {command[0]} " in said.out for command in COMMANDS)
+    assert "Exit codes: 0 done, 1 the work failed, 2 the input was wrong" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parameters", "gmacs"),
+    [
+        (("yolov3", "--classes", 20, "--image-size", 416), 61_626_049, 32.714),
+        (("yolov3", "--classes", 20, "--image-size", 320), 61_626_049, 19.357),
+        (("yolov3", "--classes", 80), 61_949_149, 32.932),
+        (("yolov3-tiny", "--classes", 80), 8_852_366, None),
+        (("yolov3-spp", "--classes", 80), 62_998_749, None),
+    ],
+)
+def test_published_networks_have_the_published_size(
+    detpress: Command, arguments: tuple[object, ...], parameters: int, gmacs: float | None
+) -> None:
+    said = detpress("model", *arguments, "--json")
+    assert said.code == 0
+    assert said.json["parameters"] == parameters == sum(layer["parameters"] for layer in said.json["layers"])
+    assert gmacs is None or round(said.json["macs"] / 1e9, 3) == gmacs
+    assert f"{parameters:,} parameters" in detpress("model", *arguments).out
+
+
+def test_the_model_of_a_bundle(detpress: Command, bundle: Path) -> None:
+    parameters = sum(parameter.numel() for parameter in load_bundle(bundle).network.parameters())
+    assert detpress("model", bundle, "--json").json["parameters"] == parameters
+
+
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason="the fixtures are not at ../shared/fixtures/voc-eval")
+@pytest.mark.parametrize("name", ["blood-cells", "everyday", "voc20-small"])
+def test_evaluate_gives_what_the_reference_gives(detpress: Command, name: str) -> None:
+    expected = json.loads((FIXTURES / name / "expected.json").read_text())
+    assert len(expected) == 4
+    for measure, reference in expected.items():
+        iou, average = measure.removeprefix("iou").split("_")
+        protocol = {"11point": "voc07", "area": "voc10"}[average]
+        options = ("--protocol", protocol, "--iou", iou, "--json")
+        said = detpress("evaluate", "--results", FIXTURES / name, "--data", FIXTURES / name, *options)
+        assert said.code == 0, said.err
+        assert said.json["protocol"] == f"{protocol}@{iou}+1px"
+        assert said.json["map"] == pytest.approx(reference["map"], abs=1e-9, rel=0)
+        assert said.json["ap"] == pytest.approx(reference["ap"], abs=1e-9, rel=0)
+
+
+def test_evaluate_and_detect_of_a_bundle(detpress: Command, workplace: Path, bundle: Path) -> None:
+    said = detpress("evaluate", bundle, "--data", "digits", "--json")
+    assert said.code == 0, said.err
+    assert set(said.json["ap"]) | set(said.json["left_out"]) <= set(CLASSES)
+    assert "mean" in detpress("evaluate", bundle, "--data", "digits", "--protocol", "coco").out
+    image = "digits/JPEGImages/000011.jpg"
+    said = detpress("detect", bundle, image, "--score", "0.2", "--json")
+    assert said.code == 0, said.err
+    assert said.json == json.loads((workplace / "detections/boxes.json").read_text())
+    assert [entry["image"] for entry in said.json] == [image]
+    for found in said.json[0]["objects"]:
+        assert found["class"] in CLASSES
+        assert found["score"] >= 0.2
+        assert 0 <= found["box"][0] <= found["box"][2] <= 160
+    assert (workplace / "detections/000011.png").is_file()
+
+
+def test_a_bundle_goes_to_darknet_and_back_and_to_onnx(detpress: Command, workplace: Path, bundle: Path) -> None:
+    said = detpress("export", bundle, "--to", "darknet", "--out", "tiny.cfg", "--json")
+    assert said.code == 0, said.err
+    assert said.json == {"path": "tiny.cfg", "largest_difference": 0.0}
+    Path("tiny.names").write_text("".join(f"{name}\n" for name in CLASSES))
+    said = detpress("import", "tiny.cfg", "tiny.weights", "--classes", "tiny.names", "--out", "back", "--json")
+    assert said.json == {"bundle": "back", "architecture": "tiny"}
+    ours, theirs = load_bundle(bundle).network.state_dict(), load_bundle(Path("back")).network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours if "num_batches_tracked" not in name)
+    said = detpress("export", bundle, "--to", "onnx", "--out", "tiny.onnx", "--json")
+    assert said.json["largest_difference"] < 1e-4
+    assert Path("tiny.onnx").is_file()
+
+
+def test_validate_prints_the_chain_as_it_would_be(detpress: Command, workplace: Path, cache: Path) -> None:
+    rows = detpress("validate", "small.yaml", "--json").json
+    assert [(row["plugin"], row["form"]) for row in rows] == [
+        ("model", "dense"),
+        ("train.scratch", "dense"),
+        ("nni.l1norm", "masked"),
+        ("nni.speedup", "dense"),
+        ("train.finetune", "dense"),
+        ("inc.static_int8", "int8"),
+    ]
+    assert rows[3]["parameters"] < 0.4 * rows[0]["parameters"] == 0.4 * rows[2]["parameters"]
+    assert len(rows[2]["layers"]) == 72
+    said = detpress("validate", "small.yaml")
+    assert said.code == 0
+    assert f"{rows[3]['parameters']:,}" in said.out
+    assert not cache.exists()
+
+
+def test_plugins_and_recipes_are_listed_and_shown(detpress: Command) -> None:
+    listed = detpress("plugins", "--json").json
+    keys = {"name", "status", "reason", "accepts", "returns", "engine", "engine_version", "distribution"}
+    assert all(set(row) == keys for row in listed)
+    rows = {row["name"]: row for row in listed}
+    assert rows["nni.l1norm"]["engine_version"] == "3.0"
+    assert (rows["nni.l1norm"]["accepts"], rows["nni.l1norm"]["returns"]) == (["dense"], "masked")
+    card = detpress("plugins", "train.finetune").out
+    assert "train.finetune  (dense | masked -> the same)" in card
+    assert "augmentation.mosaic: float >= 0 <= 1, default 0.0. share of images made of four" in card
+    names = [row["name"] for row in detpress("recipes", "--json").json]
+    assert {"quickstart", "blood-cells", "voc"} <= set(names)
+    for name in names:
+        assert detpress("recipes", name).out.startswith(f"name: {name}\n")
+        assert detpress("recipes", name, "--json").json["name"] == name
+
+
+def test_data_and_store_are_listed_and_emptied(detpress: Command, workplace: Path, cache: Path) -> None:
+    rows = {row["name"]: row for row in detpress("data", "ls", "--json").json}
+    assert rows["voc2007"]["present"] is False
+    assert detpress("store", "ls", "--json").json == []
+    model_only = ("run", "small.yaml", "--set", "chain=[]", "--set", "measure.runtimes=[]")
+    assert detpress(*model_only).code == 0
+    assert [(row["plugin"], row["form"]) for row in detpress("store", "ls", "--json").json] == [("model", "dense")]
+    assert detpress("store", "gc", "--json").json["stages"] == 0
+    assert detpress("store", "gc", "--days", "0", "--json").json["stages"] == 1
+    assert detpress("store", "ls").out.startswith("0 stages")

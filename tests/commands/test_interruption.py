@@ -1,0 +1,123 @@
+"""A run that was killed, stopped or out of room goes on by the same command, and ends as if nothing had happened."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import Command
+
+from detpress.store import Store
+
+# `detpress run small.yaml`, killed with SIGKILL as soon as the stage that is worked on reports a progress that begins
+# as told, or, with "finish", when the stage is whole but not yet in the store.
+KILLED = """
+import os, signal, sys
+from detpress import cli, store
+from detpress.detector import training
+from detpress.terminal import TerminalListener
+
+_, at_stage, at_progress = sys.argv
+stage = None
+
+def begin(self, index, total, name):
+    global stage
+    stage = name
+
+def progress(self, what, done, total):
+    if stage == at_stage and what.startswith(at_progress):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def finish(self, key, folder):
+    progress(None, "finish", 1, 1)
+    return whole(self, key, folder)
+
+training.CHECKPOINT_SECONDS = 0.0
+whole, store.Store.finish = store.Store.finish, finish
+TerminalListener.begin, TerminalListener.progress = begin, progress
+sys.argv = ["detpress", "run", "small.yaml"]
+cli.main()
+"""
+KILLS = (("nni.l1norm", "images scored"), ("nni.speedup", "finish"), ("train.finetune", "epoch 2"))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA256SUMS of each stage's bundle in a run's folder."""
+    return {path.parents[1].name: path.read_text() for path in folder.glob("*/bundle/SHA256SUMS")}
+
+
+def test_a_run_killed_in_one_stage_after_another_ends_with_the_weights_of_one_undisturbed(
+    detpress: Command, workplace: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stage, at in KILLS:
+        command = [sys.executable, "-c", KILLED, stage, at]
+        killed = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    made = [entry.plugin for entry in Store(cache / "store").listing()]
+    assert sorted(made) == ["model", "nni.l1norm", "nni.speedup", "train.scratch"]
+    assert list((cache / "store/scratch").glob("*/fit-0/last.ckpt"))
+    said = detpress("run", "small.yaml", "--json", "--out", "killed")
+    assert said.code == 0, said.err
+    assert [stage["reused"] for stage in said.json["stages"]] == [True, True, True, True, False, False]
+    assert "going on from" in (workplace / "killed/4-train.finetune/stage.log").read_text()
+    assert not list((cache / "store/scratch").iterdir())
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "another"))
+    assert detpress("run", "small.yaml", "--out", "undisturbed").code == 0
+    assert len(digests(workplace / "killed")) == 6
+    assert digests(workplace / "killed") == digests(workplace / "undisturbed")
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until a file that fits is below `folder`; the process must not end before."""
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def test_ctrl_c_in_training_is_one_line_and_keeps_what_was_finished(workplace: Path, cache: Path) -> None:
+    command = [sys.executable, "-m", "detpress.cli", "run", "small.yaml", "--set", "chain[0].epochs=10000"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
+    ) as process:
+        wait_for("store/scratch/*/fit-0/training.csv", cache, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 2
+    assert out == ""
+    assert err.endswith("detpress: stopped; what was finished is kept, the same command goes on from there\n")
+    assert "Traceback" not in err
+    assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
+    kept = json.loads((workplace / "runs/small/results.json").read_text())["stages"]
+    assert [stage["plugin"] for stage in kept] == ["model"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the largest file size can be limited on POSIX only")
+def test_no_room_on_the_disk_is_one_line_and_keeps_what_was_finished(
+    detpress: Command, workplace: Path, cache: Path
+) -> None:
+    """The dense model's weights take 1.0 MB, the masks a quarter more: a limit between lets the first stage through."""
+    arguments = ("run", "small.yaml", "--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]", "--set", "measure.runtimes=[]")
+    done = subprocess.run(
+        [sys.executable, "-m", "detpress.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_150_000, resource.RLIM_INFINITY)),
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("detpress: no disk space left")
+    assert "what was finished is kept: make room, or set DETPRESS_CACHE to a folder elsewhere" in last
+    assert "Traceback" not in done.stderr
+    assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
+    again = detpress(*arguments, "--json")
+    assert [stage["reused"] for stage in again.json["stages"]] == [True, False]
