@@ -50,4 +50,4 @@ def apply_masks(network: nn.Module, masks: dict[str, Tensor]) -> None:
     parameters = dict(network.named_parameters())
     with torch.no_grad():
         for name, mask in masks.items():
-            parameters[name].mul_(mask)
+            parameters[name].mul_(mask.to(parameters[name].device))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from detpress.detector.architecture import Architecture
+    from detpress.detector.training import EngineTraining
     from detpress.detector.training_config import TrainingConfig
     from detpress.model import Model
 
@@ -50,11 +52,12 @@ class Plan:
     """What a plugin would do: the names of the layers it touches, and the model that would come out.
 
     The model's shapes are what counts: `detpress validate` reads the parameters left from it and hands it to the
-    next plugin's `plan`. Its weights may be those of a model never trained.
+    next plugin's `plan`. Its weights may be those of a model never trained. `note` says what cannot be known yet.
     """
 
     layers: tuple[str, ...]
     model: "Model"
+    note: str = ""
 
 
 class Workbench(Protocol):
@@ -77,6 +80,20 @@ class Workbench(Protocol):
         after_step: "tuple[Callable[[nn.Module], None], ...]" = (),
     ) -> "Model":
         """Trains a copy of `model` on the training split, its masks held. The one trainer."""
+
+    def train(
+        self,
+        network: "nn.Module",
+        architecture: "Architecture",
+        training: "TrainingConfig",
+        losses: "tuple[Callable[..., Tensor], ...]" = (),
+        after_step: "tuple[Callable[[nn.Module], None], ...]" = (),
+        engine: "EngineTraining | None" = None,
+    ) -> None:
+        """The same trainer for what is no `Model` yet: a network that an engine has prepared, trained in place."""
+
+    def steps_per_epoch(self, training: "TrainingConfig") -> int:
+        """Steps of the optimizer in one pass over the training split."""
 
     def evaluate(self, model: "Model", split: str = "val") -> float:
         """mAP (a fraction) by the recipe's protocol. The test split is refused."""

@@ -15,7 +15,7 @@ from detpress.bundle import find_bundle, load_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.images import place_image, read_image
 from detpress.detector.predict import predict_image_set
-from detpress.detector.training import fit
+from detpress.detector.training import EngineTraining, fit, steps_per_epoch, train
 from detpress.detector.training_config import TrainingConfig
 from detpress.errors import InputError
 from detpress.model import Model
@@ -47,6 +47,22 @@ class StageWorkbench:
         losses: tuple[Callable[..., Tensor], ...] = (),
         after_step: tuple[Callable[[nn.Module], None], ...] = (),
     ) -> Model:
+        return fit(model, training, **self._for_training(), losses=losses, after_step=after_step)
+
+    def train(
+        self,
+        network: nn.Module,
+        architecture: Architecture,
+        training: TrainingConfig,
+        losses: tuple[Callable[..., Tensor], ...] = (),
+        after_step: tuple[Callable[[nn.Module], None], ...] = (),
+        engine: EngineTraining | None = None,
+    ) -> None:
+        data = self._for_training()
+        train(network, architecture, training, **data, losses=losses, after_step=after_step, engine=engine)
+
+    def _for_training(self) -> dict[str, Any]:
+        """The data, and a folder of its own for each training of the stage: the same one after a kill."""
         bad = check_boxes(self.devkit.image_set(self.data.train), self.data.bad_boxes)
         for annotation, index in bad:
             self.log.warning("%s: object %d left out: no area, or off the image", annotation.path, index + 1)
@@ -55,18 +71,17 @@ class StageWorkbench:
         folder = self.scratch / f"fit-{self._fits}"
         self._fits += 1
         folder.mkdir(exist_ok=True)
-        return fit(
-            model,
-            training,
-            self.devkit,
-            split=self.data.train,
-            seed=self.seed,
-            scratch=folder,
-            log=self.log,
-            progress=self.progress,
-            losses=losses,
-            after_step=after_step,
-        )
+        return {
+            "devkit": self.devkit,
+            "split": self.data.train,
+            "seed": self.seed,
+            "scratch": folder,
+            "log": self.log,
+            "progress": self.progress,
+        }
+
+    def steps_per_epoch(self, training: TrainingConfig) -> int:
+        return steps_per_epoch(len(self.devkit.image_set(self.data.train)), training)
 
     def evaluate(self, model: Model, split: str = "val") -> float:
         if split in ("test", self.data.test):

@@ -3,6 +3,14 @@
 The same data, configuration and seed give the same weights on the same machine, also when the training was killed
 and went on: the order of the images is drawn from (seed, epoch), every random change of them from (seed, epoch, step,
 process), and a checkpoint holds weights, moving average, optimizer and schedule.
+
+An engine that has a say in the training (a pruner that scores weights by their gradients, a quantizer that learns
+scales) gives an `EngineTraining`: its optimizer and its training step take the place of the ordinary ones, in the
+same loop. A step is always
+
+    loss = step(batch, network); loss.backward(); clip; optimizer.step(); masks and hooks; moving average
+
+so what an engine does in `optimizer.step` finds the gradients of this batch.
 """
 
 import copy
@@ -13,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,19 +30,23 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, DistributedSampler
 
+from detpress.detector.architecture import Architecture
 from detpress.detector.augment import augment
 from detpress.detector.dataset import TrainingSet, collate
 from detpress.detector.loss import Targets, yolo_loss
+from detpress.detector.moving_average import MovingAverage, averaged_tensors
 from detpress.detector.training_config import TrainingConfig
 from detpress.engine_log import engine_messages
-from detpress.errors import StageError
+from detpress.errors import InputError, StageError
 from detpress.model import Model, apply_masks
 from detpress.voc.devkit import Devkit
 
+Batch = tuple[Tensor, Targets]  # images float32 (N, 3, S, S) in [0, 1], and their objects
+TrainingStep = Callable[[Batch, nn.Module], tuple[Tensor, Tensor]]
 ExtraLoss = Callable[[nn.Module, Tensor, Sequence[Tensor]], Tensor]  # network, images, raw maps -> scalar
 AfterStep = Callable[[nn.Module], None]
 Progress = Callable[[str, int, int], None]
@@ -42,6 +54,59 @@ Report = Callable[[tuple[str, int, int]], None]  # `Progress`, its arguments in 
 MOSAIC_UNTIL = 0.9  # share of the epochs; the last ones see images as they are
 CHECKPOINT_SECONDS = 10.0  # at least, between two checkpoints; they are made at the end of an epoch
 LOSS_PARTS = ("box", "objectness", "classes")
+
+
+@dataclass(frozen=True)
+class EngineTraining:
+    """What an engine puts in the place of the ordinary optimizer and training step.
+
+    optimizer: over the network's parameters; the learning rate follows the ordinary schedule.
+    step: (batch, network) -> (loss, its parts), as `DetectionStep`, around which engines hang losses of their own.
+    state, load_state: what the engine must have back after a kill and does not keep in the network, as plain data and
+        tensors; asked for when a checkpoint is written.
+    """
+
+    optimizer: Optimizer
+    step: TrainingStep
+    state: Callable[[], dict[str, Any]]
+    load_state: Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class DetectionStep:
+    """The ordinary training step: the network's loss on a batch of augmented images.
+
+    Returns the loss and, detached, its three parts: float32 (3,).
+    """
+
+    architecture: Architecture
+    config: TrainingConfig
+    losses: Sequence[ExtraLoss] = ()
+
+    def __call__(self, batch: Batch, network: nn.Module) -> tuple[Tensor, Tensor]:
+        images, targets = batch
+        maps = network(images)
+        loss = yolo_loss(maps, targets, self.architecture, self.config)
+        total = loss.total
+        for extra in self.losses:
+            total = total + extra(network, images, maps)
+        return total, torch.stack([loss.box, loss.objectness, loss.classes]).detach()
+
+
+def new_optimizer(network: nn.Module, config: TrainingConfig, kind: type[AdamW] = AdamW) -> AdamW:
+    """AdamW with weight decay on the weights of convolutions, none on norms and biases."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return kind(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+    )
+
+
+def steps_per_epoch(images: int, config: TrainingConfig) -> int:
+    """Steps of the optimizer in one pass over so many images; the last, smaller batch is left out."""
+    own = -(-images // config.devices)
+    return own // min(config.batch_size, own)
 
 
 def fit(
@@ -56,24 +121,53 @@ def fit(
     losses: Sequence[ExtraLoss] = (),
     after_step: Sequence[AfterStep] = (),
 ) -> Model:
-    """A trained copy of `model`, its masks held; the moving average of the weights, in eval mode, on the CPU.
+    """A trained copy of `model`, its masks held. The rest is as in `train`."""
+    network = copy.deepcopy(model.network)
+    hold_masks = partial(apply_masks, masks=model.masks)
+    hooks = (hold_masks, *after_step)
+    train(network, model.architecture, config, devkit, split, seed, scratch, log, progress, losses, hooks)
+    return replace(model, network=network)
 
+
+def train(
+    network: nn.Module,
+    architecture: Architecture,
+    config: TrainingConfig,
+    devkit: Devkit,
+    split: str,
+    seed: int,
+    scratch: Path,
+    log: logging.Logger,
+    progress: Progress,
+    losses: Sequence[ExtraLoss] = (),
+    after_step: Sequence[AfterStep] = (),
+    engine: EngineTraining | None = None,
+) -> None:
+    """Trains `network` where it stands; it ends as the moving average of its weights, in eval mode, on the CPU.
+
+    network: any module that gives the raw maps of `architecture`, with whatever an engine has hung into it. All its
+        parameters are trained.
     scratch: a folder of this training's own; gone on from its checkpoint where there is one. `training.csv` there has
         the mean loss of every epoch.
     losses: further terms of the loss. after_step: what else happens to the network after each step of the optimizer.
         With several devices they are pickled, and so cannot be local functions.
-    Raises StageError when the loss or a weight is not finite.
+    engine: has its own optimizer and step; `losses` are then the business of its step.
+    Raises StageError when the loss or a weight is not finite, InputError when an engine should train on many devices.
     """
-    data = TrainingSet(devkit, split, model.architecture)
+    if engine and config.devices > 1:
+        raise InputError(f"devices: expected 1 where an engine takes part in the training, got {config.devices}")
+    data = TrainingSet(devkit, split, architecture)
     gpu = torch.cuda.is_available()
     checkpoint = scratch / "last.ckpt"
+    network.train().requires_grad_(True)
     with (
         engine_messages(log, "pytorch_lightning", "lightning.pytorch", "lightning.fabric"),
         _deterministic(),
         _ctrl_c_left_alone(),
         _across_processes(progress, config.devices) as report,
     ):
-        module = DetectorTraining(model, config, data, seed, scratch, report, losses, after_step)
+        step = engine.step if engine else DetectionStep(architecture, config, losses)
+        module = DetectorTraining(network, step, config, data, seed, scratch, report, after_step, engine)
         trainer = pl.Trainer(
             max_epochs=config.epochs,
             accelerator="gpu" if gpu else "cpu",
@@ -81,7 +175,6 @@ def fit(
             # Not `ddp`, which starts this program anew: every process would wait for the lock on its own stage.
             strategy="ddp_spawn" if config.devices > 1 else "auto",
             precision=_precision(config, gpu),
-            gradient_clip_val=config.clip,
             default_root_dir=scratch,
             logger=False,
             enable_checkpointing=False,
@@ -93,42 +186,42 @@ def fit(
             log.info("going on from %s", checkpoint)
         trainer.fit(module, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
     log.info("mean loss by epoch:\n%s", (scratch / "training.csv").read_text().rstrip())
-    network = copy.deepcopy(module.average.module).cpu().eval().requires_grad_(True)
-    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+    network.cpu().eval()
+    if not all(tensor.isfinite().all() for tensor in averaged_tensors(network).values()):
         raise StageError("the last step left a weight that is not finite; try a lower learning_rate or clip")
-    return replace(model, network=network)
 
 
 class DetectorTraining(pl.LightningModule):
-    """Loss, optimizer, schedule, masks and moving average of one training."""
+    """Step, optimizer, schedule and moving average of one training."""
 
     history: Tensor  # float64 (epochs, 3): the mean loss parts of every finished epoch; a buffer, so checkpointed
 
     def __init__(
         self,
-        model: Model,
+        network: nn.Module,
+        step: TrainingStep,
         config: TrainingConfig,
         data: TrainingSet,
         seed: int,
         scratch: Path,
         report: Report,
-        losses: Sequence[ExtraLoss],
         after_step: Sequence[AfterStep],
+        engine: EngineTraining | None,
     ) -> None:
         super().__init__()
-        self.network = copy.deepcopy(model.network).train().requires_grad_(True)
-        self.average = AveragedModel(self.network, multi_avg_fn=partial(_move_average, config.ema), use_buffers=True)
-        self.average.requires_grad_(False)
+        self.automatic_optimization = False
+        self.network = network
+        self.average = MovingAverage(config.ema)
         self.register_buffer("history", torch.zeros(config.epochs, len(LOSS_PARTS), dtype=torch.float64))
+        self.step = step
         self.config = config
-        self.architecture = model.architecture
-        self.masks = model.masks
         self.data = data
         self.seed = seed
         self.scratch = scratch
         self.report = report
-        self.losses = losses
         self.after_step = after_step
+        self.engine = engine
+        self.engine_state: dict[str, Any] | None = None  # read from a checkpoint, not yet given back
         self.last_loss: float | None = None
         self.last_checkpoint = time.monotonic()
 
@@ -148,12 +241,7 @@ class DetectorTraining(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim <= 1]  # norms and biases
-        optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=self.config.learning_rate,
-        )
+        optimizer = self.engine.optimizer if self.engine else new_optimizer(self.network, self.config)
         schedule = OneCycleLR(
             optimizer,
             max_lr=self.config.learning_rate,
@@ -163,19 +251,34 @@ class DetectorTraining(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def training_step(self, batch: tuple[Tensor, Targets], step: int) -> Tensor:
+    def on_train_start(self) -> None:
+        self.average.to(self.device)
+        if self.engine and self.engine_state is not None:
+            self.engine.load_state(self.engine_state)
+
+    def training_step(self, batch: tuple[Tensor, Targets], step: int) -> None:
         raw, targets = batch
         generator = _generator(self.seed, self.current_epoch, step, self.global_rank)
         mosaic = self.current_epoch < MOSAIC_UNTIL * self.config.epochs
         with torch.autocast(raw.device.type, enabled=False):
-            images, targets = augment(raw.float() / 255, targets, self.config.augmentation, mosaic, generator)
-        maps = self.network(images)
-        loss = yolo_loss(maps, targets, self.architecture, self.config)
-        total = loss.total
-        for extra in self.losses:
-            total = total + extra(self.network, images, maps)
-        parts = torch.stack([loss.box, loss.objectness, loss.classes]).detach()
-        if not torch.isfinite(total):
+            augmented = augment(raw.float() / 255, targets, self.config.augmentation, mosaic, generator)
+        loss, parts = self.step(augmented, self.network)
+        self._check_finite(loss, parts, step)
+        self.history[self.current_epoch] += parts.double() / self.trainer.num_training_batches
+        with torch.autocast(raw.device.type, enabled=False):
+            self._optimize(loss)
+
+    def _optimize(self, loss: Tensor) -> None:
+        optimizer: Any = self.optimizers()
+        schedule: Any = self.lr_schedulers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(optimizer, gradient_clip_val=self.config.clip, gradient_clip_algorithm="norm")
+        optimizer.step()
+        schedule.step()
+
+    def _check_finite(self, loss: Tensor, parts: Tensor, step: int) -> None:
+        if not torch.isfinite(loss):
             before = "" if self.last_loss is None else f"; it was {self.last_loss:.4g} a step before"
             raise StageError(
                 f"the loss is not finite in epoch {self.current_epoch + 1}, step {step + 1} "
@@ -183,15 +286,12 @@ class DetectorTraining(pl.LightningModule):
                 f"learning rate {self.trainer.optimizers[0].param_groups[0]['lr']:.3g}{before}): "
                 f"try a lower learning_rate or clip"
             )
-        self.last_loss = float(total.detach())
-        self.history[self.current_epoch] += parts.double() / self.trainer.num_training_batches
-        return total
+        self.last_loss = float(loss.detach())
 
     def on_train_batch_end(self, outputs: Any, batch: Any, step: int) -> None:
-        apply_masks(self.network, self.masks)
         for change in self.after_step:
             change(self.network)
-        self.average.update_parameters(self.network)
+        self.average.update(self.network)
         if self.trainer.is_global_zero:
             epoch, steps = self.current_epoch, int(self.trainer.num_training_batches)
             mean = float(self.history[epoch].sum()) * steps / (step + 1)
@@ -206,6 +306,9 @@ class DetectorTraining(pl.LightningModule):
             self._save_checkpoint()
             self.last_checkpoint = time.monotonic()
 
+    def on_train_end(self) -> None:
+        self.average.give_to(self.network)  # here, since with several devices the network's tensors alone come back
+
     def _write_history(self) -> None:
         with (self.scratch / "training.csv").open("w", newline="") as file:
             table = csv.writer(file)
@@ -219,6 +322,23 @@ class DetectorTraining(pl.LightningModule):
         self.trainer.save_checkpoint(unfinished, weights_only=False)
         if self.trainer.is_global_zero:
             unfinished.replace(self.scratch / "last.ckpt")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["average"] = {"updates": self.average.updates, "tensors": self.average.tensors}
+        checkpoint["engine"] = self.engine.state() if self.engine else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also makes room for tensors that an engine first makes, or gives their shape, while it trains."""
+        self.average.updates, self.average.tensors = checkpoint["average"]["updates"], checkpoint["average"]["tensors"]
+        self.engine_state = checkpoint["engine"]
+        for name, saved in checkpoint["state_dict"].items():
+            place, _, attribute = name.rpartition(".")
+            owner = self.get_submodule(place)
+            current = getattr(owner, attribute)
+            if current is None:
+                setattr(owner, attribute, torch.empty_like(saved))
+            elif current.shape != saved.shape:
+                current.data = torch.empty_like(saved)
 
     def teardown(self, stage: str) -> None:
         if self.trainer.world_size > 1:  # Lightning leaves it to exit handlers, which spawned processes do not run
@@ -240,16 +360,6 @@ def _precision(config: TrainingConfig, gpu: bool) -> Any:
 def _generator(*key: int) -> torch.Generator:
     """A generator on the CPU that `key` alone decides."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
-
-
-@torch.no_grad()
-def _move_average(decay: float, average: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
-    """Exponentially; the decay grows from 0.1 to `decay`, so that short trainings forget their start."""
-    now = min(decay, (1 + int(steps)) / (10 + int(steps)))
-    if average[0].is_floating_point():
-        torch._foreach_lerp_(average, current, 1 - now)
-    else:
-        torch._foreach_copy_(average, current)
 
 
 @contextmanager

@@ -20,10 +20,9 @@ class Augmentation(Config):
     mosaic: float = Field(0.0, ge=0, le=1, description="share of images made of four; none in the last tenth of epochs")
 
 
-class TrainingConfig(Config):
-    """How a network is trained: AdamW, warm-up and cosine, and an exponential moving average of the weights."""
+class TrainingOptions(Config):
+    """How a network is trained, but for how long: AdamW, warm-up and cosine, and a moving average of the weights."""
 
-    epochs: int = Field(ge=1, le=10_000, description="passes over the training set")
     batch_size: int = Field(16, ge=1, le=4096, description="images a step, on each device")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="the highest, after the warm-up")
     weight_decay: float = Field(5e-3, ge=0, le=1, description="AdamW's, on the weights of convolutions")
@@ -45,3 +44,12 @@ class TrainingConfig(Config):
     augmentation: Augmentation = Augmentation()
     workers: int = Field(0, ge=0, le=64, description="processes that read images; 0: the training process itself")
     devices: int = Field(1, ge=1, le=1024, description="GPUs, or processes where there is none; several train by DDP")
+
+    def for_epochs(self, epochs: int) -> "TrainingConfig":
+        return TrainingConfig(epochs=epochs, **dict(self))
+
+
+class TrainingConfig(TrainingOptions):
+    """How a network is trained: AdamW, warm-up and cosine, and an exponential moving average of the weights."""
+
+    epochs: int = Field(ge=1, le=10_000, description="passes over the training set")
