@@ -5,7 +5,8 @@
     SHA256SUMS           digests of both, as `sha256sum --check` reads them
 
 A pruned network is nothing special: its layer list holds the widths that it has. An int8 network says which of its
-layers are in float (see `QuantizedNetwork`), its scales are tensors like all others.
+layers are in float (see `QuantizedNetwork`), its scales are tensors like all others; so does a simulated one
+(`SimulatedNetwork`), which adds the bits and the grid of every layer's input.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from detpress.builtin import BUILTIN
 from detpress.detector.architecture import Architecture
 from detpress.detector.network import Network
 from detpress.detector.quantized import Quantization, QuantizedNetwork
+from detpress.detector.simulated import SimulatedNetwork, Simulation
 from detpress.errors import InputError, nearest
 from detpress.model import Model
 from detpress.plugin import Form
@@ -42,6 +44,8 @@ def save_bundle(model: Model, folder: Path) -> None:
         "quantization": network.quantization.as_dict() if isinstance(network, QuantizedNetwork) else None,
         "history": list(model.history),
     }
+    if isinstance(network, SimulatedNetwork):
+        description["simulation"] = network.simulation.as_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     tensors |= {MASK + name: mask.cpu().contiguous() for name, mask in model.masks.items()}
     contents = {
@@ -93,7 +97,7 @@ def load_bundle(folder: Path) -> Model:
         if description["format"] != FORMAT:
             raise InputError(f"{folder}: bundle format {description['format']}; this version reads {FORMAT}")
         architecture = Architecture.from_dict(description["architecture"])
-        network = _skeleton(architecture, description["quantization"])
+        network = _skeleton(architecture, description["quantization"], description.get("simulation"))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'model.json'}: not the description of a model: {error!r}") from error
     try:
@@ -124,12 +128,16 @@ def _checked_contents(folder: Path) -> dict[str, bytes]:
     raise InputError(f"{folder}: {' and '.join(wrong) or 'SHA256SUMS'} altered: digest is not the one in SHA256SUMS")
 
 
-def _skeleton(architecture: Architecture, quantization: dict[str, Any] | None) -> nn.Module:
+def _skeleton(
+    architecture: Architecture, quantization: dict[str, Any] | None, simulation: dict[str, Any] | None
+) -> nn.Module:
     """The network without memory for its weights, which come from the file."""
     with torch.device("meta"):
-        if quantization is None:
-            return Network(architecture)
-        return QuantizedNetwork(architecture, Quantization.from_dict(quantization))
+        if quantization is not None:
+            return QuantizedNetwork(architecture, Quantization.from_dict(quantization))
+        if simulation is not None:
+            return SimulatedNetwork(architecture, Simulation.from_dict(simulation))
+        return Network(architecture)
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:

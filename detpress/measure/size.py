@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import LAYER_TYPES, Architecture, Convolution, MaxPool, Route, Upsample
 from detpress.detector.quantized import QuantizedConvolution
+from detpress.detector.simulated import SimulatedConvolution
 from detpress.model import Model
 
+Kind = TypeVar("Kind", bound=nn.Module)
 _TYPE_NAMES = {layer_type: name for name, layer_type in LAYER_TYPES.items()}
 
 
@@ -61,7 +64,7 @@ def macs(architecture: Architecture, image_size: int | None = None) -> int:
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Parameters stored, zeros among them; an int8 weight is one parameter like a float one, its scale is none."""
+    """Parameters stored, zeros among them; a quantized weight is one parameter like a float one, its scale is none."""
     return sum(parameter.numel() for parameter in _parameters(network))
 
 
@@ -75,21 +78,38 @@ def storage_bytes(model: Model) -> dict[str, int]:
 
     dense_fp32: 4 bytes for every parameter, zeros among them, and every mean and variance of a BatchNorm.
     int8: of an int8 model, 1 byte for a quantized weight and 4 for anything else, its scales among them.
+    packed: of a simulated model, as many bits for a quantized weight as its codes need, each layer filled up to whole
+        bytes, and 4 bytes for anything else: a scale and a bias a filter, its zero point where it is not 0.
     """
-    tensors = [tensor for name, tensor in model.network.state_dict().items() if not name.endswith("batches_tracked")]
-    scales = sum(module.weight_scale.numel() for module in _quantized(model.network))
-    encodings = {"dense_fp32": 4 * (sum(tensor.numel() for tensor in tensors) - scales)}
-    if scales:
+    network = model.network
+    tensors = [tensor for name, tensor in network.state_dict().items() if not name.endswith("batches_tracked")]
+    quantized, simulated = _modules(network, QuantizedConvolution), _modules(network, SimulatedConvolution)
+    scales = sum(module.weight_scale.numel() for module in (*quantized, *simulated))
+    zero_points = sum(module.weight_zero_point.numel() for module in simulated)
+    encodings = {"dense_fp32": 4 * (sum(tensor.numel() for tensor in tensors) - scales - zero_points)}
+    if quantized:
         encodings["int8"] = sum(tensor.nbytes for tensor in tensors)
+    if simulated:
+        needless = sum(module.weight.nbytes - _packed_bytes(module) for module in simulated)
+        zeros = sum(module.weight_zero_point.nbytes for module in simulated if not module.weight_zero_point.any())
+        encodings["packed"] = sum(tensor.nbytes for tensor in tensors) - needless - zeros
     return encodings
+
+
+def _packed_bytes(module: SimulatedConvolution) -> int:
+    """Of the weights' codes, written one after the other without a gap."""
+    return -(-module.weight.numel() * module.simulated.weight_bits // 8)
 
 
 def _parameters(network: nn.Module) -> Iterator[Tensor]:
     yield from network.parameters()
-    for module in _quantized(network):
-        yield module.weight
-        yield module.bias
+    for quantized in _modules(network, QuantizedConvolution):
+        yield quantized.weight
+        yield quantized.bias
+    for simulated in _modules(network, SimulatedConvolution):
+        yield simulated.float_weight
+        yield simulated.bias
 
 
-def _quantized(network: nn.Module) -> Iterator[QuantizedConvolution]:
-    return (module for module in network.modules() if isinstance(module, QuantizedConvolution))
+def _modules(network: nn.Module, kind: type[Kind]) -> list[Kind]:
+    return [module for module in network.modules() if isinstance(module, kind)]
