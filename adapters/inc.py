@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
+from detpress.detector.calibration import with_scales_between
 from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
 from detpress.engine_log import engine_messages
 from detpress.errors import StageError
@@ -45,7 +46,7 @@ def quantize_static(
         pairs = zip(program(images[:1]), quantized(images[:1]), strict=True)
         if not all(torch.equal(one, other) for one, other in pairs):
             raise StageError("INC's program does not compute what its scales and weights say of its convolutions")
-    return quantized
+    return with_scales_between(quantized, images)
 
 
 def inc_program(

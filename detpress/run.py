@@ -117,7 +117,8 @@ def _check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
 def results(recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
     """What results.json holds and `--json` prints."""
     engines = {step.plugin.engine for step in recipe.chain if step.plugin.engine}
-    packages = sorted(engines | {"detpress", "torch", "torchvision", *recipe.measure.runtimes} - {"torch-compile"})
+    runtimes = {name.split("-")[0] for name in recipe.measure.runtimes}  # openvino-bf16 is of the package openvino
+    packages = sorted(engines | {"detpress", "torch", "torchvision"} | runtimes)
     return {
         "recipe": recipe.as_dict(),
         "seed": recipe.seed,
