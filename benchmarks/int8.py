@@ -33,7 +33,7 @@ import torch
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from detpress.adapters.inc import quantize_static
+from detpress.adapters.inc import Scheme, quantize_static
 from detpress.bundle import find_bundle, load_bundle
 from detpress.data import open_data
 from detpress.detector.architecture import build_architecture
@@ -130,7 +130,7 @@ def measure(
         reference = next(
             other
             for one, other in zip(cases, milliseconds, strict=True)
-            if (one.numbers, one.runtime.name) == (case.reference, case.runtime.name.removesuffix("-bf16"))
+            if (one.numbers, one.runtime.name) == (case.reference, case.runtime.name)
         )
         found = [case.runtime.run(image[None]) for image in held_out]
         row = {
@@ -154,7 +154,7 @@ def cases_of(model: Model, images: Tensor, threads: int) -> list[Case]:
     log = logging.getLogger("int8")
     log.addHandler(logging.NullHandler())
     log.propagate = False
-    quantized = quantize_static(model.network, model.architecture, images, "minmax", (), log)
+    quantized = quantize_static(model.network, model.architecture, images, Scheme(), (), log)
     int8 = model.with_network(quantized, Form.INT8)
     in_float = onnx_model(model)
     core = openvino.Core()

@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 
-from detpress.adapters.inc import quantize_static
+from detpress.adapters.inc import Scheme, quantize_static
 from detpress.detector.architecture import Convolution, build_architecture
 from detpress.measure.runtime import Runtime, open_runtime
 from detpress.measure.size import macs, parameter_count
@@ -99,7 +99,7 @@ def runtimes(model: Model, threads: int) -> dict[str, Runtime]:
     log.propagate = False
     side = model.architecture.image_size
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
-    int8 = model.with_network(quantize_static(model.network, model.architecture, images, "minmax", (), log), Form.INT8)
+    int8 = model.with_network(quantize_static(model.network, model.architecture, images, Scheme(), (), log), Form.INT8)
     names = ("onnxruntime", "openvino", "openvino-bf16")
     found = {f"{name} float": open_runtime(name, model, 1, threads) for name in names}
     return found | {f"{name} int8": open_runtime(name, int8, 1, threads) for name in names[:2]}

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from detpress.commands import bundles, listing, running, scoring
+from detpress.commands import bundles, comparing, listing, running, scoring, sensitivity
 from detpress.errors import DetpressError, InputError, no_room
 
 
@@ -33,12 +33,16 @@ app = typer.Typer(
 )
 app.command()(running.run)
 app.command()(running.validate)
+app.command()(comparing.compare)
+app.command()(comparing.report)
 app.command()(scoring.evaluate)
 app.command()(scoring.detect)
+app.command()(sensitivity.sensitivity)
 app.command()(bundles.export)
 app.command("import")(bundles.import_darknet)
 app.command()(listing.model)
 app.command()(listing.plugins)
+app.command()(listing.tuners)
 app.command()(listing.recipes)
 app.add_typer(listing.data, name="data")
 app.add_typer(listing.store, name="store")
@@ -47,7 +51,7 @@ app.add_typer(listing.store, name="store")
 def main() -> None:
     """Runs the command line; every expected error is one line on stderr, without a traceback."""
     try:
-        app()
+        app(prog_name=app.info.name)
     except DetpressError as error:
         print(f"detpress: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

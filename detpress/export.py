@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detpress.detector.half import HalfNetwork
 from detpress.detector.network import Network
 from detpress.detector.onnx_model import metadata, onnx_model
 from detpress.errors import InputError
@@ -90,8 +91,8 @@ def write_darknet(model: Model, path: Path) -> float:
     """
     from detpress.detector.darknet import read_model, write_model
 
-    if not isinstance(model.network, Network):
-        raise InputError(f"an {model.form} model has no Darknet form; expected one in float")
+    if not isinstance(model.network, Network) or isinstance(model.network, HalfNetwork):
+        raise InputError(f"a model of the form {model.form} has no Darknet form; expected one in float")
     weights = path.with_suffix(".weights")
     try:
         write_model(model.network, path, weights)

@@ -1,7 +1,20 @@
-"""A plugin's options as text, read off its Config so that they cannot go stale."""
+"""What a plugin, or a tuner, does and its options as text, read off the class so that they cannot go stale."""
+
+from inspect import cleandoc
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+
+class Documented(Protocol):
+    """Anything with a docstring and options."""
+
+    Config: ClassVar[Any]
+
+
+def card(heading: str, documented: Documented) -> str:
+    return "\n".join([heading, "", cleandoc(documented.__doc__ or ""), "", *option_lines(documented.Config)])
 
 
 def option_lines(config: type[BaseModel], prefix: str = "") -> list[str]:

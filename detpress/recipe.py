@@ -11,21 +11,28 @@
       - inc.static_int8: {calibration_images: 64}    # dense -> int8
     measure: {protocol: voc07, runtimes: [torch, openvino], batch: 1}
 
+Numbers of the chain can be searched instead of given: see `detpress.search_section`.
+
 Reading it finds every mistake at once and says each in one line that names the file, the line and the key.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from detpress.builtin import BUILTIN
 from detpress.errors import InputError, nearest
 from detpress.plugin import Config, Form, Plugin
-from detpress.registry import load_plugin
+from detpress.registry import load_assessor, load_plugin, load_tuner, why_unavailable
+from detpress.search_section import Search, SearchSection, check_metric, read_condition, read_distribution
+from detpress.tuner import Assessor, Space, Tuner
 from detpress.yaml_source import Place, YamlSource, read_yaml
 
 
@@ -69,6 +76,7 @@ class Measure(Config):
     )
     batch: int = Field(1, ge=1, le=1024, description="images a batch when latency is measured")
     threads: int | None = Field(None, ge=1, le=1024, description="threads of a runtime; one a core by default")
+    memory: bool = Field(True, description="measure the peak memory, which takes a process of its own")
     max_map_loss: float | None = Field(
         None, gt=0, le=1, description="share of its parent's mAP that a stage may lose before the chain is stopped"
     )
@@ -84,6 +92,7 @@ class _Document(Config):
     model: ModelSource
     chain: list[Any] = Field(description="steps, each one plugin with its options")
     measure: Measure = Measure()
+    search: Any = Field(None, description="numbers of the chain that are searched, see `detpress.search_section`")
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,9 @@ class Recipe:
     measure: Measure
     text: str  # as read, before any `--set`
     where: Callable[[Place], str]  # `FILE:LINE: model.width` of a value; for messages
+    path: Path
+    assignments: tuple[str, ...] = ()  # each `--set`
+    search: Search | None = None  # where there is one, the chain holds the first value of each searched number
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, every default spelled out: what the recipe means."""
@@ -141,23 +153,85 @@ def find_recipe(name_or_path: str) -> Path:
 def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     """The recipe in `path`, changed by `--set` assignments, checked as far as a file can be.
 
-    Raises InputError with one line a mistake: syntax, keys, types, plugins, options, and forms that do not fit.
+    Raises InputError with one line a mistake: syntax, keys, types, plugins, options, and forms that do not fit. Where
+    numbers are searched, the recipe is checked with the ends of what each of them may be.
     """
-    source = read_yaml(path)
+    source = changed(read_yaml(path), assignments)
+    if "search" not in source.data:
+        return check_recipe(source, assignments)
+    search, ends = _read_search(source)
+    recipes, mistakes = [], []
+    for values in ends:
+        try:
+            recipes.append(_with_values(source.path, source.text, assignments, values))
+        except InputError as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise InputError("\n".join(dict.fromkeys(mistakes)))
+    return replace(recipes[0], search=search)
+
+
+def trial_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe without its search, and with `values` for what is searched: key of the chain -> value.
+
+    Raises InputError where these do not make a good recipe.
+    """
+    return _with_values(recipe.path, recipe.text, recipe.assignments, values)
+
+
+def end_recipes(recipe: Recipe) -> list[Recipe]:
+    """Where numbers are searched: the recipe with all of them at their first and at their last values."""
+    assert recipe.search is not None
+    space = recipe.search.space
+    return [trial_recipe(recipe, {key: of.ends()[end] for key, of in space.items()}) for end in (0, -1)]
+
+
+def recipe_text(recipe: Recipe, name: str) -> str:
+    """A file that says the same under another name, wherever it lies: the recipe's own settings, paths absolute."""
+    contents: dict[str, Any] = {"name": name}
+    if recipe.description:
+        contents["description"] = recipe.description
+    contents["seed"] = recipe.seed
+    contents["data"] = recipe.data.model_dump(mode="json", exclude_unset=True)
+    contents["model"] = recipe.model.model_dump(mode="json", exclude_unset=True)
+    contents["chain"] = [{step.name: step.config.model_dump(mode="json", exclude_unset=True)} for step in recipe.chain]
+    contents["measure"] = recipe.measure.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(contents, sort_keys=False, allow_unicode=True, width=110)
+
+
+def changed(source: YamlSource, assignments: Sequence[str]) -> YamlSource:
+    """The source after the `--set` assignments. Raises InputError where it is no mapping, and as `set` does."""
     if not isinstance(source.data, dict):
-        raise InputError(f"{path}:1: expected a recipe with the keys {', '.join(_Document.model_fields)}")
+        raise InputError(f"{source.where(())}: expected a recipe with the keys {', '.join(_Document.model_fields)}")
     for assignment in assignments:
         source.set(assignment)
+    return source
+
+
+def _with_values(path: Path, text: str, assignments: Sequence[str], values: Mapping[str, Any]) -> Recipe:
+    """The recipe without its search, and with `values` for what is searched."""
+    source = changed(YamlSource(path, text), assignments)
+    source.data.pop("search")
+    for key, value in values.items():
+        source.put(key, value, source.where(("search", "space", key)))
+    return check_recipe(source, assignments)
+
+
+def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe that `source`, which searches nothing, describes; `assignments` changed it already.
+
+    Raises InputError with one line a mistake.
+    """
     mistakes: list[str] = []
     document: _Document | None = None
     try:
         document = _Document.model_validate(source.data)
     except ValidationError as error:
-        mistakes += _spell_out(error, _Document, source, ())
+        mistakes += spell_out(error, _Document, source, ())
     steps = list(_read_steps(source, mistakes))
     if document is None or mistakes:
         raise InputError("\n".join(mistakes))
-    mistakes = _misfits(steps, source)
+    mistakes = _misfits(steps, None if document.model.weights else Form.DENSE, source)
     if mistakes:
         raise InputError("\n".join(mistakes))
     data = document.data.model_copy(update={"root": _resolve(document.data.root, ("data", "root"), source)})
@@ -176,34 +250,120 @@ def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         document.measure,
         source.text,
         source.where,
+        source.path,
+        tuple(assignments),
     )
 
 
 def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
     chain = source.data.get("chain")
     for i, item in enumerate(chain if isinstance(chain, list) else []):
-        place: Place = ("chain", i)
-        step = {item: {}} if isinstance(item, str) else item
-        if not isinstance(step, dict) or len(step) != 1:
-            mistakes.append(f"{source.where(place)}: expected one plugin with its options, such as `nni.speedup: {{}}`")
-            continue
-        name, options = next(iter(step.items()))
+        found = _read_named(item, ("chain", i), load_plugin, "plugin", "nni.speedup: {}", source, mistakes)
+        if found and (reason := why_unavailable(found[1])):
+            mistakes.append(f"{source.where(('chain', i, found[0]))}: the plugin cannot run here: {reason}")
+        elif found:
+            yield Step(*found)
+
+
+Named = TypeVar("Named", Plugin, Tuner, Assessor)
+
+
+def _read_named(
+    item: Any,
+    place: Place,
+    load: Callable[[str], Named],
+    word: str,
+    example: str,
+    source: YamlSource,
+    mistakes: list[str],
+) -> tuple[str, Named, Config] | None:
+    """`NAME` or `{NAME: options}`: the name, what it names and its checked options; None after a mistake."""
+    named = {item: {}} if isinstance(item, str) else item
+    if not isinstance(named, dict) or len(named) != 1:
+        mistakes.append(f"{source.where(place)}: expected one {word} with its options, such as `{example}`")
+        return None
+    name, options = next(iter(named.items()))
+    try:
+        loaded = load(name)
+    except InputError as error:
+        mistakes.append(f"{source.where(place)}: {error}")
+        return None
+    try:
+        return name, loaded, loaded.Config.model_validate({} if options is None else options)
+    except ValidationError as error:
+        mistakes += spell_out(error, loaded.Config, source, (*place, name))
+        return None
+
+
+def _read_search(source: YamlSource) -> tuple[Search, list[dict[str, Any]]]:
+    """The checked section, and the values to check the rest of the recipe with: all first ones, then each other end."""
+    mistakes: list[str] = []
+    try:
+        section = SearchSection.model_validate(source.data["search"])
+    except ValidationError as error:
+        raise InputError("\n".join(spell_out(error, SearchSection, source, ("search",)))) from error
+
+    def tried(place: Place, read: Callable[[], Any]) -> Any:
         try:
-            plugin = load_plugin(name)
+            return read()
         except InputError as error:
             mistakes.append(f"{source.where(place)}: {error}")
-            continue
-        try:
-            yield Step(name, plugin, plugin.Config.model_validate({} if options is None else options))
-        except ValidationError as error:
-            mistakes += _spell_out(error, plugin.Config, source, (*place, name))
+
+    space: dict[str, Any] = {}
+    for key, value in section.space.items():
+        place: Place = ("search", "space", key)
+        if not re.fullmatch(r"chain\[\d+\]\..+", key):
+            mistakes.append(f"{source.where(place)}: expected an option of a step, such as chain[0].sparsity")
+        space[key] = tried(place, partial(read_distribution, value))
+    runtimes = _runtimes(source)
+    objective: Any = section.maximize or section.minimize
+    tried(("search", "maximize" if section.maximize else "minimize"), partial(check_metric, objective, runtimes))
+    conditions = []
+    for metric, limit in section.subject_to.items():
+        place = ("search", "subject_to", metric)
+        tried(place, partial(check_metric, metric, runtimes))
+        conditions.append(tried(place, partial(read_condition, metric, limit)))
+    tuner = _read_named(
+        section.tuner, ("search", "tuner"), load_tuner, "tuner", "nni.tpe: {startup: 5}", source, mistakes
+    )
+    assessor = None
+    if section.stop_early is not None:
+        place = ("search", "stop_early")
+        assessor = _read_named(
+            section.stop_early, place, load_assessor, "assessor", "nni.medianstop: {}", source, mistakes
+        )
+    whole: Space = space
+    if tuner and not mistakes:
+        whole = tried(("search", "tuner"), partial(tuner[1].space, space, tuner[2]))
+    if mistakes or tuner is None:
+        raise InputError("\n".join(mistakes))
+    first = {key: of.ends()[0] for key, of in whole.items()}
+    ends = [first, *({**first, key: end} for key, of in whole.items() for end in of.ends()[1:])]
+    search = Search(
+        whole,
+        *tuner,
+        section.trials,
+        objective,
+        section.maximize is not None,
+        tuple(conditions),
+        *(assessor or (None, None, None)),
+    )
+    return search, ends
 
 
-def _misfits(steps: Sequence[Step], source: YamlSource) -> list[str]:
-    """The first step that does not take the form that it is given."""
-    form = Form.DENSE
+def _runtimes(source: YamlSource) -> list[str]:
+    """What the recipe says of runtimes, or the default, whatever else is wrong with it."""
+    measure = source.data.get("measure")
+    try:
+        return list((Measure() if measure is None else Measure.model_validate(measure)).runtimes)
+    except ValidationError:
+        return []
+
+
+def _misfits(steps: Sequence[Step], form: Form | None, source: YamlSource) -> list[str]:
+    """The first step that does not take the form that it is given. form: of the weights; None where only they tell."""
     for i, step in enumerate(steps):
-        if form not in step.plugin.accepts:
+        if form is not None and form not in step.plugin.accepts:
             takes = " or ".join(sorted(step.plugin.accepts))
             before = f"after {steps[i - 1].name}" if i else "at the start of the chain"
             return [f"{source.where(('chain', i, step.name))}: takes a {takes} model, but {before} it is {form}"]
@@ -226,7 +386,7 @@ def _resolve(value: str, place: Place, source: YamlSource) -> str:
     return str(source.path.parent.absolute() / value)
 
 
-def _spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:
+def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:
     """pydantic's findings, one line each, in the words of the file."""
     for finding in error.errors():
         place: Place = (*at, *finding["loc"])

@@ -10,7 +10,7 @@ made again, whichever recipe made it.
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,45 +18,84 @@ from typing import Any
 
 import torch
 
-from detpress.bundle import load_bundle
-from detpress.errors import StageError
+from detpress.bundle import bundle_digest, find_bundle, load_bundle
+from detpress.errors import InputError, StageError
 from detpress.initial_model import initial_model, model_identity
 from detpress.measure.metrics import protocol_id
 from detpress.model import Model
 from detpress.recipe import Recipe, Step
 from detpress.registry import distribution_of, engine_version
-from detpress.stage import Listener, Stage, StageMaker
+from detpress.stage import Listener, Stage, StageMaker, find_stage, measurement_digest
 from detpress.store import Store, digest, write_atomically
 from detpress.voc.devkit import Devkit
 from detpress.workbench import StageWorkbench
 
 
-def run_chain(recipe: Recipe, devkit: Devkit, store: Store, listener: Listener) -> Iterator[Stage]:
+def run_chain(
+    recipe: Recipe,
+    devkit: Devkit,
+    store: Store,
+    listener: Listener,
+    split: str | None = None,
+    only_ends: bool = False,
+) -> Iterator[Stage]:
     """The stages one by one, each yielded as soon as it is measured; the first is the model before any plugin.
 
+    split: the image set that they are scored on, the recipe's test set by default.
+    only_ends: the stages between the first and the last are made, but neither measured nor yielded.
     Raises InputError or StageError at the first stage that cannot be had; those before stay in the store.
     """
+    if recipe.search is not None:
+        raise InputError(f"{recipe.path}: numbers of its chain are searched: it is no single chain to run")
     total = len(recipe.chain) + 1
     listener.begin(0, total, "model")
     model = initial_model(recipe, devkit)
-    maker = StageMaker(recipe, devkit, model.architecture, store, listener)
-    key = digest({"model": model_identity(recipe, model), "torch": version("torch")})
-    stage = maker.stage(0, "model", key, lambda workbench: model)
+    maker = StageMaker(recipe, devkit, model.architecture, store, listener, split or recipe.data.test)
+    keys = chain_keys(recipe, devkit, model)
+    stage = maker.stage(0, "model", keys[0], lambda workbench: model)
     yield stage
-    fingerprint = devkit.fingerprint([recipe.data.train, recipe.data.val])
     for index, step in enumerate(recipe.chain, start=1):
         listener.begin(index, total, step.name)
-        parent = stage
-        key = stage_key(parent.key, step, recipe, fingerprint)
-        stage = maker.stage(index, step.name, key, _Application(step, recipe.seed, parent.bundle))
+        make = _Application(step, recipe.seed, store.stage(keys[index - 1]) / "bundle")
+        if only_ends and index < total - 1:
+            maker.made(step.name, keys[index], make)
+            continue
+        parent, stage = stage, maker.stage(index, step.name, keys[index], make)
         yield stage
-        _check_map_loss(recipe, parent, stage)
+        check_map_loss(recipe, parent, stage)
+
+
+def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store) -> list[Stage]:
+    """The stages that are in the store, made and measured, from the first up to the first that is not."""
+    names = ["model", *(step.name for step in recipe.chain)]
+    digest_of_measurement = measurement_digest(recipe, devkit, recipe.data.test)
+    found: list[Stage] = []
+    for index, (name, key) in enumerate(zip(names, keys, strict=True)):
+        stage = find_stage(index, name, key, digest_of_measurement, store)
+        if stage is None:
+            break
+        found.append(stage)
+    return found
+
+
+def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
+    """The keys of all stages, known before anything is computed; `model` is the one before the first plugin."""
+    keys = [digest({"model": model_identity(recipe, model), "torch": version("torch")})]
+    fingerprint = devkit.fingerprint([recipe.data.train, recipe.data.val])
+    for step in recipe.chain:
+        keys.append(stage_key(keys[-1], step, recipe, fingerprint))
+    return keys
 
 
 def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
-    """sha256 over all that decides what `step` makes of the stage `parent`."""
+    """sha256 over all that decides what `step` makes of the stage `parent`.
+
+    Raises InputError for a bundle, named by the step's options, that is not there.
+    """
+    bundles = {name: bundle_digest(find_bundle(name)) for name in step.plugin.bundles(step.config)}
     return digest(
-        {
+        ({"bundles": bundles} if bundles else {})
+        | {
             "parent": parent,
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
@@ -86,13 +125,15 @@ class _Application:
         returns = step.plugin.returns or before.form
         if after.form is not returns:
             raise StageError(f"gave a {after.form} model where its contract says {returns}")
-        record = {
+        record: dict[str, Any] = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
             "distribution": " ".join(distribution_of(step.name)),
             "engine": f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None,
             "seed": self.seed,
         }
+        if after.notes:
+            record["notes"] = list(after.notes)
         return replace(after, history=(*before.history, record))
 
 
@@ -104,7 +145,8 @@ def _same(one: Model, other: Model) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name].cpu()) for name in first)
 
 
-def _check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
+def check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
+    """Raises StageError where the stage lost more mAP than the recipe allows."""
     limit = recipe.measure.max_map_loss
     before, after = parent.metrics["map"], stage.metrics["map"]
     if limit is not None and after < (1 - limit) * before:
@@ -133,17 +175,24 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[
 
     results.json
     recipe.yaml              the recipe as it was read
-    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, stage.log of each stage
+    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, training/, stage.log of each stage
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = results(recipe, stages)
     for stage, entry in zip(stages, found["stages"], strict=True):
         target = folder / f"{stage.index}-{stage.plugin}"
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(stage.bundle, target / "bundle")
-        shutil.copytree(stage.detections, target / "results")
-        shutil.copyfile(stage.folder / "stage.log", target / "stage.log")
+        copy_stage(stage, target)
         entry["bundle"] = str(target / "bundle")
     (folder / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
     write_atomically(folder / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
+
+
+def copy_stage(stage: Stage, target: Path) -> None:
+    """A copy that `detpress store gc` does not touch: bundle/, results/, training/ (if it trained), stage.log."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(stage.bundle, target / "bundle")
+    shutil.copytree(stage.detections, target / "results")
+    if (stage.folder / "training").is_dir():
+        shutil.copytree(stage.folder / "training", target / "training")
+    shutil.copyfile(stage.folder / "stage.log", target / "stage.log")

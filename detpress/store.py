@@ -116,6 +116,10 @@ class Store:
             entries.append(Entry(folder.name, record["plugin"], record["form"], used, _bytes_below(folder)))
         return sorted(entries, key=lambda entry: -entry.used)
 
+    def seconds(self, key: str) -> float:
+        """What making the finished stage took, without measuring."""
+        return float(json.loads((self.stage(key) / "stage.json").read_text())["seconds"])
+
     def touch(self, key: str) -> None:
         """Notes that the finished stage was used now."""
         (self.stage(key) / "stage.json").touch()

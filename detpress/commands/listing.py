@@ -4,14 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from detpress.commands.options import Json, echo_columns, print_json
-
-if TYPE_CHECKING:
-    from detpress.plugin import Plugin
 
 data = typer.Typer(help="Data sets: those known, and fetching one.", no_args_is_help=True)
 store = typer.Typer(help="The store of finished stages.", no_args_is_help=True)
@@ -65,13 +62,16 @@ def plugins(
     detpress plugins
     detpress plugins nni.l1norm
     """
+    from detpress.plugin_card import card
     from detpress.registry import list_plugins, load_plugin
 
     listings = list_plugins(None if name is None else [name])
     if as_json:
         print_json([asdict(listing) for listing in listings])
     elif name is not None and listings[0].status != "broken":
-        typer.echo(_card(name, load_plugin(name)))
+        plugin = load_plugin(name)
+        reason = f"\nunavailable: {listings[0].reason}" if listings[0].status == "unavailable" else ""
+        typer.echo(card(f"{name}  ({_forms(sorted(plugin.accepts), plugin.returns)}){reason}", plugin))
     else:
         echo_columns(
             [
@@ -87,17 +87,46 @@ def plugins(
         )
 
 
-def _card(name: str, plugin: "Plugin") -> str:
-    from inspect import cleandoc
-
-    from detpress.plugin_card import option_lines
-
-    forms = _forms(sorted(plugin.accepts), plugin.returns)
-    return "\n".join([f"{name}  ({forms})", "", cleandoc(plugin.__doc__ or ""), "", *option_lines(plugin.Config)])
-
-
 def _forms(accepts: Sequence[str], returns: str | None) -> str:
     return f"{' | '.join(accepts)} -> {returns or 'the same'}"
+
+
+def tuners(
+    name: Annotated[str | None, typer.Argument(help="Show one card: what it does, and its options.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What chooses numbers in a recipe's `search`: the tuners, and the assessors that end a trial early.
+
+    \b
+    detpress tuners
+    detpress tuners nni.tpe
+    """
+    from detpress.errors import InputError, nearest
+    from detpress.plugin_card import card
+    from detpress.registry import list_choosers, load_assessor, load_tuner
+
+    every = list_choosers()
+    listings = [listing for listing in every if name in (None, listing.name)]
+    if not listings:
+        raise InputError(f"unknown tuner '{name}'; {nearest(name or '', [row.name for row in every])}")
+    if as_json:
+        print_json([asdict(listing) for listing in listings])
+    elif name is not None and listings[0].status != "broken":
+        kind = listings[0].kind
+        typer.echo(card(f"{name}  ({kind})", load_tuner(name) if kind == "tuner" else load_assessor(name)))
+    else:
+        echo_columns(
+            [
+                (
+                    listing.name,
+                    listing.kind,
+                    listing.status,
+                    f"{listing.engine} {listing.engine_version or 'not installed'}" if listing.engine else "",
+                    listing.reason or "",
+                )
+                for listing in listings
+            ]
+        )
 
 
 def recipes(

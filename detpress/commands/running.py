@@ -8,7 +8,11 @@ import typer
 from detpress.commands.options import Assignments, Json, Out, print_json
 
 if TYPE_CHECKING:
+    from detpress.recipe import Recipe
     from detpress.stage import Stage
+    from detpress.store import Store
+    from detpress.terminal import TerminalListener
+    from detpress.voc.devkit import Devkit
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped one.")]
 
@@ -30,16 +34,11 @@ def run(
     detpress run blood-cells --set data.root=path/to/BCCD --out runs/cells
     detpress run my-recipe.yaml --set chain[0].sparsity=0.5 --seed 1 --json
     """
-    from rich.console import Console
-
     from detpress.cache import cache_root
     from detpress.data import open_data
     from detpress.initial_model import recipe_classes
     from detpress.plan import plan_chain
     from detpress.recipe import find_recipe, read_recipe
-    from detpress.report.pictures import draw_stage_pictures
-    from detpress.report.table import run_table
-    from detpress.run import run_chain, write_run_folder
     from detpress.store import Store
     from detpress.terminal import TerminalListener
     from detpress.voc.devkit import check_boxes
@@ -50,23 +49,72 @@ def run(
     devkit = open_data(checked.data.root, recipe_classes(checked))
     folder.mkdir(parents=True, exist_ok=True)
     plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
-    stages: list[Stage] = []
-    results: dict[str, Any] = {}
+    store = Store(cache_root() / "store")
+    found: dict[str, Any] = {}
     with TerminalListener() as listener:
         if checked.chain:
             bad = check_boxes(devkit.image_set(checked.data.train), checked.data.bad_boxes)
             if bad:
                 listener.say(f"{len(bad)} training boxes left out: no area, or off the image; stage.log names them")
-        try:
-            for stage in run_chain(checked, devkit, Store(cache_root() / "store"), listener):
-                stages.append(stage)
-        finally:
-            results = write_run_folder(checked, stages, folder)
-        named = [(f"{stage.index} {stage.plugin}", stage.detections) for stage in stages]
-        draw_stage_pictures(devkit, checked.data.test, named, folder / "pictures")
+        if checked.search is not None:
+            checked, found = _run_search(checked, devkit, store, listener, folder, as_json)
+        results = _run_chain(checked, devkit, store, listener, folder)
     if as_json:
-        print_json(results)
-        return
+        print_json(results | found)
+    else:
+        _print_results(results, folder)
+
+
+def _run_search(
+    recipe: "Recipe", devkit: "Devkit", store: "Store", listener: "TerminalListener", folder: Path, as_json: bool
+) -> tuple["Recipe", dict[str, Any]]:
+    """The winner's recipe, still to be run, and what `--json` says of the search."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from detpress.recipe import trial_recipe
+    from detpress.report.trials import plot_points, trial_line, trial_points, trials_table
+    from detpress.search import run_search, winner_recipe
+
+    for result in run_search(recipe, devkit, store, listener, folder):
+        listener.say(trial_line(result))
+    if not as_json:
+        Console().print(trials_table(result))
+    if result.search.conditions:
+        across, upwards = result.search.conditions[0].metric, result.search.metric
+        plot_points(trial_points(result), recipe.name, across, upwards, folder / "trials.html")
+    text = winner_recipe(result)
+    (folder / "winner.yaml").write_text(text, encoding="utf-8")
+    assert result.winner is not None
+    return replace(trial_recipe(recipe, result.winner.values), text=recipe.text), {"search": result.as_dict()}
+
+
+def _run_chain(
+    recipe: "Recipe", devkit: "Devkit", store: "Store", listener: "TerminalListener", folder: Path
+) -> dict[str, Any]:
+    """results.json's contents, after the run's folder was written; also what was done before something failed."""
+    from detpress.report.pictures import draw_stage_pictures
+    from detpress.run import run_chain, write_run_folder
+
+    stages: list[Stage] = []
+    results: dict[str, Any] = {}
+    try:
+        for stage in run_chain(recipe, devkit, store, listener):
+            stages.append(stage)
+    finally:
+        if stages:  # a run that fails at once leaves the results of an earlier one
+            results = write_run_folder(recipe, stages, folder)
+    named = [(f"{stage.index} {stage.plugin}", stage.detections) for stage in stages]
+    draw_stage_pictures(devkit, recipe.data.test, named, folder / "pictures")
+    return results
+
+
+def _print_results(results: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+
+    from detpress.report.table import run_table
+
     console = Console()
     console.print(run_table(results))
     console.print(f"Results: {folder / 'results.json'}; bundles beside it", soft_wrap=True, highlight=False)
@@ -85,9 +133,21 @@ def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json 
     from rich.console import Console
 
     from detpress.plan import plan_chain, plan_table, touched_layers
-    from detpress.recipe import find_recipe, read_recipe
+    from detpress.recipe import end_recipes, find_recipe, read_recipe
 
-    rows = plan_chain(read_recipe(find_recipe(recipe), assignments or []))
+    checked = read_recipe(find_recipe(recipe), assignments or [])
+    if checked.search is not None:
+        first, last = (plan_chain(end) for end in end_recipes(checked))
+        if as_json:
+            print_json({"first": [row.as_dict() for row in first], "last": [row.as_dict() for row in last]})
+            return
+        for key, of in checked.search.space.items():
+            typer.echo(f"searched: {key}: {of}")
+        for which, rows in (("first", first), ("last", last)):
+            typer.echo(f"with each at its {which} value:")
+            Console().print(plan_table(rows))
+        return
+    rows = plan_chain(checked)
     if as_json:
         print_json([row.as_dict() for row in rows])
         return

@@ -14,6 +14,7 @@ import onnx
 import torch
 
 from detpress.detector.architecture import Architecture, Convolution, Layer, Yolo
+from detpress.detector.half import HalfNetwork
 from detpress.detector.int8_onnx import Target, int8_onnx
 from detpress.detector.quantized import QuantizedNetwork
 from detpress.errors import InputError
@@ -29,15 +30,20 @@ def onnx_model(model: Model, target: Target = "onnxruntime") -> onnx.ModelProto:
 
 
 def _float_model(model: Model) -> onnx.ModelProto:
-    """By PyTorch's exporter, without the names of source files that it leaves in the model."""
+    """By PyTorch's exporter, without the names of source files that it leaves in the model.
+
+    A model in 16 bits is written as its rounded weights in float32: in which precision a convolution computes is the
+    runtime's choice.
+    """
+    network = model.network.in_float() if isinstance(model.network, HalfNetwork) else model.network
     side = model.architecture.image_size
     images = torch.zeros(2, 3, side, side)
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of PyTorch to itself
         warnings.simplefilter("ignore", DeprecationWarning)
-        maps = model.network(images)
+        maps = network(images)
         program = torch.onnx.export(
-            model.network,
+            network,
             (images,),
             dynamo=True,
             external_data=False,

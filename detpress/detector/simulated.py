@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detpress.detector.architecture import Architecture, Convolution
+from detpress.detector.folding import batch_norm_of
 from detpress.detector.network import Network, plain_layer, run_layers
 from detpress.detector.quantized import folded_block
 from detpress.errors import InputError
@@ -127,14 +128,15 @@ def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> "Simu
     A scale is positive: where BatchNorm turns a filter's sign, its codes are mirrored within their range.
     """
     simulation = Simulation({i: SimulatedLayer(layer.bits, layer.input) for i, layer in sorted(quantized.items())})
-    simulated = SimulatedNetwork(network.architecture, simulation)
+    with torch.device("meta"):
+        simulated = SimulatedNetwork(network.architecture, simulation)
     tensors = {}
     for i, layer in enumerate(network.architecture.layers):
         if not isinstance(layer, Convolution):
             continue
         name = f"layers.{i}.convolution"
         gain, bias = batch_norm_of(network, i)
-        tensors[f"{name}.bias"] = bias
+        tensors[f"{name}.bias"] = bias.clone()
         if i not in quantized:
             tensors[f"{name}.weight"] = network.get_parameter(f"{name}.weight").detach() * gain[:, None, None, None]
             continue
@@ -147,26 +149,8 @@ def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> "Simu
         tensors[f"{name}.weight"] = (codes - offset).to(torch.int8)
         tensors[f"{name}.weight_zero_point"] = zero_point - offset
         tensors[f"{name}.weight_scale"] = weights.scale * factor.abs()
-    simulated.load_state_dict(tensors)
+    simulated.load_state_dict(tensors, assign=True)
     return simulated.eval().requires_grad_(False)
-
-
-def batch_norm_of(network: Network, layer: int) -> tuple[Tensor, Tensor]:
-    """What BatchNorm, in eval mode, makes of the convolution `layer`: each filter times `gain`, plus `bias`, both (F,).
-
-    Without BatchNorm the gain is 1 and the bias the convolution's own.
-    """
-    block = network.get_submodule(f"layers.{layer}")
-    convolution, norm = block.get_submodule("convolution"), dict(block.named_children()).get("norm")
-    assert isinstance(convolution, nn.Conv2d)
-    own = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias.detach()
-    if norm is None:
-        return torch.ones_like(own), own
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    gain = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
-    return gain, norm.bias.detach() + (own - norm.running_mean) * gain
 
 
 class SimulatedNetwork(nn.Module):

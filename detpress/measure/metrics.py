@@ -21,6 +21,8 @@ from detpress.voc.results import write_results
 INTEGER_RUNTIMES = ("openvino", "onnxruntime", "torch-compile", "openvino-bf16")  # execute an int8 model in integers
 PROCESSED = 50  # images on which reading and decoding are timed
 
+HALF_RUNTIMES = ("torch", "torch-compile", "openvino")  # compute in 16 bits; ONNX Runtime's CPU convolutions do not
+
 
 def scoring_runtime(form: Form, runtimes: list[str]) -> str:
     """Where mAP is measured: a model in integers in the first of the recipe's runtimes that computes in integers."""
@@ -79,7 +81,7 @@ def measure_model(
         "storage_bytes": storage_bytes(model) | {"on_disk": bundle_bytes(bundle)},
         "latency_ms": latency,
         "processing_ms": processing,
-        "peak_memory_bytes": peak_memory(bundle),
+        "peak_memory_bytes": peak_memory(bundle) if measure.memory else None,
         "simulated": simulated_figures(model.form, list(latency), scored_in),
     }
 
@@ -99,4 +101,10 @@ def simulated_figures(form: Form, runtimes: list[str], scored_in: str) -> list[s
 
 def _is_physical(form: Form, runtime: str) -> bool:
     """Whether the runtime computes what the form stands for; if not, its figures only imitate it."""
-    return form in (Form.DENSE, Form.MASKED) or (form is Form.INT8 and runtime in INTEGER_RUNTIMES)
+    match form:
+        case Form.INT8:
+            return runtime in INTEGER_RUNTIMES
+        case Form.HALF:
+            return runtime in HALF_RUNTIMES
+        case _:
+            return form is not Form.SIMULATED

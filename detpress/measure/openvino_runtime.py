@@ -7,23 +7,30 @@ import torch
 from torch import Tensor
 
 from detpress.detector.architecture import Architecture
+from detpress.detector.half import HalfNetwork
 from detpress.detector.onnx_model import heads_of_metadata, onnx_model
 from detpress.errors import InputError
 from detpress.measure.runtime import Runtime, in_batches, precision_name
 from detpress.model import Model
 
-PRECISIONS = {"f32": "fp32", "u8": "int8", "i8": "int8"}
+HINTS = {"bf16": "bf16", "fp16": "f16"}
+PRECISIONS = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8"}
 
 
 def open_openvino(model: Model, batch: int, threads: int) -> Runtime:
+    """OpenVINO knows one precision for all that is not in integers: a network in 16 bits is computed in them from end
+    to end, also between the convolutions and in those that were left in float32.
+    """
+    network = model.network
+    in_float = HINTS[network.half_precision.dtype] if isinstance(network, HalfNetwork) else "f32"
     program = openvino.Core().read_model(onnx_model(model, "openvino").SerializeToString())
-    return runtime_of_program(program, batch, threads)
+    return runtime_of_program(program, batch, threads, in_float)
 
 
 def open_openvino_bf16(model: Model, batch: int, threads: int) -> Runtime:
     """What is in float is computed in bf16, where the CPU has it; `precision` says whether it has."""
     program = openvino.Core().read_model(onnx_model(model, "openvino").SerializeToString())
-    return runtime_of_program(program, batch, threads, "bf16")
+    return runtime_of_program(program, batch, threads, "bf16", "openvino-bf16")
 
 
 def read_openvino(path: Path, threads: int) -> tuple[Architecture, Runtime]:
@@ -42,11 +49,13 @@ def read_openvino(path: Path, threads: int) -> tuple[Architecture, Runtime]:
         raise InputError(f"{path}: not a model that OpenVINO can read, with its .bin beside it") from error
 
 
-def runtime_of_program(program: openvino.Model, batch: int, threads: int, in_float: str = "f32") -> Runtime:
+def runtime_of_program(
+    program: openvino.Model, batch: int, threads: int, in_float: str = "f32", name: str = "openvino"
+) -> Runtime:
     """Compiled for exactly `batch` images and for latency: one stream.
 
-    in_float: what is not in integers is computed in, `f32` or `bf16`. By default OpenVINO takes bf16 where the CPU has
-    it, and a fp32 model is to be fp32.
+    in_float: what is not in integers is computed in, `f32`, `f16` or `bf16`. By default OpenVINO takes bf16 where the
+    CPU has it, and a fp32 model is to be fp32.
     """
     shape = program.input().partial_shape
     shape[0] = batch
@@ -60,7 +69,6 @@ def runtime_of_program(program: openvino.Model, batch: int, threads: int, in_flo
         return tuple(torch.from_numpy(found[output]) for output in compiled.outputs)
 
     precision = precision_name(convolution_precisions(compiled))
-    name = "openvino" if in_float == "f32" else "openvino-bf16"
     return Runtime(name, in_batches(run, batch), compiled.get_property("INFERENCE_NUM_THREADS"), precision)
 
 

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import LAYER_TYPES, Architecture, Convolution, MaxPool, Route, Upsample
+from detpress.detector.dynamic import DynamicConvolution
+from detpress.detector.half import HalfConvolution
+from detpress.detector.packed import PackedConvolution
 from detpress.detector.quantized import QuantizedConvolution
 from detpress.detector.simulated import SimulatedConvolution
 from detpress.model import Model
 
 Kind = TypeVar("Kind", bound=nn.Module)
+STATISTICS = ("running_mean", "running_var")  # BatchNorm's
 _TYPE_NAMES = {layer_type: name for name, layer_type in LAYER_TYPES.items()}
 
 
@@ -77,22 +81,28 @@ def storage_bytes(model: Model) -> dict[str, int]:
     """Bytes of the tensors under each encoding, file headers not counted; what is on disk is the bundle's.
 
     dense_fp32: 4 bytes for every parameter, zeros among them, and every mean and variance of a BatchNorm.
-    int8: of an int8 model, 1 byte for a quantized weight and 4 for anything else, its scales among them.
-    packed: of a simulated model, as many bits for a quantized weight as its codes need, each layer filled up to whole
-        bytes, and 4 bytes for anything else: a scale and a bias a filter, its zero point where it is not 0.
+    int8: of an int8 model, or one rounded dynamically, 1 byte for a quantized weight and 4 for anything else, its
+        scales among them.
+    half: of a model in 16 bits, 2 bytes for a parameter of a convolution that computes in them and 4 for anything else.
+    packed: of a packed model, its codes as they are stored, 2 bytes for a scale and a zero of a group, and 4 for
+        anything else. Of a simulated model, as many bits for a quantized weight as its codes need, each layer filled up
+        to whole bytes, and 4 bytes for anything else: a scale and a bias a filter, its zero point where it is not 0.
     """
     network = model.network
     tensors = [tensor for name, tensor in network.state_dict().items() if not name.endswith("batches_tracked")]
-    quantized, simulated = _modules(network, QuantizedConvolution), _modules(network, SimulatedConvolution)
-    scales = sum(module.weight_scale.numel() for module in (*quantized, *simulated))
-    zero_points = sum(module.weight_zero_point.numel() for module in simulated)
-    encodings = {"dense_fp32": 4 * (sum(tensor.numel() for tensor in tensors) - scales - zero_points)}
-    if quantized:
-        encodings["int8"] = sum(tensor.nbytes for tensor in tensors)
-    if simulated:
+    stored = sum(tensor.nbytes for tensor in tensors)
+    statistics = sum(tensor.numel() for name, tensor in network.named_buffers() if name.endswith(STATISTICS))
+    encodings = {"dense_fp32": 4 * (parameter_count(network) + statistics)}
+    if any(isinstance(module, QuantizedConvolution | DynamicConvolution) for module in network.modules()):
+        encodings["int8"] = stored
+    if _modules(network, HalfConvolution):
+        encodings["half"] = stored
+    if _modules(network, PackedConvolution):
+        encodings["packed"] = stored
+    if simulated := _modules(network, SimulatedConvolution):
         needless = sum(module.weight.nbytes - _packed_bytes(module) for module in simulated)
         zeros = sum(module.weight_zero_point.nbytes for module in simulated if not module.weight_zero_point.any())
-        encodings["packed"] = sum(tensor.nbytes for tensor in tensors) - needless - zeros
+        encodings["packed"] = stored - needless - zeros
     return encodings
 
 
@@ -106,9 +116,15 @@ def _parameters(network: nn.Module) -> Iterator[Tensor]:
     for quantized in _modules(network, QuantizedConvolution):
         yield quantized.weight
         yield quantized.bias
+    for dynamic in _modules(network, DynamicConvolution):
+        yield dynamic.weight
+        yield dynamic.bias
     for simulated in _modules(network, SimulatedConvolution):
         yield simulated.float_weight
         yield simulated.bias
+    for packed in _modules(network, PackedConvolution):
+        yield packed.weight
+        yield packed.bias
 
 
 def _modules(network: nn.Module, kind: type[Kind]) -> list[Kind]:

@@ -214,6 +214,19 @@ def test_more_calibration_images_than_there_are_are_refused(detpress: Command, w
     assert said.endswith(" has 8")
 
 
+def test_weights_in_a_form_that_does_not_fit_are_refused(
+    detpress: Command, workplace: Path, bundle: Path, cache: Path
+) -> None:
+    weights = ("--set", f"model={{weights: {bundle}}}")
+    masked = (*weights, "--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]", "--set", "measure.runtimes=[]")
+    assert detpress("run", "small.yaml", *masked).code == 0
+    masked_bundle = workplace / "runs/small/1-nni.l1norm/bundle"
+    again = ("--set", f"model={{weights: {masked_bundle}}}", "--set", "measure.runtimes=[]")
+    said = refusal(detpress("run", "small.yaml", *again, "--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]"))
+    assert said.endswith(f"chain[0].nni.l1norm: takes a dense model, but the weights {masked_bundle} are masked")
+    assert detpress("run", "small.yaml", *again, "--set", "chain=[nni.speedup]", "--out", "smaller").code == 0
+
+
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "SHA256SUMS"])
 @pytest.mark.parametrize(
     "command",

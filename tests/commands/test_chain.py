@@ -68,7 +68,7 @@ def test_results_have_the_shape_that_is_documented(ran: Said, workplace: Path) -
         assert metrics["peak_memory_bytes"] > 10**7
     dense, _, masked, small, _, int8 = (stage["metrics"] for stage in found["stages"])
     assert masked["parameters"] == dense["parameters"]
-    assert masked["nonzero_parameters"] < 0.4 * dense["parameters"]
+    assert masked["nonzero_parameters"] < 0.6 * dense["parameters"]
     assert small["parameters"] == small["nonzero_parameters"] < 0.4 * dense["parameters"]
     assert small["macs"] < 0.4 * dense["macs"]
     assert (dense["simulated"], int8["simulated"]) == ([], ["latency_ms.torch", "map"])
@@ -86,14 +86,13 @@ def test_another_seed_another_option_and_another_image_set_compute_what_depends_
     ran: Said, detpress: Command
 ) -> None:
     def reused(*arguments: str) -> list[bool]:
-        said = detpress("run", "small.yaml", "--json", "--set", "measure.runtimes=[]", *arguments)
+        said = detpress("run", "small.yaml", "--json", *arguments)
         assert said.code == 0, said.err
         return [stage["reused"] for stage in said.json["stages"]]
 
-    two_stages = ("--set", "chain=[{train.scratch: {epochs: 2, batch_size: 4}}, {nni.l1norm: {sparsity: 0.5}}]")
-    assert reused(*two_stages) == [True, True, True]
-    assert reused(*two_stages, "--set", "data.test=val") == [True, True, True]
-    assert reused(*two_stages, "--set", "chain[1].sparsity=0.25") == [True, True, False]
+    trained = "{train.scratch: {epochs: 2, batch_size: 4}}"
+    assert reused("--set", f"chain=[{trained}]", "--set", "data.test=val") == [True, True]
+    assert reused("--set", f"chain=[{trained}, {{nni.l1norm: {{sparsity: 0.25}}}}]") == [True, True, False]
     assert reused("--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]", "--seed", "1") == [False, False]
 
 
@@ -192,7 +191,8 @@ def test_a_pruner_that_masks_nothing_fails_and_says_so(detpress: Command, workpl
 def finder(workplace: Path, digits: Path) -> Path:
     """`finder`, a detector that finds one and the same box in every image, and `one-box`, a data set that holds it.
 
-    Its heads have biases only: in the coarsest map, the box of the largest anchor, moved to the end of its cell.
+    Its heads have next to nothing but biases: in the coarsest map, the box of the largest anchor, moved to the end of
+    its cell.
     """
     shutil.copytree(digits, workplace / "one-box", ignore=shutil.ignore_patterns("*.xml"))
     for image in (path.stem for path in (workplace / "one-box/JPEGImages").iterdir()):
@@ -205,7 +205,7 @@ def finder(workplace: Path, digits: Path) -> Path:
     width, height = model.architecture.yolo_layers[0].anchors[2]
     with torch.no_grad():
         for head in heads:
-            head.weight.zero_()
+            head.weight.fill_(1e-6)  # not zero: nni.speedup would find the head empty
             head.bias.fill_(-20.0)
         cell = heads[0].bias.view(3, -1)[2]
         cell[:4] = torch.tensor([20.0, 20.0, math.log(32 / width), math.log(32 / height)])

@@ -78,7 +78,7 @@ def test_darknet_files_give_the_same_bits_when_read_again(dense_model: Model, tm
 
 
 def test_an_int8_model_has_no_darknet_form(int8_model: Model, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="an int8 model has no Darknet form"):
+    with pytest.raises(InputError, match="a model of the form int8 has no Darknet form"):
         write_darknet(int8_model, tmp_path / "small.cfg")
 
 
