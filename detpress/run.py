@@ -153,7 +153,7 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[
 
     results.json
     recipe.yaml              the recipe as it was read
-    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, stage.log of each stage
+    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, stage.log, and files/ if there are any, of each stage
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = results(recipe, stages)
@@ -163,6 +163,8 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[
         shutil.copytree(stage.bundle, target / "bundle")
         shutil.copytree(stage.detections, target / "results")
         shutil.copyfile(stage.folder / "stage.log", target / "stage.log")
+        if (stage.folder / "files").is_dir():
+            shutil.copytree(stage.folder / "files", target / "files")
         entry["bundle"] = str(target / "bundle")
     (folder / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
     write_atomically(folder / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
