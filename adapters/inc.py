@@ -9,7 +9,8 @@ a pair of quantize and dequantize nodes, on every weight another. The numbers ar
 import copy
 import logging
 from collections.abc import Collection
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import neural_compressor.common  # noqa: F401  sets its logger up, which inside `engine_messages` would undo that
 import torch
@@ -18,64 +19,105 @@ from torch import Tensor, nn
 from detpress.detector.architecture import Architecture
 from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
 from detpress.engine_log import engine_messages
-from detpress.errors import StageError
+from detpress.errors import InputError, StageError
 
 BATCH = 16  # calibration images computed at a time
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How ranges become scales, in INC's words.
+
+    algorithm: how an activation's range follows from what was seen: `minmax`, the smallest and the largest value of a
+        batch, averaged over batches; `kl`, the range in which a histogram loses least by rounding.
+    symmetric: an activation's zero is the middle of its 256 values, whichever values it takes.
+    per_channel: one scale for each of a convolution's filters, or one for all of them.
+    """
+
+    algorithm: Literal["minmax", "kl"] = "minmax"
+    symmetric: bool = False
+    per_channel: bool = True
+
+    def config(self, float_layers: Collection[int]) -> Any:
+        """INC's StaticQuantConfig, the convolutions of `float_layers` left in float."""
+        from neural_compressor.torch.quantization import StaticQuantConfig
+
+        granularity = "per_channel" if self.per_channel else "per_tensor"
+        config = StaticQuantConfig(act_algo=self.algorithm, act_sym=self.symmetric, w_granularity=granularity)
+        for i in sorted(float_layers):
+            config.set_local(f"layers.{i}.convolution", StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
+        return config
 
 
 def quantize_static(
     network: nn.Module,
     architecture: Architecture,
     images: Tensor,
-    algorithm: Literal["minmax", "kl"],
+    scheme: Scheme,
     float_layers: Collection[int],
     log: logging.Logger,
 ) -> QuantizedNetwork:
     """The int8 network with the scales that INC chooses; `network` is left as it was.
 
     images: float32 (N, 3, H, W) in [0, 1], to calibrate with.
-    algorithm: INC's name of how an activation's range follows from what was seen: `minmax`, the smallest and the
-    largest value of a batch, averaged over batches; `kl`, the range in which a histogram loses least by rounding.
     float_layers: layer numbers of convolutions that stay in float.
-    Raises StageError where INC quantized no convolution, or something else than convolutions.
+    Raises InputError without images, StageError where the network does not give finite numbers for them, and where INC
+    quantized no convolution or something else than convolutions.
     """
-    program = inc_program(network, images, algorithm, float_layers, log)
+    return int8_network(inc_program(network, images, scheme, float_layers, log), architecture, images)
+
+
+def int8_network(program: torch.fx.GraphModule, architecture: Architecture, images: Tensor) -> QuantizedNetwork:
+    """`network_of_program`, held against the program on two of the images that it was calibrated with.
+
+    Raises StageError where the two differ by a bit: then the program rounds something else than convolutions.
+    """
     quantized = network_of_program(program, architecture)
     with torch.inference_mode():
-        pairs = zip(program(images[:1]), quantized(images[:1]), strict=True)
+        pairs = zip(program(images[:2]), quantized(images[:2]), strict=True)
         if not all(torch.equal(one, other) for one, other in pairs):
-            raise StageError("INC's program does not compute what its scales and weights say of its convolutions")
+            raise StageError(
+                "the engine's program does not compute what its scales and weights say of its convolutions"
+            )
     return quantized
 
 
 def inc_program(
-    network: nn.Module,
-    images: Tensor,
-    algorithm: Literal["minmax", "kl"],
-    float_layers: Collection[int],
-    log: logging.Logger,
+    network: nn.Module, images: Tensor, scheme: Scheme, float_layers: Collection[int], log: logging.Logger
 ) -> torch.fx.GraphModule:
     """INC's own result; for the arguments see `quantize_static`."""
     with engine_messages(log, "neural_compressor", "torch"):
-        from neural_compressor.torch.export import export
-        from neural_compressor.torch.quantization import StaticQuantConfig, convert, prepare
+        from neural_compressor.torch.quantization import convert, prepare
 
-        config = StaticQuantConfig(act_algo=algorithm)
-        for i in float_layers:
-            config.set_local(f"layers.{i}.convolution", StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
-        any_batch = {0: torch.export.Dim("batch", min=1, max=1024)}
-        example = images[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a constant
-        program = export(copy.deepcopy(network).eval(), (example,), dynamic_shapes=(any_batch,))
-        prepared = prepare(program, config)
+        prepared = prepare(exported(network, images), scheme.config(float_layers))
+        calibrate(prepared, images)
         with torch.no_grad():
-            for i, batch in enumerate(torch.tensor_split(images, -(-len(images) // BATCH))):
-                for observer in prepared.modules():
-                    if hasattr(observer, "averaging_constant"):  # 0.01 by default: the first batch would decide alone
-                        observer.averaging_constant = 1 / (i + 1)
-                prepared(batch)
             converted = convert(prepared)
     assert isinstance(converted, torch.fx.GraphModule)
     return converted
+
+
+def exported(network: nn.Module, images: Tensor) -> torch.fx.GraphModule:
+    """The network as a program that takes any number of images, as INC's PyTorch 2 quantization wants it."""
+    from neural_compressor.torch.export import export
+
+    if not len(images):
+        raise InputError("no calibration images: the activations' ranges cannot be known")
+    any_batch = {0: torch.export.Dim("batch", min=1, max=1024)}
+    example = images[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a constant
+    program: torch.fx.GraphModule = export(copy.deepcopy(network).eval(), (example,), dynamic_shapes=(any_batch,))
+    return program
+
+
+@torch.no_grad()
+def calibrate(prepared: nn.Module, images: Tensor) -> None:
+    """Shows `images` to the observers. Raises StageError where the network's raw maps are not finite."""
+    for i, batch in enumerate(torch.tensor_split(images, -(-len(images) // BATCH))):
+        for observer in prepared.modules():
+            if hasattr(observer, "averaging_constant"):  # 0.01 by default: the first batch would decide alone
+                setattr(observer, "averaging_constant", 1 / (i + 1))  # noqa: B010  mypy knows modules and tensors only
+        if not all(raw.isfinite().all() for raw in prepared(batch)):
+            raise StageError("the network to be quantized gives numbers that are not finite for the calibration images")
 
 
 def network_of_program(program: torch.fx.GraphModule, architecture: Architecture) -> QuantizedNetwork:
@@ -83,8 +125,23 @@ def network_of_program(program: torch.fx.GraphModule, architecture: Architecture
 
     Raises StageError where none of its convolutions is quantized.
     """
+    tensors, inputs = quantized_convolutions(program)
+    if not inputs:
+        raise StageError("INC quantized no convolution")
+    scales = {i: InputScale(float(x.args[1]), int(x.args[2])) for i, x in sorted(inputs.items())}
+    network = QuantizedNetwork(architecture, Quantization(scales))
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
+
+
+def quantized_convolutions(program: torch.fx.GraphModule) -> tuple[dict[str, Tensor], dict[int, Any]]:
+    """What INC's converted program holds of its convolutions.
+
+    Returns their weights, weight scales and biases, called as in `QuantizedNetwork`; and, by the layer number of each
+    convolution that is quantized, the node that dequantizes its input.
+    """
     state = program.state_dict()
-    inputs: dict[int, InputScale] = {}
+    inputs: dict[int, Any] = {}
     tensors: dict[str, Tensor] = {}
     for node in program.graph.nodes:
         if node.target is not torch.ops.aten.conv2d.default:
@@ -98,14 +155,12 @@ def network_of_program(program: torch.fx.GraphModule, architecture: Architecture
         if not quantized:
             tensors[f"{name}.weight"] = folded
             continue
-        scale, zero_point = (state[str(argument.target)] for argument in weight.args[1:3])
-        tensors[f"{name}.weight"] = torch.ops.quantized_decomposed.quantize_per_channel(
-            folded, scale, zero_point, 0, -128, 127, torch.int8
-        )
-        tensors[f"{name}.weight_scale"] = scale
-        inputs[int(name.split(".")[1])] = InputScale(float(x.args[1]), int(x.args[2]))
-    if not inputs:
-        raise StageError("INC quantized no convolution")
-    network = QuantizedNetwork(architecture, Quantization(dict(sorted(inputs.items()))))
-    network.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()})
-    return network.eval().requires_grad_(False)
+        # The node that quantizes gives the integers; its scale is a number for the whole layer, or one a filter.
+        quantizing = weight.args[0]
+        arguments = [
+            state[str(part.target)] if isinstance(part, torch.fx.Node) else part for part in quantizing.args[1:]
+        ]
+        tensors[f"{name}.weight"] = quantizing.target(folded, *arguments)
+        tensors[f"{name}.weight_scale"] = torch.as_tensor(arguments[0]).expand(len(folded))
+        inputs[int(name.split(".")[1])] = x
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}, inputs

@@ -25,8 +25,8 @@ from torch.optim import AdamW, Optimizer
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.network import Network
-from detpress.detector.training import DetectionStep, EngineTraining, new_optimizer
 from detpress.detector.training_config import TrainingConfig
+from detpress.detector.training_step import DetectionStep, EngineTraining, new_optimizer
 from detpress.errors import StageError
 from detpress.plugin import Workbench
 

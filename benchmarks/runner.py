@@ -80,14 +80,14 @@ def in_process(command: list[str], cache: str | Path) -> dict[str, float]:
 
 def by_hand(epochs: int | None) -> None:
     """Quickstart as a script."""
-    import copy
     import logging
     import tempfile
 
     import torch
 
     from detpress.adapters.inc import quantize_static
-    from detpress.adapters.nni import choose_filters, speed_up
+    from detpress.adapters.nni_prune import choose_filters
+    from detpress.adapters.nni_speedup import speed_up
     from detpress.bundle import find_bundle, load_bundle, save_bundle
     from detpress.data import open_data
     from detpress.detector.channels import masks_of_filters
@@ -95,7 +95,7 @@ def by_hand(epochs: int | None) -> None:
     from detpress.measure.metrics import measure_model
     from detpress.model import Model, apply_masks
     from detpress.plugin import Form
-    from detpress.plugins.nni_prune import filters_to_remove
+    from detpress.plugins.nni_prune_options import filter_targets
     from detpress.recipe import find_recipe, read_recipe
     from detpress.report.pictures import draw_stage_pictures
     from detpress.workbench import StageWorkbench
@@ -122,9 +122,9 @@ def by_hand(epochs: int | None) -> None:
         return model
 
     measured("model", model)
-    removed = filters_to_remove(model.architecture, pruning)
-    kept = choose_filters(model.network, model.architecture, "l1norm", removed, log)
-    network = copy.deepcopy(model.network)
+    bench = StageWorkbench(0, root, log, silent, devkit, model.architecture, recipe.data, recipe.measure)
+    targets = filter_targets(model.architecture, pruning)
+    network, kept = choose_filters(model.network, model.architecture, "l1norm", targets, bench)
     masks = masks_of_filters(network, kept)
     apply_masks(network, masks)
     model = measured("masked", Model(network, Form.MASKED, masks))
@@ -132,7 +132,6 @@ def by_hand(epochs: int | None) -> None:
     model = measured(
         "tuned", fit(model, training, devkit, split="train", seed=0, scratch=root, log=log, progress=silent)
     )
-    bench = StageWorkbench(0, root, log, silent, devkit, model.architecture, recipe.data, recipe.measure)
     images = bench.calibration(quantization.calibration_images)
     with torch.random.fork_rng():
         quantized = quantize_static(model.network, model.architecture, images, quantization.algorithm, (), log)

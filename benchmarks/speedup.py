@@ -65,10 +65,12 @@ def in_own_process(case: str) -> dict[str, Any]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from detpress.adapters import nni
+    from detpress.adapters import nni_speedup
     from detpress.detector.architecture import build_architecture
     from detpress.model import new_model
-    from detpress.plugins.nni_prune import FilterPruning, L1Norm, largest_difference
+    from detpress.plugins.nni_prune import L1Norm
+    from detpress.plugins.nni_prune_options import FilterPruning
+    from detpress.plugins.nni_speedup import largest_difference
 
     architecture = build_architecture("yolov3", [f"class{i}" for i in range(20)], options.image_size, options.width)
     masked = L1Norm().plan(new_model(architecture, seed=0), FilterPruning(sparsity=options.sparsity)).model
@@ -81,12 +83,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.case == TRACER:
         masks = {name.removesuffix(".weight"): {"weight": mask.float()} for name, mask in masked.masks.items()}
         try:
-            nni.ModelSpeedup(masked.network, torch.rand(images, 3, pixels, pixels), masks).speedup_model()
+            nni_speedup.ModelSpeedup(masked.network, torch.rand(images, 3, pixels, pixels), masks).speedup_model()
         except Exception as error:
             return {"error": f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"}
         raise SystemExit("NNI's tracer works here: measure it as the others are")
-    nni.SPEEDUP_PIXELS, nni.SPEEDUP_IMAGES = pixels, images
-    smaller = nni.speed_up(masked.network, architecture, masked.masks, log)
+    nni_speedup.SPEEDUP_PIXELS, nni_speedup.SPEEDUP_IMAGES = pixels, images
+    smaller = nni_speedup.speed_up(masked.network, architecture, masked.masks, log)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {

@@ -5,7 +5,9 @@
     SHA256SUMS           digests of both, as `sha256sum --check` reads them
 
 A pruned network is nothing special: its layer list holds the widths that it has. An int8 network says which of its
-layers are in float (see `QuantizedNetwork`), its scales are tensors like all others.
+layers are in float (see `QuantizedNetwork`), its scales are tensors like all others; so does a simulated one
+(`SimulatedNetwork`), which adds the bits and the grid of every layer's input. Networks in 16 bits (`HalfNetwork`) and
+with packed weights (`PackedNetwork`) say which layers are, and how.
 """
 
 import hashlib
@@ -21,14 +23,28 @@ from torch import Tensor, nn
 
 from detpress.builtin import BUILTIN
 from detpress.detector.architecture import Architecture
+from detpress.detector.dynamic import DynamicNetwork, DynamicQuantization
+from detpress.detector.half import HalfNetwork, HalfPrecision
 from detpress.detector.network import Network
+from detpress.detector.packed import PackedNetwork, Packing
 from detpress.detector.quantized import Quantization, QuantizedNetwork
+from detpress.detector.simulated import SimulatedNetwork, Simulation
 from detpress.errors import InputError, nearest
 from detpress.model import Model
 from detpress.plugin import Form
 
 FORMAT = 1
 MASK = "mask/"
+
+# Networks that are not plain `Network`s: under which key of model.json, and in which attribute, they say how they are
+# encoded; the class, and the class of that description.
+KINDS: dict[str, tuple[type[nn.Module], Any]] = {
+    "quantization": (QuantizedNetwork, Quantization),
+    "simulation": (SimulatedNetwork, Simulation),
+    "dynamic": (DynamicNetwork, DynamicQuantization),
+    "half_precision": (HalfNetwork, HalfPrecision),
+    "packing": (PackedNetwork, Packing),
+}
 
 
 def save_bundle(model: Model, folder: Path) -> None:
@@ -39,9 +55,11 @@ def save_bundle(model: Model, folder: Path) -> None:
         "format": FORMAT,
         "form": model.form,
         "architecture": model.architecture.as_dict(),
-        "quantization": network.quantization.as_dict() if isinstance(network, QuantizedNetwork) else None,
         "history": list(model.history),
     }
+    for key, (kind, _) in KINDS.items():
+        if isinstance(network, kind):
+            description[key] = getattr(network, key).as_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     tensors |= {MASK + name: mask.cpu().contiguous() for name, mask in model.masks.items()}
     contents = {
@@ -93,7 +111,7 @@ def load_bundle(folder: Path) -> Model:
         if description["format"] != FORMAT:
             raise InputError(f"{folder}: bundle format {description['format']}; this version reads {FORMAT}")
         architecture = Architecture.from_dict(description["architecture"])
-        network = _skeleton(architecture, description["quantization"])
+        network = _skeleton(architecture, description)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'model.json'}: not the description of a model: {error!r}") from error
     try:
@@ -124,12 +142,13 @@ def _checked_contents(folder: Path) -> dict[str, bytes]:
     raise InputError(f"{folder}: {' and '.join(wrong) or 'SHA256SUMS'} altered: digest is not the one in SHA256SUMS")
 
 
-def _skeleton(architecture: Architecture, quantization: dict[str, Any] | None) -> nn.Module:
+def _skeleton(architecture: Architecture, description: dict[str, Any]) -> nn.Module:
     """The network without memory for its weights, which come from the file."""
     with torch.device("meta"):
-        if quantization is None:
-            return Network(architecture)
-        return QuantizedNetwork(architecture, Quantization.from_dict(quantization))
+        for key, (kind, encoding) in KINDS.items():
+            if description.get(key) is not None:
+                return kind(architecture, encoding.from_dict(description[key]))
+        return Network(architecture)
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from detpress.commands import bundles, listing, running, scoring
+from detpress.commands import bundles, comparing, listing, running, scoring, sensitivity
 from detpress.errors import DetpressError, InputError, no_room
 
 
@@ -33,8 +33,11 @@ app = typer.Typer(
 )
 app.command()(running.run)
 app.command()(running.validate)
+app.command()(comparing.compare)
+app.command()(comparing.report)
 app.command()(scoring.evaluate)
 app.command()(scoring.detect)
+app.command()(sensitivity.sensitivity)
 app.command()(bundles.export)
 app.command("import")(bundles.import_darknet)
 app.command()(listing.model)

@@ -18,12 +18,14 @@ class Model:
     network: gives raw maps (see `Network.forward`) and holds its `architecture`.
     masks: parameter name -> bool tensor of the parameter's shape, False where the weight is held at zero.
     history: what was done to get here, oldest first, one record a stage; kept in the bundle as its provenance.
+    notes: what a person should be told of how the last stage went, a sentence each; kept in its record.
     """
 
     network: nn.Module
     form: Form = Form.DENSE
     masks: dict[str, Tensor] = field(default_factory=dict)
     history: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> Architecture:
@@ -35,7 +37,7 @@ class Model:
         self, network: nn.Module, form: Form = Form.DENSE, masks: dict[str, Tensor] | None = None
     ) -> "Model":
         """This model with another network, the history kept."""
-        return replace(self, network=network, form=form, masks=masks or {})
+        return replace(self, network=network, form=form, masks=masks or {}, notes=())
 
 
 def new_model(architecture: Architecture, seed: int) -> Model:

@@ -22,6 +22,7 @@ class PlannedStage:
 
     layers, untouched: the convolutions that the step touches, and the others, in the order of the network.
     parameters, nonzero_parameters, macs: expected from the plugin's plan, not measured on the finished model.
+    note: what the plugin cannot know before it has run.
     """
 
     index: int
@@ -33,6 +34,7 @@ class PlannedStage:
     parameters: int
     nonzero_parameters: int
     macs: int
+    note: str
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,6 +53,7 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
     rows = []
     form = model.form
     layers: tuple[str, ...] = ()
+    note = ""
     for index, step in enumerate([None, *recipe.chain]):
         if step is not None:
             where = recipe.where(("chain", index - 1, step.name))
@@ -61,7 +64,7 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
                 plan = step.plugin.plan(model, step.config)
             except DetpressError as error:
                 raise type(error)(f"{where}: {error}") from error
-            model, layers = plan.model, plan.layers
+            model, layers, note = plan.model, plan.layers, plan.note
             form = step.plugin.returns or form
         convolutions = [
             f"layers.{i}" for i, layer in enumerate(model.architecture.layers) if isinstance(layer, Convolution)
@@ -77,14 +80,16 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
                 parameter_count(model.network),
                 nonzero_parameters(model),
                 macs(model.architecture),
+                note,
             )
         )
     return rows
 
 
 def plan_table(rows: list[PlannedStage]) -> Table:
+    notes = [f"{row.index} {row.plugin}: {row.note}." for row in rows if row.note]
     table = Table(
-        caption="Expected from the plan, not measured. MACs: for one image.",
+        caption="\n".join(["Expected from the plan, not measured. MACs: for one image.", *notes]),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

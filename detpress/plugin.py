@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from detpress.detector.architecture import Architecture
     from detpress.detector.dataset import TrainingSet
-    from detpress.detector.training import EngineTraining
     from detpress.detector.training_config import TrainingConfig
+    from detpress.detector.training_step import EngineTraining
     from detpress.model import Model
 
 
@@ -40,6 +40,8 @@ class Form(StrEnum):
     MASKED = "masked"  # zeros held by masks; as large and as slow as dense
     SIMULATED = "simulated"  # fake-quantised or binarised, computed in float
     INT8 = "int8"  # executed in integers
+    HALF = "half"  # convolutions computed in 16 bits
+    PACKED = "packed"  # weights stored in few bits, computed in float
 
 
 class Config(BaseModel):
@@ -121,12 +123,17 @@ class Plugin(ABC):
     Config: ClassVar[type[Config]]
     accepts: ClassVar[frozenset[Form]]
     returns: ClassVar[Form | None]  # None: the form that came in
+    unavailable: ClassVar[str | None] = None  # why it can never run here, where that is so; listed, refused in recipes
     engine: ClassVar[str | None] = None  # the distribution that does the work; its version enters the stage's key
     version: ClassVar[int] = 1  # raised when the same config gives another result: it enters the stage's key
 
     def plan(self, model: "Model", config: Any) -> Plan:
         """What `apply` would do, without data and without training."""
         return Plan((), model)
+
+    def bundles(self, config: Any) -> tuple[str, ...]:
+        """Bundles that the options name, such as a teacher's: what they hold enters the stage's key."""
+        return ()
 
     @abstractmethod
     def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":

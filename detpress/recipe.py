@@ -30,7 +30,7 @@ from pydantic import BaseModel, Field, ValidationError
 from detpress.builtin import BUILTIN
 from detpress.errors import InputError, nearest
 from detpress.plugin import Config, Form, Plugin
-from detpress.registry import load_assessor, load_plugin, load_tuner
+from detpress.registry import load_assessor, load_plugin, load_tuner, why_unavailable
 from detpress.search_section import Search, SearchSection, check_metric, read_condition, read_distribution
 from detpress.tuner import Assessor, Space, Tuner
 from detpress.yaml_source import Place, YamlSource, read_yaml
@@ -156,9 +156,9 @@ def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     Raises InputError with one line a mistake: syntax, keys, types, plugins, options, and forms that do not fit. Where
     numbers are searched, the recipe is checked with the ends of what each of them may be.
     """
-    source = _changed(read_yaml(path), assignments)
+    source = changed(read_yaml(path), assignments)
     if "search" not in source.data:
-        return _plain_recipe(source, assignments)
+        return check_recipe(source, assignments)
     search, ends = _read_search(source)
     recipes, mistakes = [], []
     for values in ends:
@@ -199,9 +199,10 @@ def recipe_text(recipe: Recipe, name: str) -> str:
     return yaml.safe_dump(contents, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _changed(source: YamlSource, assignments: Sequence[str]) -> YamlSource:
+def changed(source: YamlSource, assignments: Sequence[str]) -> YamlSource:
+    """The source after the `--set` assignments. Raises InputError where it is no mapping, and as `set` does."""
     if not isinstance(source.data, dict):
-        raise InputError(f"{source.path}:1: expected a recipe with the keys {', '.join(_Document.model_fields)}")
+        raise InputError(f"{source.where(())}: expected a recipe with the keys {', '.join(_Document.model_fields)}")
     for assignment in assignments:
         source.set(assignment)
     return source
@@ -209,20 +210,24 @@ def _changed(source: YamlSource, assignments: Sequence[str]) -> YamlSource:
 
 def _with_values(path: Path, text: str, assignments: Sequence[str], values: Mapping[str, Any]) -> Recipe:
     """The recipe without its search, and with `values` for what is searched."""
-    source = _changed(YamlSource(path, text), assignments)
+    source = changed(YamlSource(path, text), assignments)
     source.data.pop("search")
     for key, value in values.items():
         source.put(key, value, source.where(("search", "space", key)))
-    return _plain_recipe(source, assignments)
+    return check_recipe(source, assignments)
 
 
-def _plain_recipe(source: YamlSource, assignments: Sequence[str]) -> Recipe:
+def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe that `source`, which searches nothing, describes; `assignments` changed it already.
+
+    Raises InputError with one line a mistake.
+    """
     mistakes: list[str] = []
     document: _Document | None = None
     try:
         document = _Document.model_validate(source.data)
     except ValidationError as error:
-        mistakes += _spell_out(error, _Document, source, ())
+        mistakes += spell_out(error, _Document, source, ())
     steps = list(_read_steps(source, mistakes))
     if document is None or mistakes:
         raise InputError("\n".join(mistakes))
@@ -254,7 +259,9 @@ def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
     chain = source.data.get("chain")
     for i, item in enumerate(chain if isinstance(chain, list) else []):
         found = _read_named(item, ("chain", i), load_plugin, "plugin", "nni.speedup: {}", source, mistakes)
-        if found:
+        if found and (reason := why_unavailable(found[1])):
+            mistakes.append(f"{source.where(('chain', i, found[0]))}: the plugin cannot run here: {reason}")
+        elif found:
             yield Step(*found)
 
 
@@ -284,7 +291,7 @@ def _read_named(
     try:
         return name, loaded, loaded.Config.model_validate({} if options is None else options)
     except ValidationError as error:
-        mistakes += _spell_out(error, loaded.Config, source, (*place, name))
+        mistakes += spell_out(error, loaded.Config, source, (*place, name))
         return None
 
 
@@ -294,7 +301,7 @@ def _read_search(source: YamlSource) -> tuple[Search, list[dict[str, Any]]]:
     try:
         section = SearchSection.model_validate(source.data["search"])
     except ValidationError as error:
-        raise InputError("\n".join(_spell_out(error, SearchSection, source, ("search",)))) from error
+        raise InputError("\n".join(spell_out(error, SearchSection, source, ("search",)))) from error
 
     def tried(place: Place, read: Callable[[], Any]) -> Any:
         try:
@@ -379,7 +386,7 @@ def _resolve(value: str, place: Place, source: YamlSource) -> str:
     return str(source.path.parent.absolute() / value)
 
 
-def _spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:
+def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:
     """pydantic's findings, one line each, in the words of the file."""
     for finding in error.errors():
         place: Place = (*at, *finding["loc"])

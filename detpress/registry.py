@@ -24,7 +24,8 @@ ASSESSORS = "detpress.assessors"
 class Listing:
     """What is known of one plugin without running it; the row that `detpress plugins` prints.
 
-    status: `working`; `unavailable`, when its engine is not installed; `broken`, when it cannot be imported.
+    status: `working`; `unavailable`, when its engine is not installed or cannot do it (`Plugin.unavailable`); `broken`,
+        when it cannot be imported.
     """
 
     name: str
@@ -103,6 +104,11 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
+def why_unavailable(plugin: Plugin) -> str | None:
+    """Why the plugin cannot run here; None where it can."""
+    return plugin.unavailable or missing_package(plugin)
+
+
 @dataclass(frozen=True)
 class ChooserListing:
     """What is known of a tuner or an assessor without running it; the row that `detpress tuners` prints."""
@@ -137,10 +143,10 @@ def _chooser(name: str, group: str, kind: type[Tuner] | type[Assessor]) -> Choos
     )
 
 
-def missing_package(chooser: Tuner | Assessor) -> str | None:
-    """What must be installed before the tuner or assessor can run; None where all is there."""
-    if chooser.engine and installed_version(chooser.engine) is None:
-        return f"needs the package {chooser.engine}"
+def missing_package(user: Plugin | Tuner | Assessor) -> str | None:
+    """What must be installed before the plugin, tuner or assessor can run; None where all is there."""
+    if user.engine and installed_version(user.engine) is None:
+        return f"needs the package {user.engine}"
     return None
 
 
@@ -157,15 +163,14 @@ def _listing(name: str) -> Listing:
         plugin = load_plugin(name)
     except InputError as error:
         return Listing(name, "broken", str(error), (), None, None, None, distribution)
-    installed = engine_version(plugin)
-    missing = plugin.engine is not None and installed is None
+    reason = why_unavailable(plugin)
     return Listing(
         name,
-        "unavailable" if missing else "working",
-        f"needs the package {plugin.engine}" if missing else None,
+        "unavailable" if reason else "working",
+        reason,
         tuple(sorted(plugin.accepts)),
         plugin.returns,
         plugin.engine,
-        installed,
+        engine_version(plugin),
         distribution,
     )

@@ -10,7 +10,7 @@ made again, whichever recipe made it.
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
-from detpress.bundle import load_bundle
+from detpress.bundle import bundle_digest, find_bundle, load_bundle
 from detpress.errors import InputError, StageError
 from detpress.initial_model import initial_model, model_identity
 from detpress.measure.metrics import protocol_id
 from detpress.model import Model
 from detpress.recipe import Recipe, Step
 from detpress.registry import distribution_of, engine_version
-from detpress.stage import Listener, Stage, StageMaker
+from detpress.stage import Listener, Stage, StageMaker, find_stage, measurement_digest
 from detpress.store import Store, digest, write_atomically
 from detpress.voc.devkit import Devkit
 from detpress.workbench import StageWorkbench
@@ -62,7 +62,20 @@ def run_chain(
             continue
         parent, stage = stage, maker.stage(index, step.name, keys[index], make)
         yield stage
-        _check_map_loss(recipe, parent, stage)
+        check_map_loss(recipe, parent, stage)
+
+
+def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store) -> list[Stage]:
+    """The stages that are in the store, made and measured, from the first up to the first that is not."""
+    names = ["model", *(step.name for step in recipe.chain)]
+    digest_of_measurement = measurement_digest(recipe, devkit, recipe.data.test)
+    found: list[Stage] = []
+    for index, (name, key) in enumerate(zip(names, keys, strict=True)):
+        stage = find_stage(index, name, key, digest_of_measurement, store)
+        if stage is None:
+            break
+        found.append(stage)
+    return found
 
 
 def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
@@ -75,9 +88,14 @@ def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
 
 
 def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
-    """sha256 over all that decides what `step` makes of the stage `parent`."""
+    """sha256 over all that decides what `step` makes of the stage `parent`.
+
+    Raises InputError for a bundle, named by the step's options, that is not there.
+    """
+    bundles = {name: bundle_digest(find_bundle(name)) for name in step.plugin.bundles(step.config)}
     return digest(
-        {
+        ({"bundles": bundles} if bundles else {})
+        | {
             "parent": parent,
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
@@ -107,13 +125,15 @@ class _Application:
         returns = step.plugin.returns or before.form
         if after.form is not returns:
             raise StageError(f"gave a {after.form} model where its contract says {returns}")
-        record = {
+        record: dict[str, Any] = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
             "distribution": " ".join(distribution_of(step.name)),
             "engine": f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None,
             "seed": self.seed,
         }
+        if after.notes:
+            record["notes"] = list(after.notes)
         return replace(after, history=(*before.history, record))
 
 
@@ -125,7 +145,8 @@ def _same(one: Model, other: Model) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name].cpu()) for name in first)
 
 
-def _check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
+def check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
+    """Raises StageError where the stage lost more mAP than the recipe allows."""
     limit = recipe.measure.max_map_loss
     before, after = parent.metrics["map"], stage.metrics["map"]
     if limit is not None and after < (1 - limit) * before:
@@ -153,19 +174,25 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[
 
     results.json
     recipe.yaml              the recipe as it was read
-    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, stage.log, and files/ if there are any, of each stage
+    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, training/, files/, stage.log of each stage
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = results(recipe, stages)
     for stage, entry in zip(stages, found["stages"], strict=True):
         target = folder / f"{stage.index}-{stage.plugin}"
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(stage.bundle, target / "bundle")
-        shutil.copytree(stage.detections, target / "results")
-        shutil.copyfile(stage.folder / "stage.log", target / "stage.log")
-        if (stage.folder / "files").is_dir():
-            shutil.copytree(stage.folder / "files", target / "files")
+        copy_stage(stage, target)
         entry["bundle"] = str(target / "bundle")
     (folder / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
     write_atomically(folder / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
+
+
+def copy_stage(stage: Stage, target: Path) -> None:
+    """A copy that `detpress store gc` does not touch: bundle/, results/, stage.log, training/ and files/ if any."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(stage.bundle, target / "bundle")
+    shutil.copytree(stage.detections, target / "results")
+    for name in ("training", "files"):
+        if (stage.folder / name).is_dir():
+            shutil.copytree(stage.folder / name, target / name)
+    shutil.copyfile(stage.folder / "stage.log", target / "stage.log")

@@ -5,6 +5,7 @@ What a finished stage's folder holds:
     bundle/                      the model
     stage.json                   the plugin, the form, and the seconds that making it took
     stage.log                    what the plugin and its engine said
+    training/0.csv, 1.csv, ...   mean loss by epoch of each training that the plugin did
     files/                       what the plugin wanted to keep beside the model, if anything
     measurements/<digest>/       metrics.json, and results/comp4_det_<set>_<class>.txt with the scored detections
 
@@ -18,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,6 +70,7 @@ class Stage:
     folder: Path
     reused: bool
     seconds: float
+    notes: list[str]  # what the plugin has to tell a person
     metrics: dict[str, Any]
     detections: Path  # the folder with the scored `comp4_det_*` files
 
@@ -86,6 +88,7 @@ class Stage:
             "bundle": str(self.bundle),
             "reused": self.reused,
             "seconds": self.seconds,
+            "notes": self.notes,
             "metrics": self.metrics,
         }
 
@@ -107,12 +110,9 @@ class StageMaker:
         Raises StageError where `make` fails; its log stays in the scratch folder that the message names.
         """
         reused = self.made(name, key, make)
-        folder = self.store.stage(key)
-        record = json.loads((folder / "stage.json").read_text())
-        measurement = self._measurement(key, folder)
-        metrics = json.loads((measurement / "metrics.json").read_text())
-        form, seconds = Form(record["form"]), record["seconds"]
-        stage = Stage(index, name, form, key, folder, reused, seconds, metrics, measurement / "results")
+        stage = find_stage(index, name, key, self._measure(key), self.store)
+        assert stage is not None
+        stage = replace(stage, reused=reused)
         self.listener.end(stage)
         return stage
 
@@ -152,20 +152,18 @@ class StageMaker:
             seconds = time.perf_counter() - started
         save_bundle(model, unfinished / "bundle")
         (scratch / "stage.log").rename(unfinished / "stage.log")
-        record = {"plugin": name, "form": model.form, "seconds": round(seconds, 3)}
+        for table in scratch.glob("fit-*/training.csv"):
+            (unfinished / "training").mkdir(exist_ok=True)
+            table.rename(unfinished / "training" / f"{table.parent.name.removeprefix('fit-')}.csv")
+        record = {"plugin": name, "form": model.form, "seconds": round(seconds, 3), "notes": list(model.notes)}
         (unfinished / "stage.json").write_text(json.dumps(record))
         self.store.finish(key, unfinished)
 
-    def _measurement(self, key: str, folder: Path) -> Path:
-        """The folder of the measurement that the recipe asks for, measured now if it is not there."""
-        recipe = self.recipe
-        what = {
-            "protocol": protocol_id(recipe.measure),
-            "measure": recipe.measure.model_dump(exclude={"max_map_loss"}),
-            "data": self.devkit.fingerprint([self.split]),
-            "runtimes": {name: version(name) for name in ("torch", "onnxruntime", "openvino")},
-        }
-        target = folder / "measurements" / digest(what)
+    def _measure(self, key: str) -> str:
+        """The digest of the measurement that the recipe asks for, which is made now if it is not there."""
+        recipe, folder = self.recipe, self.store.stage(key)
+        measured = measurement_digest(recipe, self.devkit, self.split)
+        target = folder / "measurements" / measured
         if not target.is_dir():
             with self.store.lock(f"{key}.measure", self.listener.waiting):
                 if not target.is_dir():
@@ -186,7 +184,31 @@ class StageMaker:
                     target.parent.mkdir(exist_ok=True)
                     unfinished.rename(target)
                     unfinished.parent.rmdir()
-        return target
+        return measured
+
+
+def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:
+    """Names what is measured, on the images of which set and by which versions."""
+    return digest(
+        {
+            "protocol": protocol_id(recipe.measure),
+            "measure": recipe.measure.model_dump(exclude={"max_map_loss"}),
+            "data": devkit.fingerprint([split]),
+            "runtimes": {name: version(name) for name in ("torch", "onnxruntime", "openvino")},
+        }
+    )
+
+
+def find_stage(index: int, name: str, key: str, measured: str, store: Store) -> Stage | None:
+    """The stage `key` with its measurement `measured`, if the store has both."""
+    folder = store.stage(key)
+    measurement = folder / "measurements" / measured
+    if not measurement.is_dir():
+        return None
+    record = json.loads((folder / "stage.json").read_text())
+    metrics = json.loads((measurement / "metrics.json").read_text())
+    form, seconds, notes = Form(record["form"]), record["seconds"], record.get("notes", [])
+    return Stage(index, name, form, key, folder, True, seconds, notes, metrics, measurement / "results")
 
 
 @contextmanager

@@ -66,3 +66,5 @@ class TerminalListener:
         how = "reused" if stage.reused else f"{stage.seconds:.1f} s"
         metrics = stage.metrics
         self.say(f"  {how}; {stage.form}, mAP {metrics['map']:.4f}, {metrics['parameters']:,} parameters")
+        for note in stage.notes:
+            self.say(f"  {note}")

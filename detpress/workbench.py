@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from detpress.bundle import find_bundle, load_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.dataset import TrainingSet
-from detpress.detector.images import place_image, read_image
+from detpress.detector.images import read_squares
 from detpress.detector.predict import predict_image_set
-from detpress.detector.training import EngineTraining, fit, steps_per_epoch, train
+from detpress.detector.training import fit, train
 from detpress.detector.training_config import TrainingConfig
+from detpress.detector.training_step import EngineTraining, steps_per_epoch
 from detpress.errors import InputError
 from detpress.model import Model
 from detpress.recipe import Data, Measure
@@ -113,13 +114,7 @@ class StageWorkbench:
                 f"of {self.devkit.root} has {len(annotations)}"
             )
         chosen = random.Random(self.seed).sample(annotations, images)
-        squares = [
-            place_image(
-                read_image(self.devkit.image_path(annotation)), self.architecture.image_size, self.architecture.resize
-            )[0]
-            for annotation in chosen
-        ]
-        return torch.stack(squares).float() / 255
+        return read_squares([self.devkit.image_path(annotation) for annotation in chosen], self.architecture)
 
     def load(self, name_or_path: str) -> Model:
         return load_bundle(find_bundle(name_or_path))

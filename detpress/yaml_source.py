@@ -1,5 +1,6 @@
 """YAML with the place of every value, so that an error can name its line."""
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ import yaml
 from detpress.errors import InputError
 
 Place = tuple[str | int, ...]  # keys and list indices from the root of the document to a value
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper; it quotes what `_Loader` would take for a number."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -26,11 +31,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+for _language in (_Loader, _Dumper):
+    _language.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
 
 
 class YamlSource:
@@ -44,6 +50,7 @@ class YamlSource:
         self.text = text  # as read, before any `set`
         self._lines: dict[Place, int] = {}
         self._set: dict[Place, str] = {}
+        self._homes: dict[Place, Place] = {(): ()}  # where in the file the parts of `data` stand
         try:
             loader = _Loader(text)
             node = loader.get_single_node()
@@ -72,18 +79,46 @@ class YamlSource:
             for i, item in enumerate(node.value):
                 self._note(item, (*place, i))
 
+    def part(self, place: Place, **shared: Place) -> "YamlSource":
+        """The value at `place` as a source of its own, whose errors still name this file's lines and keys.
+
+        shared: places in this document that stand in for keys which the value, a mapping, does not have.
+        """
+        found = copy.copy(self)
+        found.data = copy.deepcopy(_value_at(self.data, place))
+        found._set = {}
+        found._homes = {(): place}
+        for key, home in shared.items():
+            if key not in found.data:
+                found.data[key] = copy.deepcopy(_value_at(self.data, home))
+                found._homes[(key,)] = home
+        return found
+
+    def copy(self) -> "YamlSource":
+        """Another source of the same document, to be changed by `set` and `put` on its own."""
+        found = copy.copy(self)
+        found.data, found._set = copy.deepcopy(self.data), dict(self._set)
+        return found
+
+    def as_yaml(self) -> str:
+        """The data as YAML, as it is now."""
+        return yaml.dump(self.data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
     def where(self, place: Place) -> str:
-        """`FILE:LINE: a.b[0].c` for the value at `place`, or the `--set` that gave it."""
+        """`FILE:LINE: a.b[0].c` for the value at `place`, or what was said when it was set."""
         for length in range(len(place), -1, -1):
             if place[:length] in self._set:
                 return f"{self._set[place[:length]]}: {spell(place)}"
-            if place[:length] in self._lines:
-                return f"{self.path}:{self._lines[place[:length]]}: {spell(place)}".removesuffix(": ")
+        home = next(place[:length] for length in range(len(place), -1, -1) if place[:length] in self._homes)
+        in_file = (*self._homes[home], *place[len(home) :])
+        for length in range(len(in_file), -1, -1):
+            if in_file[:length] in self._lines:
+                return f"{self.path}:{self._lines[in_file[:length]]}: {spell(in_file)}".removesuffix(": ")
         return str(self.path)
 
     def is_set(self, place: Place) -> bool:
         """Whether the value at `place` came from the command line."""
-        return place in self._set
+        return self._set.get(place, "").startswith("--set ")
 
     def set(self, assignment: str) -> None:
         """Changes one value by `a.b[0].c=VALUE`, VALUE being YAML; keys that are missing are added.
@@ -139,17 +174,23 @@ def read_yaml(path: Path) -> YamlSource:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 
+def _keys(path: str) -> list[str | int]:
+    """`chain[0].sparsity` -> `["chain", 0, "sparsity"]`."""
+    return [int(t[1:-1]) if t[0] == "[" else t for t in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
+
+
+def _value_at(data: Any, place: Place) -> Any:
+    for key in place:
+        data = data[key]
+    return data
+
+
 def spell(place: Place) -> str:
     """`('chain', 0, 'nni.l1norm', 'sparsity')` -> `chain[0].nni.l1norm.sparsity`."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
-
-
-def _keys(path: str) -> list[str | int]:
-    """`chain[0].sparsity` -> `["chain", 0, "sparsity"]`."""
-    return [int(part[1:-1]) if part[0] == "[" else part for part in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
 
 
 def _is_step(place: list[str | int]) -> bool:

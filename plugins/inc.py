@@ -2,25 +2,35 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from detpress import plugin
 from detpress.plugin import Form, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
+    from detpress.detector.network import Network
     from detpress.model import Model
 
 
-class StaticInt8Options(plugin.Config):
-    """What is calibrated, how, and what stays in float."""
+class LayerOptions(plugin.Config):
+    """Which convolutions are left as they are."""
+
+    float_layers: list[str] = Field([], description="patterns of layers kept in float, such as `layers.0`")
+    float_heads: bool = Field(False, description="keep the convolutions that give the raw maps in float")
+
+
+class StaticInt8Options(LayerOptions):
+    """What is calibrated, and how."""
 
     calibration_images: int = Field(64, ge=1, description="training images that the activations' ranges are read from")
     algorithm: Literal["minmax", "kl"] = Field(
         "minmax", description="range of an activation: what was seen, or what loses least of its histogram"
     )
-    float_layers: list[str] = Field([], description="patterns of layers kept in float, such as `layers.0`")
-    float_heads: bool = Field(False, description="keep the convolutions that give the raw maps in float")
+    symmetric: bool = Field(
+        False, description="an activation's zero is the middle of its 256 values, whichever values it takes"
+    )
+    per_channel: bool = Field(True, description="one scale for each filter's weights; false: one for the whole layer's")
 
 
 class StaticInt8(Plugin):
@@ -28,9 +38,12 @@ class StaticInt8(Plugin):
 
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
     arXiv:1712.05877, 2018, by Intel Neural Compressor's post-training static quantization (PyTorch 2 export):
-    weights signed, symmetric, one scale a filter; activations unsigned, affine, one scale a tensor; BatchNorm folded.
-    The paper also keeps biases in integers and trains with quantization in the loop; here biases are float and
-    nothing is trained.
+    weights signed, symmetric, one scale a filter or a layer; activations unsigned, one scale and zero a tensor;
+    BatchNorm folded. Ranges of activations: `minmax` is the mean over batches of the smallest and largest value; `kl`
+    is the range in which the histogram of the values loses least by rounding, as INC names it (what runs is PyTorch's
+    HistogramObserver, whose measure is the squared error, not the divergence of that name). The network takes any
+    number of images. The paper also keeps biases in integers and trains with quantization in the loop; here biases are
+    float and nothing is trained.
     """
 
     Config = StaticInt8Options
@@ -39,27 +52,179 @@ class StaticInt8(Plugin):
     engine = "neural-compressor"
 
     def plan(self, model: "Model", config: StaticInt8Options) -> Plan:
-        from detpress.detector.architecture import Convolution
-
-        in_float = layers_in_float(model.architecture, config)
-        layers = [
-            f"layers.{i}"
-            for i, layer in enumerate(model.architecture.layers)
-            if isinstance(layer, Convolution) and i not in in_float
-        ]
-        return Plan(tuple(layers), model)
+        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
 
     def apply(self, model: "Model", config: StaticInt8Options, bench: Workbench) -> "Model":
-        from detpress.adapters.inc import quantize_static
+        from detpress.adapters.inc import Scheme, quantize_static
 
         in_float = layers_in_float(model.architecture, config)
         images = bench.calibration(config.calibration_images)
-        network = quantize_static(model.network, model.architecture, images, config.algorithm, in_float, bench.log)
+        scheme = Scheme(config.algorithm, config.symmetric, config.per_channel)
+        network = quantize_static(model.network, model.architecture, images, scheme, in_float, bench.log)
         bench.log.info("%d convolutions in int8, %d in float", len(network.quantization.inputs), len(in_float))
         return model.with_network(network, Form.INT8)
 
 
-def layers_in_float(architecture: "Architecture", config: StaticInt8Options) -> set[int]:
+class DynamicInt8Options(LayerOptions):
+    """What is rounded together."""
+
+    per_channel: bool = Field(True, description="one scale for each filter's weights; false: one for the whole layer's")
+
+
+class DynamicInt8(Plugin):
+    """Weights in 8-bit integers, activations rounded to 8 bits by the range that they have in each run.
+
+    Intel Neural Compressor's dynamic quantization (PyTorch 2 export): no calibration images, and no range that an
+    unusual image could leave; in exchange the range of every convolution's input is searched in every run, over the
+    whole batch, so that a result depends a little on what else is in the batch. What really runs: none of the runtimes
+    here executes such a convolution in integers from this network (ONNX Runtime alone could, as ConvInteger); it is
+    computed in float on rounded numbers, so the form is `simulated` and the figures are marked. The storage is real.
+    INC's default of one scale for a whole layer's weights is `per_channel: false`.
+    """
+
+    Config = DynamicInt8Options
+    accepts = frozenset({Form.DENSE})
+    returns = Form.SIMULATED
+    engine = "neural-compressor"
+
+    def plan(self, model: "Model", config: DynamicInt8Options) -> Plan:
+        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
+
+    def apply(self, model: "Model", config: DynamicInt8Options, bench: Workbench) -> "Model":
+        from detpress.adapters.inc_dynamic import quantize_dynamic
+
+        in_float = layers_in_float(model.architecture, config)
+        images = bench.calibration(1)
+        network = quantize_dynamic(model.network, model.architecture, images, config.per_channel, in_float, bench.log)
+        bench.log.info("%d convolutions rounded dynamically, %d in float", len(network.dynamic.layers), len(in_float))
+        return model.with_network(network, Form.SIMULATED)
+
+
+class HalfOptions(LayerOptions):
+    """Which 16 bits."""
+
+    dtype: Literal["bf16", "fp16"] = Field(
+        "bf16", description="bf16: float32's range, 8 bits of precision; fp16: 11 bits of precision, up to 65504"
+    )
+
+
+class MixedPrecision(Plugin):
+    """Convolutions in 16 bits, everything between them in float32; the weights are stored in 16 bits, too.
+
+    Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740, 2018, of which this is the part for inference, by
+    Intel Neural Compressor's mixed precision. The bundle holds what INC's wrapped convolutions compute, bit for bit
+    in PyTorch. What really runs: PyTorch computes each convolution in 16 bits; OpenVINO computes the whole network in
+    them where the CPU can, and says in which precision it did; ONNX Runtime's CPU convolutions know float32 only, so
+    there the rounded weights are computed with in float32 and the figures are marked as simulated.
+    """
+
+    Config = HalfOptions
+    accepts = frozenset({Form.DENSE})
+    returns = Form.HALF
+    engine = "neural-compressor"
+
+    def plan(self, model: "Model", config: HalfOptions) -> Plan:
+        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
+
+    def apply(self, model: "Model", config: HalfOptions, bench: Workbench) -> "Model":
+        from detpress.adapters.inc_half import to_half_precision
+
+        in_float = layers_in_float(model.architecture, config)
+        network = to_half_precision(float_network(model), config.dtype, in_float, bench.calibration(1), bench.log)
+        bench.log.info("%d convolutions in %s", len(network.half_precision.layers), config.dtype)
+        return model.with_network(network, Form.HALF)
+
+
+class WeightOnlyOptions(LayerOptions):
+    """How many bits, and how the codes are chosen."""
+
+    algorithm: Literal["rtn", "gptq", "hqq"] = Field(
+        "rtn",
+        description="round to nearest; GPTQ, which makes up for each rounding error; or HQQ, which fits the zeros",
+    )
+    bits: Literal[4, 8] = Field(4, description="of a weight")
+    group_size: int = Field(
+        32, ge=-1, le=65536, description="weights of a filter that share a scale; -1 for all of a filter"
+    )
+    symmetric: bool = Field(
+        False, description="codes lie evenly around zero, and no zero points are stored (rtn and gptq)"
+    )
+    search_range: bool = Field(
+        False, description="take a smaller range for a group where its squared error is less (rtn and gptq)"
+    )
+    calibration_images: int = Field(32, ge=1, description="training images that gptq sees the layers' inputs of")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "WeightOnlyOptions":
+        if self.group_size == 0:
+            raise ValueError("group_size: expected -1 or a positive number, got 0")
+        if self.algorithm == "hqq" and (self.symmetric or self.search_range):
+            raise ValueError("symmetric and search_range: not for hqq, which fits each group's zero itself")
+        return self
+
+
+class WeightOnly(Plugin):
+    """Weights in 4 or 8 bits, packed in the bundle; activations and arithmetic stay in float32.
+
+    Intel Neural Compressor's weight-only quantization looks for Linear layers and leaves convolutions alone without a
+    word. Here it is given each convolution as the Linear layer that it is: its weights as a matrix (filters, inputs *
+    k * k), for GPTQ with the patches of its inputs (im2col) to calibrate on, layer after layer, each seeing what the
+    packed layers before it give. A group of weights that lie side by side in a filter shares a scale (16 bits).
+
+    rtn: round to nearest. gptq: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+    Transformers", arXiv:2210.17323, 2023, with at most 1,024 patches of an image, spread evenly; dampening of 1 % as in
+    the paper, without its `act_order`. hqq: Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning
+    Models", 2023, which sees no data.
+
+    Only the bundle gets smaller: the weights are unpacked when it is loaded, so the network is as fast as before.
+    """
+
+    Config = WeightOnlyOptions
+    accepts = frozenset({Form.DENSE})
+    returns = Form.PACKED
+    engine = "neural-compressor"
+
+    def plan(self, model: "Model", config: WeightOnlyOptions) -> Plan:
+        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
+
+    def apply(self, model: "Model", config: WeightOnlyOptions, bench: Workbench) -> "Model":
+        from detpress.adapters.inc_weight_only import pack_weights
+        from detpress.detector.packed import Packing
+
+        layers = frozenset(layers_to_quantize(model.architecture, config))
+        packing = Packing(config.bits, config.group_size, config.symmetric, layers)
+        images = bench.calibration(config.calibration_images) if config.algorithm == "gptq" else None
+        network = pack_weights(
+            float_network(model), packing, config.algorithm, config.search_range, images, bench.log, bench.progress
+        )
+        bench.log.info("%d convolutions in %d bits", len(layers), config.bits)
+        return model.with_network(network, Form.PACKED)
+
+
+def float_network(model: "Model") -> "Network":
+    """The network of a dense model."""
+    from detpress.detector.network import Network
+
+    assert isinstance(model.network, Network)
+    return model.network
+
+
+def layers_to_quantize(architecture: "Architecture", config: LayerOptions) -> list[int]:
+    """Layer numbers of the convolutions that are not left in float.
+
+    Raises InputError for a pattern that matches none, and where none remains.
+    """
+    from detpress.detector.architecture import Convolution
+    from detpress.errors import InputError
+
+    in_float = layers_in_float(architecture, config)
+    layers = [i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution) and i not in in_float]
+    if not layers:
+        raise InputError("float_layers: every convolution stays in float; nothing is left to quantize")
+    return layers
+
+
+def layers_in_float(architecture: "Architecture", config: LayerOptions) -> set[int]:
     """Layer numbers of the convolutions that stay in float. Raises InputError for a pattern that matches none."""
     from detpress.detector.architecture import Convolution
     from detpress.layer_patterns import matching_layers

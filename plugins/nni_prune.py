@@ -1,229 +1,199 @@
-"""NNI's structured pruners, and its speedup, which takes out what they masked."""
+"""NNI's pruners. What they mask stays in place, at zero; `nni.speedup` takes masked filters out."""
 
-import math
-from bisect import bisect_left
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, model_validator
-
-from detpress import plugin
 from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.plugins.nni_prune_options import (
+    FilterPruning,
+    MovementPruning,
+    Pruning,
+    SlimPruning,
+    TrainedPruning,
+    WeightPruning,
+    filter_targets,
+    weight_targets,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Size, Tensor
 
-    from detpress.detector.architecture import Architecture
+    from detpress.adapters.nni_prune import Schedule
+    from detpress.detector.channels import MaskTargets
     from detpress.model import Model
 
 
-class FilterPruning(plugin.Config):
-    """How many filters go, and where. Either `sparsity` or `parameters` is given."""
+class Pruner(Plugin):
+    """Masks filters or weights that NNI scores lowest. Heads are never touched."""
 
-    sparsity: float | None = Field(None, gt=0, lt=1, description="share of each convolution's filters to mask")
-    parameters: float | None = Field(
-        None, gt=0, lt=1, description="share of the parameters that nni.speedup shall remove; decides the sparsity"
-    )
-    exclude: list[str] = Field(
-        [], description="patterns of layers left whole, such as `layers.0` or `layers.1?`; so are those added to them"
-    )
-    overrides: dict[str, float] = Field({}, description="sparsity of the layers that a pattern matches; the last wins")
-    round_to: int = Field(1, ge=1, le=1024, description="filters kept are rounded up to a multiple of this")
-
-    @model_validator(mode="after")
-    def _one_target(self) -> Self:
-        if (self.sparsity is None) == (self.parameters is None):
-            raise ValueError("expected either `sparsity` or `parameters`")
-        return self
-
-
-class FilterPruner(Plugin):
-    """Masks whole filters. Convolutions whose outputs are added lose the same ones; heads are never touched."""
-
-    Config = FilterPruning
     accepts = frozenset({Form.DENSE})
     returns = Form.MASKED
     engine = "nni"
     pruner: ClassVar[str]
 
-    def plan(self, model: "Model", config: FilterPruning) -> Plan:
-        import torch
+    def plan(self, model: "Model", config: Any) -> Plan:
+        targets = self._targets(model, config)
+        kept = {}
+        for layer in targets.layers:
+            shape = model.network.get_parameter(f"layers.{layer}.convolution.weight").shape
+            shape = shape if self._single_weights(config) else shape[:1]
+            kept[layer] = _any_of_them(shape, targets.removed.get(layer, int(targets.sparsity * shape.numel())))
+        note = (
+            f"{len(targets.ranked)} layers are ranked globally; figures from here on are as if each lost the same share"
+        )
+        names = tuple(f"layers.{layer}" for layer in targets.layers)
+        return Plan(names, self._masked(model, config, kept), note if targets.ranked else "")
 
-        channels = model.architecture.output_channels
-        removed = filters_to_remove(model.architecture, config)
-        any_of_them = {layer: torch.arange(channels[layer]) >= count for layer, count in removed.items()}
-        return Plan(tuple(f"layers.{layer}" for layer in removed), _masked(model, any_of_them))
-
-    def apply(self, model: "Model", config: FilterPruning, bench: Workbench) -> "Model":
-        from detpress.adapters.nni import choose_filters
+    def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
+        from detpress.adapters.nni_prune import choose_filters, choose_weights
         from detpress.errors import StageError
 
-        channels = model.architecture.output_channels
-        removed = filters_to_remove(model.architecture, config)
-        if not removed:
-            raise StageError("masked no filter: at this sparsity, rounding and exclusion no layer has one to spare")
-        for layer, count in removed.items():
-            bench.log.info("layers.%d: %d of %d filters masked", layer, count, channels[layer])
-        return _masked(model, choose_filters(model.network, model.architecture, self.pruner, removed, bench.log))
+        targets = self._targets(model, config)
+        if not targets.layers:
+            raise StageError("masked nothing: at this sparsity, rounding and exclusion no layer has a filter to spare")
+        choose, what = (choose_weights, "weights") if self._single_weights(config) else (choose_filters, "filters")
+        schedule = self._schedule(config)
+        network, kept = choose(model.network, model.architecture, self.pruner, targets, bench, schedule)
+        for layer, which in kept.items():
+            bench.log.info("layers.%d: %d of %d %s masked", layer, int((~which).sum()), which.numel(), what)
+        return self._masked(model.with_network(network), config, kept)
+
+    def _single_weights(self, config: Any) -> bool:
+        return False
+
+    def _options(self, config: Any) -> dict[str, Any]:
+        """Further arguments of NNI's pruner."""
+        return {}
+
+    def _targets(self, model: "Model", config: Any) -> "MaskTargets":
+        if self._single_weights(config):
+            return weight_targets(model, config)
+        return filter_targets(model.architecture, config)
+
+    def _schedule(self, config: Pruning) -> "Schedule":
+        from detpress.adapters.nni_prune import Schedule
+
+        training = config.training.for_epochs(config.epochs) if config.epochs else None
+        rises = config.schedule
+        return Schedule(rises.kind, rises.steps, rises.epochs_per_step, training, self._options(config))
+
+    def _masked(self, model: "Model", config: Any, kept: "dict[int, Tensor]") -> "Model":
+        """A copy of the model without what is not kept: layer number -> bool (filters,), or of the weight's shape."""
+        import copy
+
+        from detpress.detector.channels import masks_of_filters
+        from detpress.model import apply_masks
+
+        network = copy.deepcopy(model.network)
+        if self._single_weights(config):
+            masks = {f"layers.{layer}.convolution.weight": mask for layer, mask in kept.items()}
+        else:
+            masks = masks_of_filters(network, kept)
+        apply_masks(network, masks)
+        return model.with_network(network, Form.MASKED, masks)
 
 
-def _masked(model: "Model", kept: "dict[int, Tensor]") -> "Model":
-    """A copy of the model without the filters that are not kept: layer number -> bool (filters,)."""
-    import copy
+def _any_of_them(shape: "Size", removed: int) -> "Tensor":
+    """A mask, bool of that shape, without `removed` elements, as evenly over the first dimension as can be."""
+    import torch
 
-    from detpress.detector.channels import masks_of_filters
-    from detpress.model import apply_masks
-
-    network = copy.deepcopy(model.network)
-    masks = masks_of_filters(network, kept)
-    apply_masks(network, masks)
-    return model.with_network(network, Form.MASKED, masks)
+    kept = torch.arange(shape.numel()) >= removed
+    return kept.view(-1, shape[0]).T.reshape(shape)
 
 
-def filters_to_remove(architecture: "Architecture", config: FilterPruning) -> dict[int, int]:
-    """Layer number -> filters to mask, for the layers that lose any; equal for coupled convolutions.
+class Level(Pruner):
+    """Masks the single weights of the smallest magnitude. The network stays as large and as slow as it was.
 
-    Raises InputError for a pattern that matches no layer, a sparsity out of range, coupled layers that are told to
-    lose different shares, and a share of parameters that cannot be reached.
+    Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", arXiv:1506.02626,
+    2015, by NNI's LevelPruner. The paper takes the threshold from each layer's standard deviation; here it is the
+    share `sparsity`. It also trains on and prunes again: `schedule`, and `train.finetune` afterwards. BatchNorms and
+    heads keep their weights. `nni.speedup` cannot use these masks: it takes out whole filters.
     """
-    from detpress.detector.channels import stored_parameters, without_filters
-    from detpress.errors import InputError
 
-    if config.sparsity is not None:
-        return _at_sparsity(architecture, config, config.sparsity)
-    assert config.parameters is not None
-    whole = stored_parameters(architecture)
+    Config = WeightPruning
+    pruner = "level"
 
-    def share_removed(thousandths: int) -> float:
-        removed = _at_sparsity(architecture, config, thousandths / 1000)
-        return 1 - stored_parameters(without_filters(architecture, removed)) / whole
-
-    thousandths = bisect_left(range(1000), config.parameters, key=share_removed)
-    if thousandths == 1000:
-        most = math.floor(1000 * share_removed(999)) / 1000
-        raise InputError(f"parameters: {config.parameters:g} cannot be reached; at most {most:g} of them can go")
-    return _at_sparsity(architecture, config, thousandths / 1000)
+    def _single_weights(self, config: WeightPruning) -> bool:
+        return True
 
 
-def _at_sparsity(architecture: "Architecture", config: FilterPruning, sparsity: float) -> dict[int, int]:
-    """`filters_to_remove` where layers that no option names lose the share `sparsity` of their filters."""
-    from detpress.detector.architecture import Convolution
-    from detpress.detector.channels import coupled_convolutions
-    from detpress.errors import InputError
-    from detpress.layer_patterns import matching_layers
-
-    convolutions = {f"layers.{i}": i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
-    prunable = {name: i for name, i in convolutions.items() if i not in architecture.heads}
-    shares = dict.fromkeys(convolutions.values(), 0.0) | dict.fromkeys(prunable.values(), sparsity)
-    for pattern, share in config.overrides.items():
-        if not 0 <= share < 1:
-            raise InputError(f"overrides: '{pattern}': expected a sparsity from 0 to below 1, got {share}")
-        shares |= {prunable[name]: share for name in matching_layers([pattern], prunable, "overrides")}
-    shares |= {convolutions[name]: 0.0 for name in matching_layers(config.exclude, convolutions, "exclude")}
-    removed: dict[int, int] = {}
-    for group in coupled_convolutions(architecture):
-        told = sorted({shares[i] for i in group})
-        if told[0] == 0:  # filters of the others could be masked, but never taken out
-            continue
-        if len(told) > 1:
-            names = ", ".join(f"layers.{i}" for i in group)
-            several = " and ".join(f"{share:g}" for share in told)
-            raise InputError(f"overrides: {names} are added to each other and need one sparsity, not {several}")
-        filters = architecture.output_channels[group[0]]
-        wanted = filters - math.floor(told[0] * filters + 1e-9)
-        kept = min(filters, max(1, math.ceil(wanted / config.round_to) * config.round_to))
-        if kept < filters:
-            removed |= dict.fromkeys(group, filters - kept)
-    return dict(sorted(removed.items()))
-
-
-class L1Norm(FilterPruner):
-    """Masks the filters whose weights have the smallest L1 norm, the same share in every convolution.
+class L1Norm(Pruner):
+    """Masks the filters whose weights have the smallest L1 norm.
 
     Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", arXiv:1608.08710, 2017, by NNI's
     L1NormPruner. There, layers judged sensitive are left whole by hand (here: `exclude`), and where maps are added
-    the shortcut's filters decide; NNI takes the mean over all the convolutions behind them.
+    the shortcut's filters decide; NNI takes the mean over all the convolutions behind them. For global ranking each
+    layer's norms are divided by their mean, since filters with more weights have larger norms; NNI does not.
     """
 
+    Config = FilterPruning
     pruner = "l1norm"
 
 
-class L2Norm(FilterPruner):
-    """Masks the filters whose weights have the smallest L2 norm, the same share in every convolution.
+class L2Norm(Pruner):
+    """Masks the filters whose weights have the smallest L2 norm.
 
     NNI's L2NormPruner: the criterion of nni.l1norm with another norm. NNI names no paper for it.
     """
 
+    Config = FilterPruning
     pruner = "l2norm"
 
 
-class FPGM(FilterPruner):
+class FPGM(Pruner):
     """Masks the filters nearest to all the others of their layer, whose work the others can take over.
 
     He, Liu, Wang, Hu, Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks
     Acceleration", arXiv:1811.00250, 2019, by NNI's FPGMPruner: the filters of the smallest sum of Euclidean distances
-    to all others. The authors' code chooses anew between epochs of training; NNI chooses once.
+    to all others. The authors' code chooses anew between epochs of training, as a linear or agp `schedule` does here.
+    For global ranking each layer's sums are divided by their mean.
     """
 
+    Config = FilterPruning
     pruner = "fpgm"
 
 
-class NoOptions(plugin.Config):
-    """Nothing to choose."""
+class Slim(Pruner):
+    """Trains with a penalty that shrinks BatchNorm's scales, and masks the filters with the smallest ones.
 
-
-class Speedup(Plugin):
-    """Takes the masked filters out of the network, which gives the same maps with fewer parameters and MACs.
-
-    NNI's ModelSpeedup: it follows each masked filter through the graph and removes it, and what it fed, where no
-    other branch needs it. The result is compared with the masked network before it is accepted.
+    Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient Convolutional Networks through Network Slimming",
+    arXiv:1708.06519, 2017, by NNI's SlimPruner. The paper puts the L1 penalty on the scales themselves, by 1e-4 or
+    1e-5, and ranks them globally (here: `ranking: global`). NNI gives each scale a factor of its own, 1 at first, with
+    an Adam of its own (learning rate 0.01), and puts the penalty on the factors: `penalty` times the mean over the
+    layers of the sum over a layer. The factors are ranked, and multiplied into the scales in the end.
     """
 
-    Config = NoOptions
-    accepts = frozenset({Form.MASKED})
-    returns = Form.DENSE
-    engine = "nni"
+    Config = SlimPruning
+    pruner = "slim"
 
-    TOLERANCE: ClassVar[float] = 1e-5  # largest difference of a raw map's element, relative to the largest element
-
-    def plan(self, model: "Model", config: NoOptions) -> Plan:
-        from torch import nn
-
-        from detpress.detector.channels import removable_filters, without_filters
-        from detpress.model import new_model
-
-        removed = removable_filters(model.architecture, model.masks)
-        network = new_model(without_filters(model.architecture, removed), seed=0).network
-        for parameter in network.parameters():
-            nn.init.ones_(parameter)  # only shapes are planned, and none of what is left counts as zero
-        return Plan(tuple(f"layers.{layer}" for layer in removed), model.with_network(network))
-
-    def apply(self, model: "Model", config: NoOptions, bench: Workbench) -> "Model":
-        from detpress.adapters.nni import speed_up
-        from detpress.detector.channels import masked_filters
-        from detpress.errors import StageError
-
-        smaller = model.with_network(speed_up(model.network, model.architecture, model.masks, bench.log))
-        before, after = model.architecture.output_channels, smaller.architecture.output_channels
-        masked = masked_filters(model.architecture, model.masks)
-        for layer, filters in masked.items():
-            stay = int(filters.sum()) - (before[layer] - after[layer])
-            why = f"; {stay} masked ones stay, another branch needs them" if stay > 0 else ""
-            bench.log.info("layers.%d: %d -> %d filters%s", layer, before[layer], after[layer], why)
-        if before == after:
-            raise StageError("removed no filter: none is masked as a whole in every layer that its output is added to")
-        difference = largest_difference(model, smaller)
-        bench.log.info("largest difference from the masked network: %.3g of the largest output", difference)
-        if not difference <= self.TOLERANCE:
-            raise StageError(f"the smaller network differs from the masked one by {difference:.3g} of its output")
-        return smaller
+    def _options(self, config: SlimPruning) -> dict[str, Any]:
+        return {"regular_scale": config.penalty}
 
 
-def largest_difference(model: "Model", other: "Model") -> float:
-    """Between the raw maps that two models give for one random image, relative to the map's largest element."""
-    import torch
+class Taylor(Pruner):
+    """Masks the filters whose removal would change the loss least, judged by gradients while it trains.
 
-    side = model.architecture.image_size
-    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        pairs = zip(model.network(image), other.network(image), strict=True)
-        return max(float((one - two).abs().max() / one.abs().max().clamp(min=1e-12)) for one, two in pairs)
+    Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", arXiv:1906.10771,
+    2019, by NNI's TaylorPruner: a filter's sum of (weight * gradient)^2, the mean over the steps of training. The
+    paper also puts gates behind the BatchNorms and scores these; NNI scores the convolutions' weights. It ranks all
+    layers together and prunes a few filters every few steps: `ranking: global`, `schedule: {kind: linear}`.
+    """
+
+    Config = TrainedPruning
+    pruner = "taylor"
+
+
+class Movement(Pruner):
+    """Masks the filters, or the single weights, that training moves towards zero.
+
+    Sanh, Wolf, Rush, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", arXiv:2005.07683, 2020, by NNI's
+    MovementPruner: scores start at zero, get the gradient of their mask straight through, and are stepped by an Adam
+    of their own (learning rate 0.01). The sparsity rises by a cubic curve while the network trains, and masks are
+    chosen anew after every step. The paper masks single weights of language models; a filter's score is one for all
+    its weights here. NNI's curve ends `cooldown` epochs before the training does.
+    """
+
+    Config = MovementPruning
+    pruner = "movement"
+
+    def _single_weights(self, config: MovementPruning) -> bool:
+        return config.masks == "weights"

@@ -34,8 +34,8 @@ def dense_model(images: Tensor) -> Model:
 @pytest.fixture(scope="session")
 def int8_model(dense_model: Model, images: Tensor) -> Model:
     """`dense_model`, quantized by the real Intel Neural Compressor."""
-    from detpress.adapters.inc import quantize_static
+    from detpress.adapters.inc import Scheme, quantize_static
 
     log = logging.getLogger("tests.inc")
-    network = quantize_static(dense_model.network, dense_model.architecture, images, "minmax", (), log)
+    network = quantize_static(dense_model.network, dense_model.architecture, images, Scheme(), (), log)
     return dense_model.with_network(network, Form.INT8)

@@ -70,7 +70,8 @@ def plugins(
         print_json([asdict(listing) for listing in listings])
     elif name is not None and listings[0].status != "broken":
         plugin = load_plugin(name)
-        typer.echo(card(f"{name}  ({_forms(sorted(plugin.accepts), plugin.returns)})", plugin))
+        reason = f"\nunavailable: {listings[0].reason}" if listings[0].status == "unavailable" else ""
+        typer.echo(card(f"{name}  ({_forms(sorted(plugin.accepts), plugin.returns)}){reason}", plugin))
     else:
         echo_columns(
             [

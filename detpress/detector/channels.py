@@ -14,8 +14,8 @@ the convolutions 0, 2 and 5 form one group; 1 and 4 are groups of their own. Wha
 next convolution loses the inputs of either part.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
@@ -24,6 +24,25 @@ from torch import Tensor, nn
 from detpress.detector.architecture import Architecture, Convolution, Route, Shortcut
 from detpress.detector.network import Network
 from detpress.errors import InputError
+
+
+@dataclass(frozen=True)
+class MaskTargets:
+    """What a pruner shall mask: filters, or single weights.
+
+    removed: convolution's layer number -> how many.
+    ranked: further convolutions that compete: `sparsity` is the share that they lose together, `at_most` the largest
+        share that one of them may lose. How many each loses is known only after they are ranked.
+    """
+
+    removed: Mapping[int, int]
+    ranked: Sequence[int]
+    sparsity: float
+    at_most: float
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted([*self.removed, *self.ranked])
 
 
 def coupled_convolutions(architecture: Architecture) -> list[tuple[int, ...]]:

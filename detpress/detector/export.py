@@ -17,22 +17,28 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from detpress.detector.half import HalfNetwork
 from detpress.detector.network import Network
 from detpress.errors import InputError
 from detpress.model import Model
 
 
 def onnx_model(model: Model) -> onnx.ModelProto:
-    """The model in ONNX, without the names of source files that PyTorch's exporter leaves in it."""
+    """The model in ONNX, without the names of source files that PyTorch's exporter leaves in it.
+
+    A model in 16 bits is written as its rounded weights in float32: in which precision a convolution computes is the
+    runtime's choice.
+    """
     architecture = model.architecture
+    network = model.network.in_float() if isinstance(model.network, HalfNetwork) else model.network
     side = architecture.image_size
     images = torch.zeros(2, 3, side, side)
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of PyTorch to itself
         warnings.simplefilter("ignore", DeprecationWarning)
-        maps = model.network(images)
+        maps = network(images)
         program = torch.onnx.export(
-            model.network,
+            network,
             (images,),
             dynamo=True,
             external_data=False,
@@ -83,8 +89,8 @@ def write_darknet(model: Model, path: Path) -> float:
     """
     from detpress.detector.darknet import read_model, write_model
 
-    if not isinstance(model.network, Network):
-        raise InputError(f"an {model.form} model has no Darknet form; expected one in float")
+    if not isinstance(model.network, Network) or isinstance(model.network, HalfNetwork):
+        raise InputError(f"a model of the form {model.form} has no Darknet form; expected one in float")
     weights = path.with_suffix(".weights")
     try:
         write_model(model.network, path, weights)

@@ -1,5 +1,6 @@
 """From an image file to the network's square input, and the way back for boxes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from detpress.detector.architecture import Resize
+from detpress.detector.architecture import Architecture, Resize
 from detpress.errors import InputError
 
 GREY = 114  # letterbox padding; the value that YOLO trainers use
@@ -63,3 +64,10 @@ def place_image(image: Tensor, size: int, resize: Resize) -> tuple[Tensor, Place
     square = torch.full((3, size, size), GREY, dtype=torch.uint8)
     square[:, top : top + inner_height, left : left + inner_width] = image
     return square, Placement(inner_width / width, inner_height / height, left, top)
+
+
+def read_squares(paths: Sequence[Path], architecture: Architecture) -> Tensor:
+    """The images as a network takes them: float32 (N, 3, S, S) in [0, 1]; N may be 0."""
+    side = architecture.image_size
+    squares = [place_image(read_image(path), side, architecture.resize)[0] for path in paths]
+    return torch.stack(squares).float() / 255 if squares else torch.zeros(0, 3, side, side)

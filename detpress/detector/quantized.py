@@ -72,7 +72,11 @@ class QuantizedNetwork(nn.Module):
         self.quantization = quantization
         channels = (3, *architecture.output_channels)
         self.layers = nn.ModuleList(
-            _convolution_block(channels[i], layer, quantization.inputs.get(i))
+            folded_block(
+                channels[i],
+                layer,
+                QuantizedConvolution(channels[i], layer, quantization.inputs[i]) if i in quantization.inputs else None,
+            )
             if isinstance(layer, Convolution)
             else plain_layer(layer)
             for i, layer in enumerate(architecture.layers)
@@ -110,15 +114,12 @@ class QuantizedConvolution(nn.Module):
         return functional.conv2d(x, weight, self.bias, layer.stride, layer.size // 2, 1, layer.groups)
 
 
-def _convolution_block(incoming: int, layer: Convolution, input_scale: InputScale | None) -> nn.Sequential:
-    """BatchNorm is folded into weight and bias, so there is no `norm`."""
+def folded_block(incoming: int, layer: Convolution, convolution: nn.Module | None) -> nn.Sequential:
+    """BatchNorm is folded into weight and bias, so there is no `norm`. convolution: one in float by default."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    if input_scale is None:
-        parts["convolution"] = nn.Conv2d(
-            incoming, layer.filters, layer.size, layer.stride, layer.size // 2, groups=layer.groups
-        )
-    else:
-        parts["convolution"] = QuantizedConvolution(incoming, layer, input_scale)
+    parts["convolution"] = convolution or nn.Conv2d(
+        incoming, layer.filters, layer.size, layer.stride, layer.size // 2, groups=layer.groups
+    )
     if layer.activation == "leaky":
         parts["activation"] = nn.LeakyReLU(0.1)
     return nn.Sequential(parts)

@@ -16,12 +16,9 @@ so what an engine does in `optimizer.step` finds the gradients of this batch.
 import copy
 import csv
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,83 +27,32 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, DistributedSampler
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.augment import augment
 from detpress.detector.dataset import TrainingSet, collate
-from detpress.detector.loss import Targets, yolo_loss
+from detpress.detector.loss import Targets
 from detpress.detector.moving_average import MovingAverage, averaged_tensors
 from detpress.detector.training_config import TrainingConfig
+from detpress.detector.training_process import Progress, Report, across_processes, ctrl_c_left_alone, deterministic
+from detpress.detector.training_step import (
+    AfterStep,
+    DetectionStep,
+    EngineTraining,
+    ExtraLoss,
+    TrainingStep,
+    new_optimizer,
+)
 from detpress.engine_log import engine_messages
 from detpress.errors import InputError, StageError
 from detpress.model import Model, apply_masks
 from detpress.voc.devkit import Devkit
 
-Batch = tuple[Tensor, Targets]  # images float32 (N, 3, S, S) in [0, 1], and their objects
-TrainingStep = Callable[[Batch, nn.Module], tuple[Tensor, Tensor]]
-ExtraLoss = Callable[[nn.Module, Tensor, Sequence[Tensor]], Tensor]  # network, images, raw maps -> scalar
-AfterStep = Callable[[nn.Module], None]
-Progress = Callable[[str, int, int], None]
-Report = Callable[[tuple[str, int, int]], None]  # `Progress`, its arguments in one
 MOSAIC_UNTIL = 0.9  # share of the epochs; the last ones see images as they are
 CHECKPOINT_SECONDS = 10.0  # at least, between two checkpoints; they are made at the end of an epoch
 LOSS_PARTS = ("box", "objectness", "classes")
-
-
-@dataclass(frozen=True)
-class EngineTraining:
-    """What an engine puts in the place of the ordinary optimizer and training step.
-
-    optimizer: over the network's parameters; the learning rate follows the ordinary schedule.
-    step: (batch, network) -> (loss, its parts), as `DetectionStep`, around which engines hang losses of their own.
-    state, load_state: what the engine must have back after a kill and does not keep in the network, as plain data and
-        tensors; asked for when a checkpoint is written.
-    """
-
-    optimizer: Optimizer
-    step: TrainingStep
-    state: Callable[[], dict[str, Any]]
-    load_state: Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class DetectionStep:
-    """The ordinary training step: the network's loss on a batch of augmented images.
-
-    Returns the loss and, detached, its three parts: float32 (3,).
-    """
-
-    architecture: Architecture
-    config: TrainingConfig
-    losses: Sequence[ExtraLoss] = ()
-
-    def __call__(self, batch: Batch, network: nn.Module) -> tuple[Tensor, Tensor]:
-        images, targets = batch
-        maps = network(images)
-        loss = yolo_loss(maps, targets, self.architecture, self.config)
-        total = loss.total
-        for extra in self.losses:
-            total = total + extra(network, images, maps)
-        return total, torch.stack([loss.box, loss.objectness, loss.classes]).detach()
-
-
-def new_optimizer(network: nn.Module, config: TrainingConfig, kind: type[AdamW] = AdamW) -> AdamW:
-    """AdamW with weight decay on the weights of convolutions, none on norms and biases."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    return kind(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-    )
-
-
-def steps_per_epoch(images: int, config: TrainingConfig) -> int:
-    """Steps of the optimizer in one pass over so many images; the last, smaller batch is left out."""
-    own = -(-images // config.devices)
-    return own // min(config.batch_size, own)
 
 
 def fit(
@@ -162,9 +108,9 @@ def train(
     network.train().requires_grad_(True)
     with (
         engine_messages(log, "pytorch_lightning", "lightning.pytorch", "lightning.fabric"),
-        _deterministic(),
-        _ctrl_c_left_alone(),
-        _across_processes(progress, config.devices) as report,
+        deterministic(),
+        ctrl_c_left_alone(),
+        across_processes(progress, config.devices) as report,
     ):
         step = engine.step if engine else DetectionStep(architecture, config, losses)
         module = DetectorTraining(network, step, config, data, seed, scratch, report, after_step, engine)
@@ -244,7 +190,7 @@ class DetectorTraining(pl.LightningModule):
         optimizer = self.engine.optimizer if self.engine else new_optimizer(self.network, self.config)
         schedule = OneCycleLR(
             optimizer,
-            max_lr=self.config.learning_rate,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=self.config.warmup,
             cycle_momentum=False,
@@ -360,55 +306,3 @@ def _precision(config: TrainingConfig, gpu: bool) -> Any:
 def _generator(*key: int) -> torch.Generator:
     """A generator on the CPU that `key` alone decides."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Sums in a fixed order, on GPUs and for gradients of indexed tensors; what cannot is warned of."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    settings: Any = torch.utils.deterministic
-    filled = settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    settings.fill_uninitialized_memory = False  # would cost a twentieth of the time, and nothing reads such memory
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        settings.fill_uninitialized_memory = filled
-
-
-@contextmanager
-def _ctrl_c_left_alone() -> Iterator[None]:
-    """Lightning answers Ctrl-C by leaving the program, and ignores it from then on; here it stays what it was."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _across_processes(progress: Progress, devices: int) -> Iterator[Report]:
-    """What calls `progress`; with several devices it can be called in their processes, too."""
-    if devices == 1:
-        yield lambda message: progress(*message)
-        return
-    messages = torch.multiprocessing.get_context("spawn").SimpleQueue()
-
-    def hand_on() -> None:
-        for message in iter(messages.get, None):
-            progress(*message)
-
-    reader = threading.Thread(target=hand_on)
-    reader.start()
-    try:
-        yield messages.put
-    finally:
-        messages.put(None)
-        reader.join()

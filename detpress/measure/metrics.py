@@ -20,6 +20,8 @@ from detpress.voc.results import write_results
 
 INTEGER_RUNTIMES = ("openvino", "onnxruntime", "torch-compile")  # execute an int8 model in integers
 
+HALF_RUNTIMES = ("torch", "torch-compile", "openvino")  # compute in 16 bits; ONNX Runtime's CPU convolutions do not
+
 
 def scoring_runtime(form: Form, runtimes: list[str]) -> str:
     """Where mAP is measured: a model in integers in the first of the recipe's runtimes that computes in integers."""
@@ -62,9 +64,6 @@ def measure_model(
             evaluation = evaluate(devkit.image_set(split), detections, measure.protocol, measure.iou)
             write_results(results, split, detections)
     assert evaluation is not None
-    simulated = [f"latency_ms.{name}" for name in latency if not _is_physical(model.form, name)]
-    if not _is_physical(model.form, scored_in):
-        simulated.append("map")
     return {
         "map": evaluation.map,
         "map_runtime": scored_in,
@@ -75,10 +74,29 @@ def measure_model(
         "storage_bytes": storage_bytes(model) | {"on_disk": bundle_bytes(bundle)},
         "latency_ms": latency,
         "peak_memory_bytes": peak_memory(bundle) if measure.memory else None,
-        "simulated": simulated,
+        "simulated": simulated_figures(model.form, list(latency), scored_in),
     }
+
+
+def simulated_figures(form: Form, runtimes: list[str], scored_in: str) -> list[str]:
+    """Names of the figures that only imitate what the form stands for. Sizes are arithmetic, and never among them.
+
+    runtimes: where latency was measured; scored_in: where mAP was.
+    """
+    simulated = [f"latency_ms.{name}" for name in runtimes if not _is_physical(form, name)]
+    if not _is_physical(form, scored_in):
+        simulated += ["map", "ap"]
+    if form is Form.SIMULATED:
+        simulated.append("peak_memory_bytes")  # of float arithmetic
+    return simulated
 
 
 def _is_physical(form: Form, runtime: str) -> bool:
     """Whether the runtime computes what the form stands for; if not, its figures only imitate it."""
-    return form in (Form.DENSE, Form.MASKED) or (form is Form.INT8 and runtime in INTEGER_RUNTIMES)
+    match form:
+        case Form.INT8:
+            return runtime in INTEGER_RUNTIMES
+        case Form.HALF:
+            return runtime in HALF_RUNTIMES
+        case _:
+            return form is not Form.SIMULATED

@@ -2,14 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import LAYER_TYPES, Architecture, Convolution, MaxPool, Route, Upsample
+from detpress.detector.dynamic import DynamicConvolution
+from detpress.detector.half import HalfConvolution
+from detpress.detector.packed import PackedConvolution
 from detpress.detector.quantized import QuantizedConvolution
+from detpress.detector.simulated import SimulatedConvolution
 from detpress.model import Model
 
+Kind = TypeVar("Kind", bound=nn.Module)
+STATISTICS = ("running_mean", "running_var")  # BatchNorm's
 _TYPE_NAMES = {layer_type: name for name, layer_type in LAYER_TYPES.items()}
 
 
@@ -61,7 +68,7 @@ def macs(architecture: Architecture, image_size: int | None = None) -> int:
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Parameters stored, zeros among them; an int8 weight is one parameter like a float one, its scale is none."""
+    """Parameters stored, zeros among them; a quantized weight is one parameter like a float one, its scale is none."""
     return sum(parameter.numel() for parameter in _parameters(network))
 
 
@@ -74,22 +81,51 @@ def storage_bytes(model: Model) -> dict[str, int]:
     """Bytes of the tensors under each encoding, file headers not counted; what is on disk is the bundle's.
 
     dense_fp32: 4 bytes for every parameter, zeros among them, and every mean and variance of a BatchNorm.
-    int8: of an int8 model, 1 byte for a quantized weight and 4 for anything else, its scales among them.
+    int8: of an int8 model, or one rounded dynamically, 1 byte for a quantized weight and 4 for anything else, its
+        scales among them.
+    half: of a model in 16 bits, 2 bytes for a parameter of a convolution that computes in them and 4 for anything else.
+    packed: of a packed model, its codes as they are stored, 2 bytes for a scale and a zero of a group, and 4 for
+        anything else. Of a simulated model, as many bits for a quantized weight as its codes need, each layer filled up
+        to whole bytes, and 4 bytes for anything else: a scale and a bias a filter, its zero point where it is not 0.
     """
-    tensors = [tensor for name, tensor in model.network.state_dict().items() if not name.endswith("batches_tracked")]
-    scales = sum(module.weight_scale.numel() for module in _quantized(model.network))
-    encodings = {"dense_fp32": 4 * (sum(tensor.numel() for tensor in tensors) - scales)}
-    if scales:
-        encodings["int8"] = sum(tensor.nbytes for tensor in tensors)
+    network = model.network
+    tensors = [tensor for name, tensor in network.state_dict().items() if not name.endswith("batches_tracked")]
+    stored = sum(tensor.nbytes for tensor in tensors)
+    statistics = sum(tensor.numel() for name, tensor in network.named_buffers() if name.endswith(STATISTICS))
+    encodings = {"dense_fp32": 4 * (parameter_count(network) + statistics)}
+    if any(isinstance(module, QuantizedConvolution | DynamicConvolution) for module in network.modules()):
+        encodings["int8"] = stored
+    if _modules(network, HalfConvolution):
+        encodings["half"] = stored
+    if _modules(network, PackedConvolution):
+        encodings["packed"] = stored
+    if simulated := _modules(network, SimulatedConvolution):
+        needless = sum(module.weight.nbytes - _packed_bytes(module) for module in simulated)
+        zeros = sum(module.weight_zero_point.nbytes for module in simulated if not module.weight_zero_point.any())
+        encodings["packed"] = stored - needless - zeros
     return encodings
+
+
+def _packed_bytes(module: SimulatedConvolution) -> int:
+    """Of the weights' codes, written one after the other without a gap."""
+    return -(-module.weight.numel() * module.simulated.weight_bits // 8)
 
 
 def _parameters(network: nn.Module) -> Iterator[Tensor]:
     yield from network.parameters()
-    for module in _quantized(network):
-        yield module.weight
-        yield module.bias
+    for quantized in _modules(network, QuantizedConvolution):
+        yield quantized.weight
+        yield quantized.bias
+    for dynamic in _modules(network, DynamicConvolution):
+        yield dynamic.weight
+        yield dynamic.bias
+    for simulated in _modules(network, SimulatedConvolution):
+        yield simulated.float_weight
+        yield simulated.bias
+    for packed in _modules(network, PackedConvolution):
+        yield packed.weight
+        yield packed.bias
 
 
-def _quantized(network: nn.Module) -> Iterator[QuantizedConvolution]:
-    return (module for module in network.modules() if isinstance(module, QuantizedConvolution))
+def _modules(network: nn.Module, kind: type[Kind]) -> list[Kind]:
+    return [module for module in network.modules() if isinstance(module, kind)]

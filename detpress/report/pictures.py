@@ -37,7 +37,7 @@ def draw_stage_pictures(
         boxes = torch.from_numpy(edges_from_voc(annotation.boxes))
         panels = [draw_boxes(image, boxes, annotation.names, devkit.classes, "truth")]
         for name, detections in found:
-            boxes, names, scores = _of_image(detections, annotation)
+            boxes, names, scores = detections_of_image(detections, annotation)
             labels = [f"{label} {score:.2f}" for label, score in zip(names, scores, strict=True)]
             panels.append(draw_boxes(image, boxes, names, devkit.classes, name, labels))
         grid = make_grid(panels, nrow=len(panels), padding=4, pad_value=255)
@@ -77,7 +77,9 @@ def draw_boxes(
     return picture
 
 
-def _of_image(detections: dict[str, ClassDetections], annotation: Annotation) -> tuple[Tensor, list[str], list[float]]:
+def detections_of_image(
+    detections: dict[str, ClassDetections], annotation: Annotation
+) -> tuple[Tensor, list[str], list[float]]:
     """Boxes (n, 4) as edges, class names and scores of one image's detections scored above `SHOWN_SCORE`."""
     boxes, names, scores = [], [], []
     for name, found in detections.items():

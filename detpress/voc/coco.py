@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detpress.voc.annotation import Annotation
 from detpress.voc.coordinates import edges_from_voc
+from detpress.voc.matches import ClassMatches
 from detpress.voc.results import ClassDetections
 
 
@@ -26,6 +27,51 @@ def coco_average_precision(
     images: for each class, the index of each detection's image. Difficult objects are what COCO calls crowds:
     detections that lie on them do not count.
     """
+    evaluation = _evaluation(annotations, detections, images, classes)
+    if evaluation is None:
+        return dict.fromkeys(classes, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class
+    return {name: float(precision[:, :, i].mean()) for i, name in enumerate(classes)}
+
+
+def coco_matches(
+    annotations: Sequence[Annotation],
+    detections: Mapping[str, ClassDetections],
+    images: Mapping[str, NDArray[np.int64]],
+    positives: Mapping[str, NDArray[np.int64]],
+) -> dict[str, tuple[ClassMatches, ...]]:
+    """What `coco_average_precision` computes the AP of each class from: one `ClassMatches` an IoU.
+
+    positives: for each class to score, the objects of each image that are not difficult, int64 (images,).
+    """
+    evaluation = _evaluation(annotations, detections, images, list(positives))
+    if evaluation is None:
+        none = np.zeros(0, bool)
+        return {name: (ClassMatches(np.zeros(0, np.int64), none, none, found),) for name, found in positives.items()}
+    matches = {}
+    for i, (name, count) in enumerate(positives.items()):
+        start = i * len(evaluation.params.areaRng) * len(annotations)  # objects of all sizes come first
+        evaluated = [found for found in evaluation.evalImgs[start : start + len(annotations)] if found is not None]
+        order = np.argsort(-np.concatenate([found["dtScores"] for found in evaluated]), kind="mergesort")
+        image = np.repeat([found["image_id"] for found in evaluated], [len(found["dtScores"]) for found in evaluated])
+        matched = np.concatenate([found["dtMatches"] for found in evaluated], axis=1)[:, order] > 0  # IoU, detection
+        ignored = np.concatenate([found["dtIgnore"] for found in evaluated], axis=1)[:, order] > 0
+        matches[name] = tuple(
+            ClassMatches(image[order].astype(np.int64), hit & ~skipped, ~hit & ~skipped, count)
+            for hit, skipped in zip(matched, ignored, strict=True)
+        )
+    return matches
+
+
+def _evaluation(
+    annotations: Sequence[Annotation],
+    detections: Mapping[str, ClassDetections],
+    images: Mapping[str, NDArray[np.int64]],
+    classes: Sequence[str],
+) -> Any:
+    """pycocotools' evaluation of every image; None where there is no detection, which it cannot take."""
     category = {name: i for i, name in enumerate(classes, start=1)}
     truth: list[dict[str, Any]] = []
     for i, annotation in enumerate(annotations):
@@ -52,7 +98,7 @@ def coco_average_precision(
         )
     ]
     if not found:
-        return dict.fromkeys(classes, 0.0)
+        return None
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         coco = COCO()
         coco.dataset = {
@@ -63,9 +109,7 @@ def coco_average_precision(
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
         evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class
-    return {name: float(precision[:, :, i].mean()) for i, name in enumerate(classes)}
+    return evaluation
 
 
 def _as_coco(boxes: NDArray[np.float64]) -> list[list[float]]:

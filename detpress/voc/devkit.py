@@ -28,6 +28,7 @@ class Devkit:
     given_classes: tuple[str, ...] | None
     _sets: dict[str, list[Annotation]] = field(default_factory=dict, repr=False)
     _annotations: dict[Path, Annotation] = field(default_factory=dict, repr=False)  # sets share images: read once
+    _fingerprints: dict[tuple[str, ...], str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -64,6 +65,12 @@ class Devkit:
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """sha256 over the image sets, annotations and images, by content: the same wherever the data set lies."""
+        asked = tuple(names)
+        if asked not in self._fingerprints:
+            self._fingerprints[asked] = self._fingerprint(asked)
+        return self._fingerprints[asked]
+
+    def _fingerprint(self, names: Sequence[str]) -> str:
         total = hashlib.sha256(repr(self.given_classes).encode())
         for name in names:
             total.update(f"{name}\n".encode())

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from detpress.errors import InputError
 from detpress.voc.annotation import Annotation
-from detpress.voc.coco import coco_average_precision
+from detpress.voc.coco import coco_average_precision, coco_matches
+from detpress.voc.matches import ClassMatches
 from detpress.voc.results import NO_DETECTIONS, ClassDetections
 
 Protocol = Literal["voc07", "voc10", "coco"]
@@ -64,21 +65,37 @@ def evaluate(
     finite, and where no class can be scored.
     """
     objects = class_objects(annotations)
-    left_out = tuple(name for name, found in objects.items() if not found.positives)
-    scored = {name: found for name, found in objects.items() if found.positives}
-    if not scored:
-        raise InputError("nothing to score: the annotations hold no object that is not difficult")
-    index = {annotation.image: i for i, annotation in enumerate(annotations)}
-    images = {name: _image_indices(name, found, index) for name, found in detections.items()}
+    left_out = tuple(name for name, found in objects.items() if not found.positives.any())
     if protocol == "coco":
+        scored, images = _scored(objects, annotations, detections)
         ap = coco_average_precision(annotations, detections, images, list(scored))
     else:
         average = average_precision_11_points if protocol == "voc07" else average_precision_area
-        ap = {}
-        for name, found in scored.items():
-            true, false = match(found, images.get(name, NO_IMAGES), detections.get(name, NO_DETECTIONS), iou)
-            ap[name] = average(*precision_recall(true, false, found.positives))
+        ap = {
+            name: average(*precision_recall(found.true, found.false, int(found.positives.sum())))
+            for name, (found,) in find_matches(annotations, detections, protocol, iou).items()
+        }
     return Evaluation(protocol_name(protocol, iou), float(np.mean(list(ap.values()))), ap, left_out)
+
+
+def find_matches(
+    annotations: Sequence[Annotation],
+    detections: Mapping[str, ClassDetections],
+    protocol: Protocol = "voc07",
+    iou: float = 0.5,
+) -> dict[str, tuple[ClassMatches, ...]]:
+    """What `evaluate` computes a class's average precision from: one `ClassMatches` an IoU, of which `coco` has ten.
+
+    Classes whose objects are all difficult are left out. Raises InputError as `evaluate` does.
+    """
+    scored, images = _scored(class_objects(annotations), annotations, detections)
+    positives = {name: found.positives for name, found in scored.items()}
+    if protocol == "coco":
+        return coco_matches(annotations, detections, images, positives)
+    return {
+        name: (match(found, images.get(name, NO_IMAGES), detections.get(name, NO_DETECTIONS), iou),)
+        for name, found in scored.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -94,8 +111,9 @@ class ClassObjects:
     first: NDArray[np.int64]
 
     @property
-    def positives(self) -> int:
-        return int((~self.difficult).sum())
+    def positives(self) -> NDArray[np.int64]:
+        """int64 (images,): objects of each image that are not difficult."""
+        return np.diff(np.concatenate([[0], np.cumsum(~self.difficult)])[self.first])
 
 
 def class_objects(annotations: Sequence[Annotation]) -> dict[str, ClassObjects]:
@@ -114,10 +132,8 @@ def class_objects(annotations: Sequence[Annotation]) -> dict[str, ClassObjects]:
     return found
 
 
-def match(
-    objects: ClassObjects, images: NDArray[np.int64], detections: ClassDetections, iou: float
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which detections are true and which are false, by descending score; those on difficult objects are neither.
+def match(objects: ClassObjects, images: NDArray[np.int64], detections: ClassDetections, iou: float) -> ClassMatches:
+    """Which detections are true and which are false.
 
     images: int64 (n,), the index of each detection's image.
     """
@@ -130,7 +146,7 @@ def match(
     _, first = np.unique(best[candidates], return_index=True)
     true = np.zeros(len(order), bool)
     true[candidates[first]] = True
-    return true, ~true & ~on_difficult
+    return ClassMatches(images, true, ~true & ~on_difficult, objects.positives)
 
 
 def _best_object(
@@ -185,6 +201,17 @@ def average_precision_area(precision: NDArray[np.float64], recall: NDArray[np.fl
     recall = np.concatenate([[0.0], recall, [1.0]])
     precision = np.maximum.accumulate(np.concatenate([[0.0], precision, [0.0]])[::-1])[::-1]
     return float(np.sum(np.diff(recall) * precision[1:]))
+
+
+def _scored(
+    objects: Mapping[str, ClassObjects], annotations: Sequence[Annotation], detections: Mapping[str, ClassDetections]
+) -> tuple[dict[str, ClassObjects], dict[str, NDArray[np.int64]]]:
+    """The classes that have a recall, and for each class of `detections` the index of each detection's image."""
+    scored = {name: found for name, found in objects.items() if found.positives.any()}
+    if not scored:
+        raise InputError("nothing to score: the annotations hold no object that is not difficult")
+    index = {annotation.image: i for i, annotation in enumerate(annotations)}
+    return scored, {name: _image_indices(name, found, index) for name, found in detections.items()}
 
 
 def _image_indices(name: str, found: ClassDetections, index: Mapping[str, int]) -> NDArray[np.int64]:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from detpress.adapters.inc import BATCH, inc_program, network_of_program, quantize_static
+from detpress.adapters.inc import BATCH, Scheme, inc_program, network_of_program, quantize_static
 from detpress.detector.architecture import Convolution, build_architecture
-from detpress.errors import StageError
+from detpress.errors import InputError, StageError
 from detpress.model import Model, new_model
 
 LOG = logging.getLogger("tests.inc")
@@ -32,11 +32,18 @@ def convolutions(model: Model) -> set[int]:
     return {i for i, layer in enumerate(model.architecture.layers) if isinstance(layer, Convolution)}
 
 
-@pytest.mark.parametrize(("algorithm", "in_float"), [("minmax", set()), ("kl", {2, 15, 22})])
+@pytest.mark.parametrize(
+    ("scheme", "in_float"),
+    [
+        (Scheme(), set()),
+        (Scheme("kl", symmetric=True), {2, 15, 22}),
+        (Scheme("kl", per_channel=False), {0}),
+    ],
+)
 def test_our_network_gives_the_bits_of_incs_program(
-    tiny: Model, images: Tensor, algorithm: str, in_float: set[int]
+    tiny: Model, images: Tensor, scheme: Scheme, in_float: set[int]
 ) -> None:
-    program = inc_program(tiny.network, images, algorithm, in_float, LOG)
+    program = inc_program(tiny.network, images, scheme, in_float, LOG)
     network = network_of_program(program, tiny.architecture)
     assert set(network.quantization.inputs) == convolutions(tiny) - in_float
     unseen = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -50,8 +57,8 @@ def test_ranges_are_means_over_all_batches_and_the_model_is_left_alone(tiny: Mod
     images = torch.rand(2 * BATCH, 3, 64, 64, generator=generator)
     images[:BATCH] *= 0.5
     before = copy.deepcopy(tiny.network.state_dict())
-    network = quantize_static(tiny.network, tiny.architecture, images, "minmax", (), LOG)
-    again = quantize_static(tiny.network, tiny.architecture, images, "minmax", (), LOG)
+    network = quantize_static(tiny.network, tiny.architecture, images, Scheme(), (), LOG)
+    again = quantize_static(tiny.network, tiny.architecture, images, Scheme(), (), LOG)
     first = network.quantization.inputs[0]
     largest = torch.stack([images[:BATCH].max(), images[BATCH:].max()]).mean()
     assert first.scale == pytest.approx(float(largest) / 255, rel=1e-6)
@@ -62,13 +69,44 @@ def test_ranges_are_means_over_all_batches_and_the_model_is_left_alone(tiny: Mod
 
 
 def test_a_single_image_is_enough_to_calibrate(tiny: Model, images: Tensor) -> None:
-    network = quantize_static(tiny.network, tiny.architecture, images[:1], "minmax", (), LOG)
+    network = quantize_static(tiny.network, tiny.architecture, images[:1], Scheme(), (), LOG)
     assert network.quantization.inputs[0].scale == pytest.approx(float(images[0].max()) / 255, rel=1e-6)
+
+
+def test_symmetric_activations_have_their_zero_in_the_middle(tiny: Model, images: Tensor) -> None:
+    network = quantize_static(tiny.network, tiny.architecture, images, Scheme(symmetric=True), (), LOG)
+    first = network.quantization.inputs[0]
+    assert all(scale.zero_point == 127 for scale in network.quantization.inputs.values())
+    largest = torch.stack([part.max() for part in torch.tensor_split(images, 2)]).mean()
+    assert first.scale == pytest.approx(float(largest) / 127.5, rel=1e-6), "255 steps over [-largest, largest]"
+
+
+def test_one_scale_for_a_whole_layer_is_the_largest_of_its_filters(tiny: Model, images: Tensor) -> None:
+    whole = quantize_static(tiny.network, tiny.architecture, images, Scheme(per_channel=False), (), LOG)
+    filters = quantize_static(tiny.network, tiny.architecture, images, Scheme(), (), LOG)
+    for i in convolutions(tiny):
+        name = f"layers.{i}.convolution.weight_scale"
+        one, many = whole.get_buffer(name), filters.get_buffer(name)
+        assert torch.equal(one, many.max().expand_as(many))
+        assert len(many.unique()) > 1
 
 
 def test_quantizing_nothing_fails(tiny: Model, images: Tensor) -> None:
     with pytest.raises(StageError, match="INC quantized no convolution"):
-        quantize_static(tiny.network, tiny.architecture, images, "minmax", convolutions(tiny), LOG)
+        quantize_static(tiny.network, tiny.architecture, images, Scheme(), convolutions(tiny), LOG)
+
+
+def test_no_calibration_images_is_an_error(tiny: Model, images: Tensor) -> None:
+    with pytest.raises(InputError, match="no calibration images"):
+        quantize_static(tiny.network, tiny.architecture, images[:0], Scheme(), (), LOG)
+
+
+def test_a_network_that_does_not_give_finite_numbers_is_not_quantized(tiny: Model, images: Tensor) -> None:
+    network = copy.deepcopy(tiny.network)
+    with torch.no_grad():
+        network.get_submodule("layers.4.convolution").weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(StageError, match="not finite"):
+        quantize_static(network, tiny.architecture, images, Scheme(), (), LOG)
 
 
 def test_messages_go_to_the_log_and_no_file_is_left(
@@ -80,7 +118,7 @@ def test_messages_go_to_the_log_and_no_file_is_left(
     monkeypatch.setenv("HOME", str(here))
     log = logging.Logger("stage", logging.DEBUG)
     log.addHandler(logging.FileHandler(tmp_path / "stage.log"))
-    quantize_static(tiny.network, tiny.architecture, images, "minmax", (), log)
+    quantize_static(tiny.network, tiny.architecture, images, Scheme(), (), log)
     assert capfd.readouterr() == ("", "")
     assert "Conversion end." in (tmp_path / "stage.log").read_text()
     assert list(here.iterdir()) == []

@@ -11,10 +11,16 @@ import pytest
 from detpress.errors import InputError
 from detpress.plugin import Plugin
 from detpress.plugin_card import option_lines
+from detpress.recipe import read_recipe
 from detpress.registry import list_plugins, load_plugin, plugin_names
 
 BUILT_IN = {
+    "inc.autotune",
+    "inc.dynamic_int8",
+    "inc.mixed_precision",
+    "inc.qat",
     "inc.static_int8",
+    "inc.weight_only",
     "nni.fpgm",
     "nni.l1norm",
     "nni.l2norm",
@@ -51,6 +57,24 @@ def test_every_plugin_and_every_option_is_documented(name: str) -> None:
     assert plugin.__doc__
     undocumented = [line for line in option_lines(plugin.Config) if not re.search(r"(required|default .*)\. \w", line)]
     assert undocumented in ([], ["  no options"])
+
+
+UNAVAILABLE = {"inc.autoround", "inc.awq", "inc.fp8", "inc.mx", "inc.smooth_quant", "inc.teq"}
+
+
+def test_what_an_engine_has_and_cannot_do_here_is_listed_with_its_reason_and_refused_in_recipes(
+    tmp_path: Path,
+) -> None:
+    for listing in list_plugins(UNAVAILABLE):
+        assert (listing.name, listing.status) == (listing.name, "unavailable")
+        assert listing.reason
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: x\ndata: {root: 'builtin:digits'}\nmodel: {weights: 'builtin:digits'}\nchain:\n"
+        "  - inc.smooth_quant: {}\n"
+    )
+    with pytest.raises(InputError, match=r"recipe\.yaml:5: chain\[0\].*inc\.smooth_quant.*intel_extension_for_pytorch"):
+        read_recipe(recipe)
 
 
 def test_listing_plugins_imports_neither_torch_nor_an_engine() -> None:

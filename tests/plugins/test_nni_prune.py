@@ -14,20 +14,27 @@ from torch import nn
 
 from detpress.detector.architecture import ARCHITECTURES, Architecture, Convolution, build_architecture
 from detpress.detector.channels import coupled_convolutions, stored_parameters, without_filters
+from detpress.detector.training_config import TrainingOptions
 from detpress.errors import InputError, StageError
 from detpress.model import Model, new_model
 from detpress.plugin import Form
-from detpress.plugins.nni_prune import (
-    FPGM,
-    FilterPruner,
+from detpress.plugins.nni_prune import FPGM, L1Norm, L2Norm, Level, Movement, Pruner, Slim, Taylor
+from detpress.plugins.nni_prune_options import (
     FilterPruning,
-    L1Norm,
-    L2Norm,
-    NoOptions,
-    Speedup,
-    filters_to_remove,
-    largest_difference,
+    MovementPruning,
+    MovementSchedule,
+    Pruning,
+    Schedule,
+    SlimPruning,
+    TrainedPruning,
+    WeightPruning,
+    filter_targets,
 )
+from detpress.plugins.nni_speedup import NoOptions, Speedup, largest_difference
+from detpress.recipe import Data, Measure
+from detpress.voc.devkit import Devkit, open_devkit
+from detpress.voc.digits import write_digits
+from detpress.workbench import StageWorkbench
 
 
 @dataclass
@@ -64,15 +71,17 @@ def full_width() -> Architecture:
     return build_architecture("yolov3", [f"class{i}" for i in range(20)], 416)
 
 
+def filters_to_remove(architecture: Architecture, config: FilterPruning) -> dict[int, int]:
+    return dict(filter_targets(architecture, config).removed)
+
+
 def share_left(removed: dict[int, int], architecture: Architecture) -> dict[int, float]:
     return {i: 1 - count / architecture.output_channels[i] for i, count in removed.items()}
 
 
 @pytest.mark.parametrize("plugin", [L1Norm(), L2Norm(), FPGM()])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_prunes_the_asked_share_of_every_layer_but_the_heads(
-    plugin: FilterPruner, name: str, bench: SmallBench
-) -> None:
+def test_prunes_the_asked_share_of_every_layer_but_the_heads(plugin: Pruner, name: str, bench: SmallBench) -> None:
     model = small(name)
     pruned = plugin.apply(model, FilterPruning(sparsity=0.3), bench)
     assert pruned.form is Form.MASKED
@@ -194,7 +203,7 @@ def test_half_of_the_filters_is_three_quarters_of_the_full_size_parameters() -> 
 
 @pytest.mark.parametrize("plugin", [L1Norm(), FPGM()])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_plan_is_what_happens(plugin: FilterPruner, name: str, bench: SmallBench) -> None:
+def test_the_plan_is_what_happens(plugin: Pruner, name: str, bench: SmallBench) -> None:
     model, config = small(name), FilterPruning(sparsity=0.37, round_to=2, exclude=["layers.0"])
     plan, pruned = plugin.plan(model, config), plugin.apply(model, config, bench)
     assert {f"{layer}.convolution.weight" for layer in plan.layers} <= set(pruned.masks)
@@ -230,7 +239,7 @@ def test_logs_layer_by_layer_what_was_removed_and_what_has_to_stay(
 
 
 def test_a_pruner_without_a_filter_to_spare_fails(bench: SmallBench) -> None:
-    with pytest.raises(StageError, match="masked no filter"):
+    with pytest.raises(StageError, match="masked nothing"):
         L1Norm().apply(small(), FilterPruning(sparsity=0.005), bench)
 
 
@@ -250,10 +259,158 @@ def test_a_smaller_network_that_differs_is_refused(bench: SmallBench) -> None:
 
 
 @pytest.mark.parametrize("plugin", [L1Norm(), L2Norm(), FPGM()])
-def test_the_same_model_is_pruned_to_the_same_bits(plugin: FilterPruner, bench: SmallBench) -> None:
+def test_the_same_model_is_pruned_to_the_same_bits(plugin: Pruner, bench: SmallBench) -> None:
     one, other = (plugin.apply(small(), FilterPruning(sparsity=0.4), bench) for _ in range(2))
     assert all(torch.equal(value, other.network.state_dict()[key]) for key, value in one.network.state_dict().items())
 
 
 def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+# What trains while it prunes
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
+    root = tmp_path_factory.mktemp("digits") / "devkit"
+    write_digits(root, {"train": 4})
+    return open_devkit(root)
+
+
+def training_bench(devkit: Devkit, scratch: Path) -> StageWorkbench:
+    scratch.mkdir(exist_ok=True)
+    architecture = build_architecture("yolov3-tiny", devkit.classes, 64, 0.0625)
+    log = logging.getLogger("tests.nni_prune")
+    return StageWorkbench(
+        0, scratch, log, lambda what, done, total: None, devkit, architecture, Data(root=""), Measure()
+    )
+
+
+def tiny(devkit: Devkit, name: str = "yolov3-tiny") -> Model:
+    return new_model(build_architecture(name, devkit.classes, 64, 0.0625), seed=0)
+
+
+RISING = Schedule(kind="agp", steps=2)
+TRAINED = {
+    "l2norm": (L2Norm(), FilterPruning(sparsity=0.5, schedule=RISING)),
+    "fpgm": (FPGM(), FilterPruning(sparsity=0.5, schedule=Schedule(kind="linear", steps=2))),
+    "slim": (Slim(), SlimPruning(sparsity=0.5)),
+    "taylor": (Taylor(), TrainedPruning(sparsity=0.5, round_to=2)),
+    "taylor, global": (Taylor(), TrainedPruning(sparsity=0.4, ranking="global", schedule=RISING)),
+    "movement": (Movement(), MovementPruning(sparsity=0.5, schedule=MovementSchedule(steps=2))),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("plugin", TRAINED)
+def test_trained_pruners_mask_filters_that_speedup_removes_exactly(
+    plugin: str, name: str, devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("HOME", str(elsewhere))
+    model, bench = tiny(devkit, name), training_bench(devkit, tmp_path / "scratch")
+    before = copy.deepcopy(model.network.state_dict())
+    pruner, config = TRAINED[plugin]
+    pruned = pruner.apply(model, config, bench)
+    assert pruned.form is Form.MASKED
+    assert {name.removesuffix(".norm.weight") for name in pruned.masks if name.endswith("norm.weight")} == set(
+        pruner.plan(model, config).layers
+    )
+    weights = pruned.network.state_dict()
+    assert not torch.equal(weights["layers.0.convolution.weight"], before["layers.0.convolution.weight"])
+    assert all(torch.equal(before[key], value) for key, value in model.network.state_dict().items())
+    assert [type(module) for module in pruned.network.modules()] == [type(m) for m in model.network.modules()]
+    assert not any("forward" in vars(module) or module._forward_hooks for module in pruned.network.modules())
+    shrunk = Speedup().apply(pruned, NoOptions(), bench)
+    assert count(shrunk.network) < count(pruned.network)
+    assert largest_difference(pruned, shrunk) < 1e-5
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("plugin", "config"),
+    [
+        (Level(), WeightPruning(sparsity=0.6, exclude=["layers.0"], overrides={"layers.2": 0.25})),
+        (
+            Movement(),
+            MovementPruning(sparsity=0.6, exclude=["layers.0"], overrides={"layers.2": 0.25}, masks="weights"),
+        ),
+    ],
+)
+def test_single_weights_are_masked_in_every_convolution(
+    plugin: Pruner, config: WeightPruning | MovementPruning, devkit: Devkit, tmp_path: Path
+) -> None:
+    model = tiny(devkit)
+    pruned = plugin.apply(model, config, training_bench(devkit, tmp_path))
+    for i, layer in enumerate(model.architecture.layers):
+        name = f"layers.{i}.convolution.weight"
+        if isinstance(layer, Convolution):
+            weight = pruned.network.get_parameter(name)
+            share = 0 if i == 0 or i in model.architecture.heads else 0.25 if i == 2 else 0.6
+            assert int(weight.eq(0).sum()) == int(share * weight.numel() + 1e-9), i
+            assert (name in pruned.masks) == bool(share)
+    plan = plugin.plan(model, config)
+    assert {name: int(mask.sum()) for name, mask in plan.model.masks.items()} == {
+        name: int(mask.sum()) for name, mask in pruned.masks.items()
+    }
+    with pytest.raises(InputError, match="would remove nothing: no filter is masked as a whole"):
+        Speedup().plan(plan.model, NoOptions())
+
+
+def test_slims_factors_end_in_the_scales_and_the_smallest_go(devkit: Devkit, tmp_path: Path) -> None:
+    """The weights stand still and start with scales of 1: what the scales are in the end is the factors' doing."""
+    still = TrainingOptions(learning_rate=1e-12, weight_decay=0.0, ema=0.0, batch_size=1)
+    config = SlimPruning(sparsity=0.5, training=still, schedule=Schedule(epochs_per_step=3), penalty=0.01)
+    pruned = Slim().apply(tiny(devkit), config, training_bench(devkit, tmp_path))
+    for i in (4, 8, 12):
+        scales, kept = pruned.network.get_parameter(f"layers.{i}.norm.weight"), pruned.masks[f"layers.{i}.norm.weight"]
+        assert int(kept.sum()) == len(kept) - len(kept) // 2
+        assert not scales[~kept].any()
+        assert scales[kept].sub(1).abs().max() > 0.03  # twelve steps of a hundredth
+        assert not pruned.network.get_parameter(f"layers.{i}.convolution.weight")[~kept].any()
+
+
+def test_the_schedule_is_nnis(devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nni.compression.pruning import AGPPruner
+
+    ratios: list[float] = []
+    update = AGPPruner._update_sparse_goals_by_ratio
+    monkeypatch.setattr(
+        AGPPruner, "_update_sparse_goals_by_ratio", lambda self, ratio: (ratios.append(ratio), update(self, ratio))
+    )
+    config = FilterPruning(sparsity=0.5, schedule=Schedule(kind="agp", steps=4), training=TrainingOptions(batch_size=2))
+    L1Norm().apply(tiny(devkit), config, training_bench(devkit, tmp_path))
+    assert ratios == pytest.approx([0, 1 - 0.75**3, 1 - 0.5**3, 1 - 0.25**3, 1])
+
+
+def test_a_global_plan_says_what_it_cannot_know(devkit: Devkit) -> None:
+    plan = L1Norm().plan(tiny(devkit), FilterPruning(sparsity=0.5, ranking="global", overrides={"layers.2": 0.5}))
+    assert plan.note == "10 layers are ranked globally; figures from here on are as if each lost the same share"
+    assert len(plan.layers) == 11
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (WeightPruning, {"sparsity": 0.5, "round_to": 8}, "round_to"),
+        (FilterPruning, {"sparsity": 0.5, "at_most": 0.5}, "at_most: expected only with `ranking: global`"),
+        (FilterPruning, {"parameters": 0.5, "ranking": "global"}, "global ranking .*: expected `sparsity`, without"),
+        (FilterPruning, {"sparsity": 0.5, "ranking": "global", "round_to": 2}, "without `parameters` and `round_to`"),
+        (FilterPruning, {"sparsity": 0.5, "training": {}}, "training: this pruner trains only with a linear or agp"),
+        (
+            FilterPruning,
+            {"sparsity": 0.5, "schedule": {"epochs_per_step": 2}},
+            "epochs_per_step: this pruner trains only",
+        ),
+        (FilterPruning, {"sparsity": 0.5, "schedule": {"kind": "agp"}}, "agp: expected at least 2 steps, got 1"),
+        (TrainedPruning, {"sparsity": 0.5, "schedule": {"steps": 2}}, "one_shot: expected steps: 1, got 2"),
+        (MovementPruning, {"sparsity": 0.5, "schedule": {"kind": "linear", "steps": 2}}, "should be 'agp'"),
+        (MovementPruning, {"parameters": 0.5, "masks": "weights"}, "single weights are masked: expected `sparsity`"),
+    ],
+)
+def test_what_a_pruner_cannot_take_is_refused(config: type[Pruning], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**options)

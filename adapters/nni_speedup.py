@@ -1,4 +1,4 @@
-"""The bridge to Microsoft NNI 3.0: its pruners choose filters, its speedup takes the masked ones out.
+"""The bridge to NNI's speedup: the network without its masked filters.
 
 How NNI is brought to work on the shared detector (it is archived, so this will stay):
 
@@ -18,50 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture, Convolution
-from detpress.detector.channels import coupled_convolutions
 from detpress.detector.network import Network
 from detpress.engine_log import engine_messages
-from detpress.errors import StageError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # NNI registers with torch what torch has registered since
-    from nni.compression.pruning import FPGMPruner, L1NormPruner, L2NormPruner
     from nni.compression.speedup import ModelSpeedup
 
-PRUNERS = {"l1norm": L1NormPruner, "l2norm": L2NormPruner, "fpgm": FPGMPruner}
 SPEEDUP_PIXELS = 64
 SPEEDUP_IMAGES = 2
-
-
-def choose_filters(
-    network: nn.Module, architecture: Architecture, pruner: str, removed: Mapping[int, int], log: logging.Logger
-) -> dict[int, Tensor]:
-    """The filters that one of NNI's pruners keeps; `network` is left as it was.
-
-    removed: convolution's layer number -> filters to remove. Coupled convolutions have equal numbers and lose the
-    same filters: NNI takes the mean over what each of them thinks of a channel.
-    Returns convolution's layer number -> bool (filters,), for all layers in `removed`.
-    Raises StageError where NNI masked another number of filters than it was told.
-    """
-    channels = architecture.output_channels
-    config = []
-    for group in coupled_convolutions(architecture):
-        chosen = [i for i in group if i in removed]
-        if chosen:
-            config.append(
-                {
-                    "op_names": [convolution_name(i) for i in chosen],
-                    "sparse_ratio": (removed[chosen[0]] + 0.5) / channels[chosen[0]],  # times filters, truncated by NNI
-                    "dependency_group_id": f"with {chosen[0]}",
-                }
-            )
-    with engine_messages(log, "nni"):
-        _, masks = PRUNERS[pruner](copy.deepcopy(network), config).compress()
-    kept = {i: masks[convolution_name(i)]["weight"].flatten(1).any(dim=1) for i in removed}
-    for i, filters in kept.items():
-        if (masked := int((~filters).sum())) != removed[i]:
-            raise StageError(f"NNI masked {masked} filters of layers.{i}, not {removed[i]}")
-    return kept
 
 
 def speed_up(

@@ -1,4 +1,4 @@
-"""NNI's pruners and speedup on the shared detector: the real engine on small networks."""
+"""NNI's speedup on the shared detector: the real engine on small networks."""
 
 import copy
 import logging
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detpress.adapters.nni import choose_filters, speed_up
+from detpress.adapters.nni_speedup import speed_up
 from detpress.detector.architecture import ARCHITECTURES, build_architecture
 from detpress.detector.channels import coupled_convolutions, masks_of_filters, removable_filters, without_filters
 from detpress.detector.network import Network
@@ -60,40 +60,6 @@ def largest_difference(one: Network, other: Network) -> float:
     image = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         return max(float((a - b).abs().max()) for a, b in zip(one(image), other(image), strict=True))
-
-
-@pytest.mark.parametrize("order", [1, 2])
-def test_norm_pruners_keep_the_filters_of_the_largest_norm(order: int) -> None:
-    model = trained_like("yolov3-tiny", 0.25)
-    kept = choose_filters(model.network, model.architecture, f"l{order}norm", {2: 3, 12: 100}, LOG)
-    for layer, removed in {2: 3, 12: 100}.items():
-        norms = model.network.get_parameter(f"layers.{layer}.convolution.weight").flatten(1).norm(p=order, dim=1)
-        assert torch.equal(kept[layer], norms > norms.sort().values[removed - 1])
-
-
-def test_fpgm_keeps_the_filters_that_are_farthest_from_all_others() -> None:
-    model = trained_like("yolov3-tiny", 0.25)
-    kept = choose_filters(model.network, model.architecture, "fpgm", {2: 3}, LOG)
-    weights = model.network.get_parameter("layers.2.convolution.weight").flatten(1)
-    distances = torch.cdist(weights, weights, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
-    assert torch.equal(kept[2], distances > distances.sort().values[2])
-
-
-def test_a_residual_stage_keeps_the_channels_of_the_largest_mean_norm() -> None:
-    model = trained_like("yolov3", 0.125)
-    group = next(group for group in coupled_convolutions(model.architecture) if len(group) == 9)
-    kept = choose_filters(model.network, model.architecture, "l1norm", dict.fromkeys(group, 13), LOG)
-    weights = [model.network.get_parameter(f"layers.{i}.convolution.weight") for i in group]
-    norms = torch.stack([weight.flatten(1).abs().sum(1) for weight in weights]).mean(0)
-    for filters in kept.values():
-        assert torch.equal(filters, norms > norms.sort().values[12])
-
-
-@pytest.mark.parametrize("filters", [1, 7, 13, 31])
-def test_any_number_of_filters_can_be_asked_for(filters: int) -> None:
-    model = trained_like("yolov3-tiny", 0.25)
-    kept = choose_filters(model.network, model.architecture, "l1norm", {6: filters}, LOG)
-    assert int((~kept[6]).sum()) == filters
 
 
 @pytest.mark.parametrize("width", [0.07, 0.1, 0.125])  # filters and kept filters, odd and even
@@ -170,16 +136,15 @@ def test_the_same_input_gives_the_same_bits_and_the_global_generator_is_untouche
 
 def test_nni_writes_no_file_and_nothing_to_the_terminal(tmp_path: Path) -> None:
     code = """
-import logging, tempfile, torch
-from detpress.adapters.nni import choose_filters, speed_up
+import logging, torch
+from detpress.adapters.nni_speedup import speed_up
 from detpress.detector.architecture import build_architecture
 from detpress.detector.channels import masks_of_filters
 from detpress.model import apply_masks, new_model
 
 logging.getLogger("quiet").addHandler(logging.NullHandler())
 model = new_model(build_architecture("yolov3-tiny", ["cell"], 64, 0.125), 0)
-kept = choose_filters(model.network, model.architecture, "l1norm", {4: 3}, logging.getLogger("quiet"))
-masks = masks_of_filters(model.network, kept)
+masks = masks_of_filters(model.network, {4: torch.arange(8) >= 3})
 apply_masks(model.network, masks)
 speed_up(model.network, model.architecture, masks, logging.getLogger("quiet"))
 """

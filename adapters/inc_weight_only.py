@@ -1,0 +1,226 @@
+"""The bridge to INC's weight-only quantization, which knows Linear layers and silently leaves convolutions alone.
+
+A convolution is a Linear layer on the patches of its input: its weights (F, I, k, k) are the matrix (F, I * k * k), and
+what the matrix is multiplied with are the columns of `unfold` (im2col). So INC is given one Linear layer at a time, and
+the codes, scales and zeros that it chooses are read off what it made of it, into a `PackedNetwork`.
+"""
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import neural_compressor.common  # noqa: F401  sets its logger up, which inside `engine_messages` would undo that
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detpress.detector.architecture import Convolution
+from detpress.detector.folding import batch_norm_of, folded_weight
+from detpress.detector.network import Network
+from detpress.detector.packed import PackedNetwork, Packing, decode, pack
+from detpress.engine_log import engine_messages
+from detpress.errors import StageError
+
+PATCHES = 1024  # of an image that GPTQ is shown at most, spread evenly over it
+
+Algorithm = Literal["rtn", "gptq", "hqq"]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A matrix (F, K) in few bits. codes: uint8 (F, K); scale, zero: float16 (F, groups); see `Packing`."""
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+
+
+def pack_weights(
+    network: Network,
+    packing: Packing,
+    algorithm: Algorithm,
+    search_range: bool,
+    images: Tensor | None,
+    log: logging.Logger,
+    progress: Progress,
+) -> PackedNetwork:
+    """`network` with weights in few bits, chosen by INC; `network` itself is left as it was.
+
+    search_range: of each group a smaller range, where its squared error is less (rtn and gptq).
+    images: float32 (N, 3, H, W) in [0, 1], for gptq: layer after layer, the inputs are those that the layers before
+        give with their codes.
+    Raises StageError where a weight or an input is not finite.
+    """
+    current = copy.deepcopy(network).eval().requires_grad_(False)
+    packed = PackedNetwork(network.architecture, packing)
+    tensors: dict[str, Tensor] = {}
+    for i, layer in enumerate(network.architecture.layers):
+        if not isinstance(layer, Convolution):
+            continue
+        name = f"layers.{i}.convolution"
+        if i not in packing.layers:
+            tensors[f"{name}.weight"], tensors[f"{name}.bias"] = folded_weight(network, i)
+            continue
+        progress(f"{algorithm}: layers.{i}", i, len(network.architecture.layers))
+        weight = current.get_parameter(f"{name}.weight")
+        matrix = weight.flatten(1)
+        if not matrix.isfinite().all():
+            raise StageError(f"{name}: a weight is not finite")
+        with engine_messages(log, "neural_compressor"):
+            match algorithm:
+                case "rtn":
+                    found = round_to_nearest(matrix, packing, search_range)
+                case "hqq":
+                    found = half_quadratic(matrix, packing)
+                case "gptq":
+                    assert images is not None
+                    inputs = list(_inputs(current, name, images))
+                    found = _by_groups(matrix, inputs, layer, packing, search_range)
+        zero = None if packing.symmetric else found.zero
+        weight.copy_(decode(found.codes, found.scale, zero, packing).reshape(weight.shape))
+        gain, bias = batch_norm_of(network, i)
+        tensors |= {
+            f"{name}.codes": pack(found.codes, packing.bits),
+            f"{name}.scale": found.scale,
+            f"{name}.gain": gain,
+            f"{name}.bias": bias,
+        }
+        if zero is not None:
+            tensors[f"{name}.zero"] = zero
+    packed.load_state_dict(tensors)
+    return packed.eval().requires_grad_(False)
+
+
+def round_to_nearest(matrix: Tensor, packing: Packing, search_range: bool) -> Codes:
+    """matrix: float32 (F, K). INC's RTN."""
+    from neural_compressor.torch.quantization import RTNConfig, convert, prepare
+
+    config = RTNConfig(
+        bits=packing.bits,
+        use_sym=packing.symmetric,
+        group_size=packing.group_size,
+        use_mse_search=search_range,
+        use_layer_wise=False,
+    )
+    model = _OneLinear(matrix)
+    return _read(convert(prepare(model, config)))
+
+
+def gptq(matrix: Tensor, patches: list[Tensor], packing: Packing, search_range: bool) -> Codes:
+    """matrix: float32 (F, K); patches: of each batch of images, float32 (n, K). INC's GPTQ."""
+    from neural_compressor.torch.quantization import GPTQConfig, convert, prepare
+
+    config = GPTQConfig(
+        bits=packing.bits,
+        use_sym=packing.symmetric,
+        group_size=packing.group_size,
+        use_mse_search=search_range,
+        model_path=os.curdir,  # not read, but what is no folder would be looked for on the Hugging Face Hub
+    )
+    prepared = prepare(_OneLinear(matrix), config)
+    for rows in patches:
+        if not rows.isfinite().all():
+            raise StageError("the network gives numbers that are not finite for the calibration images")
+        prepared(rows)
+    return _read(convert(prepared))
+
+
+def half_quadratic(matrix: Tensor, packing: Packing) -> Codes:
+    """matrix: float32 (F, K). INC's HQQ, whose groups are the columns of the matrix that it is given."""
+    filters, columns = matrix.shape
+    size = columns if packing.group_size == -1 else packing.group_size
+    whole = columns - columns % size
+    parts = [
+        (matrix[:, start:end].reshape(-1, length).t(), length)
+        for start, end, length in ((0, whole, size), (whole, columns, columns - whole))
+        if end > start
+    ]
+    found = [_half_quadratic_columns(part, packing) for part, _ in parts]
+    return Codes(
+        torch.cat([one.codes.t().reshape(filters, -1) for one in found], dim=1),
+        torch.cat([one.scale.reshape(filters, -1) for one in found], dim=1),
+        torch.cat([one.zero.reshape(filters, -1) for one in found], dim=1),
+    )
+
+
+def _half_quadratic_columns(part: Tensor, packing: Packing) -> Codes:
+    """part: float32 (group size, groups). HQQ packs two rows into one: an odd one is repeated and taken off again."""
+    from neural_compressor.torch.algorithms.weight_only.hqq.bitpack import Packer
+    from neural_compressor.torch.quantization import HQQConfig, convert, prepare
+
+    rows = len(part)
+    even = torch.cat([part, part[-1:]]) if rows % 2 else part
+    config = HQQConfig(bits=packing.bits, group_size=-1, quant_zero=False, quant_scale=False)
+    quantized = _linear(convert(prepare(_OneLinear(even.contiguous()), config))).q_weight
+    codes = Packer.get_unpack_fn(packing.bits)(quantized.val)[:rows]
+    return Codes(codes.to(torch.uint8), quantized.scale.half(), quantized.zero.half())
+
+
+def _by_groups(matrix: Tensor, inputs: list[Tensor], layer: Convolution, packing: Packing, search_range: bool) -> Codes:
+    """GPTQ for each group of a grouped convolution, whose filters see the group's channels only."""
+    found = []
+    for group, rows in enumerate(matrix.chunk(layer.groups)):
+        patches = [_patches(x.chunk(layer.groups, dim=1)[group], layer) for x in inputs]
+        found.append(gptq(rows, patches, packing, search_range))
+    return Codes(*(torch.cat([getattr(one, name) for one in found]) for name in ("codes", "scale", "zero")))
+
+
+def _patches(x: Tensor, layer: Convolution) -> Tensor:
+    """What a convolution's matrix is multiplied with: (1, I, H, W) -> (patches, I * k * k)."""
+    columns = functional.unfold(x, layer.size, padding=layer.size // 2, stride=layer.stride)[0]
+    return columns[:, :: -(-columns.shape[1] // PATCHES)].t()
+
+
+@torch.no_grad()
+def _inputs(network: Network, name: str, images: Tensor) -> Iterator[Tensor]:
+    """What the convolution `name` is given, one image at a time."""
+    seen: list[Tensor] = []
+    handle = network.get_submodule(name).register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        for image in images:
+            network(image[None])
+            yield seen.pop()
+    finally:
+        handle.remove()
+
+
+class _OneLinear(nn.Module):
+    """The matrix as the only layer of the only block of a model: GPTQ looks for a list of blocks."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        linear = nn.Linear(matrix.shape[1], matrix.shape[0], bias=False)
+        linear.weight = nn.Parameter(matrix.detach().clone(), requires_grad=False)
+        self.blocks = nn.ModuleList([_Block(linear)])
+
+    def forward(self, x: Tensor) -> Any:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class _Block(nn.Module):
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Any:
+        return self.linear(x)
+
+
+def _linear(model: nn.Module) -> Any:
+    linear = model.get_submodule("blocks.0.linear")
+    if type(linear) is nn.Linear:
+        raise StageError("INC left the layer as it was")
+    return linear
+
+
+def _read(model: nn.Module) -> Codes:
+    """What INC packed, unpacked: its own `recover` overflows where 8-bit codes lie far from their zero."""
+    values = _linear(model).unpack()
+    zero = values["zp"]
+    return Codes(values["int_weight"].to(torch.uint8), values["scales"].half(), zero.half())

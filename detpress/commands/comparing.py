@@ -1,0 +1,112 @@
+"""`detpress compare` and `detpress report`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from detpress.commands.options import Assignments, Json, Out, print_json
+
+
+def compare(
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="STUDY|RECIPE...", help="A study, or recipes: files or shipped ones' names.")
+    ],
+    seeds: Annotated[int | None, typer.Option(min=1, help="Run every recipe with the seeds 0 to N-1.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help='Only rows such as "storage_bytes.on_disk < 2e6".')
+    ] = None,
+    best: Annotated[
+        str | None, typer.Option(metavar="FIGURE", help="Choose the row whose figure is best: map, macs, ...")
+    ] = None,
+    assignments: Assignments = None,
+    out: Out = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare recipes over several seeds: the same measurements, intervals, Pareto fronts.
+
+    Each recipe runs in a process of its own; one that fails is recorded and stops no other. Stages that recipes share
+    are made once. A comparison that was stopped goes on where it was when the same command is given again.
+
+    \b
+    detpress compare quickstart my-recipe.yaml --seeds 3
+    detpress compare six-compressors --where "latency_ms.openvino.median < 5 and map > 0.9" --best storage_bytes.on_disk
+    """
+    from rich.console import Console
+
+    from detpress.cache import cache_root
+    from detpress.measure.figures import check_figure
+    from detpress.report.study_table import study_table
+    from detpress.store import Store
+    from detpress.study.choose import parse_condition
+    from detpress.study.comparison import best_row, means, write_study_folder
+    from detpress.study.comparison import compare as compare_outcomes
+    from detpress.study.definition import open_studies
+    from detpress.study.running import Outcome, plan_study, run_study
+    from detpress.study.terminal import StudyTerminal
+
+    condition = parse_condition(where) if where is not None else None
+    for name in condition.names if condition else ():
+        check_figure(name, f"--where {where}")
+    if best is not None:
+        check_figure(best, f"--best {best}")
+    study = open_studies(recipes, seeds, assignments or [])
+    folder = out or Path("runs") / study.name
+    store = Store(cache_root() / "store")
+    outcomes: list[Outcome] = []
+    results: dict[str, Any] = {}
+    with StudyTerminal(quiet) as terminal:
+        plan = plan_study(study, store)
+        terminal.planned(plan)
+        try:
+            for outcome in run_study(plan, store, folder, terminal):
+                outcomes.append(outcome)
+        finally:
+            results = compare_outcomes(study, outcomes, plan.devkit)
+            write_study_folder(study, results, folder)
+    rows = [row for row in results["rows"] if row["figures"]]
+    if condition:
+        rows = [row for row in rows if condition.holds(means(row))]
+    chosen = best_row(rows, best) if best is not None else None
+    nothing_fits = not rows or (best is not None and chosen is None)
+    failed = [outcome for outcome in outcomes if outcome.failure is not None]
+    if as_json:
+        choice = {"where": where, "fits": [row["name"] for row in rows], "best": chosen and chosen["name"]}
+        print_json(results | choice)
+    else:
+        shown = rows if condition else results["rows"]
+        figures = [name for name in study.metrics if name != "map" and any(name in row["figures"] for row in rows)]
+        console = Console()
+        console.print(study_table(results, shown, figures))
+        if best is not None and chosen is not None:
+            console.print(f"Best {best}: {chosen['name']}", soft_wrap=True, highlight=False, markup=False)
+        if nothing_fits:
+            console.print("No recipe fits.", highlight=False)
+        for outcome in failed:
+            typer.echo(f"Failed: {outcome.job.variant}, seed {outcome.job.seed}: {outcome.failure}")
+        console.print(f"Results: {folder / 'study.json'}", soft_wrap=True, highlight=False, markup=False)
+    if failed or nothing_fits:
+        raise typer.Exit(1)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="The folder of a run or a comparison.")],
+    as_json: Json = False,
+) -> None:
+    """Write report.html, report.md and report.csv into the folder of a run or a comparison.
+
+    The page holds all that it shows; it can be opened from the file and sent as it is.
+
+    \b
+    detpress report runs/quickstart
+    detpress report runs/six-compressors
+    """
+    from detpress.report.page import write_report
+
+    written = write_report(folder)
+    if as_json:
+        print_json({kind: str(path) for kind, path in written.items()})
+    else:
+        for path in written.values():
+            typer.echo(path)

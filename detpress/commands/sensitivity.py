@@ -1,0 +1,98 @@
+"""`detpress sensitivity`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detpress.commands.options import Json, print_json
+
+
+def sensitivity(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The folder of an int8 model's bundle.")],
+    data: Annotated[str, typer.Option(metavar="DEVKIT", help="A VOC devkit's folder, or builtin:digits.")],
+    parent: Annotated[
+        str | None,
+        typer.Option(metavar="BUNDLE", help="The float model it was made of; in a run's folder, the stage before."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The image set.")] = "val",
+    images: Annotated[int, typer.Option(min=1, help="How many of its images, spread evenly.")] = 8,
+    score: Annotated[
+        bool, typer.Option("--map", help="Measure the gain of mAP, too: one run over SPLIT a layer.")
+    ] = False,
+    picture: Annotated[Path, typer.Option(metavar="FILE", help="Where the plot goes (HTML).")] = Path(
+        "sensitivity.html"
+    ),
+    as_json: Json = False,
+) -> None:
+    """What quantization costs each layer of an int8 model, and what leaving the layer in float would cost and gain.
+
+    \b
+    detpress sensitivity runs/quickstart/4-inc.static_int8/bundle --data builtin:digits
+    detpress sensitivity int8 --parent float --data VOCdevkit/VOC2007 --images 16 --map
+    """
+    from rich.console import Console
+
+    from detpress.bundle import find_bundle, load_bundle
+    from detpress.data import open_data
+    from detpress.detector.images import read_squares
+    from detpress.detector.network import Network
+    from detpress.detector.predict import predict_image_set
+    from detpress.detector.quantized import QuantizedNetwork
+    from detpress.errors import InputError
+    from detpress.measure.sensitivity import measure_sensitivity
+    from detpress.measure.size import macs
+    from detpress.report.sensitivity import plot_sensitivity, sensitivity_table
+    from detpress.terminal import TerminalListener
+    from detpress.voc.evaluate import evaluate
+
+    folder = find_bundle(bundle)
+    model = load_bundle(folder)
+    if not isinstance(model.network, QuantizedNetwork):
+        raise InputError(f"{bundle}: a {model.form} model; expected one in int8")
+    original = load_bundle(find_bundle(parent) if parent else stage_before(folder))
+    if type(original.network) is not Network:
+        raise InputError(f"--parent: a {original.form} model; expected one in float")
+    architecture = model.architecture
+    devkit = open_data(data, list(architecture.classes))
+    annotations = devkit.image_set(split)
+    chosen = annotations[:: max(1, len(annotations) // images)][:images]
+    squares = read_squares([devkit.image_path(annotation) for annotation in chosen], architecture)
+    if picture.is_dir() or not picture.absolute().parent.is_dir():
+        raise InputError(f"--picture {picture}: expected a file in a folder that exists")
+
+    with TerminalListener() as terminal:
+        found = measure_sensitivity(
+            model.network,
+            original.network,
+            squares,
+            terminal.progress,
+            (
+                lambda network: (
+                    evaluate(
+                        annotations, predict_image_set(network, architecture, devkit, split, terminal.progress)
+                    ).map
+                )
+            )
+            if score
+            else None,
+        )
+    plot_sensitivity(found, picture)
+    if as_json:
+        print_json({"split": split, "images": len(chosen), **found.as_dict()})
+        return
+    console = Console()
+    console.print(sensitivity_table(found, len(chosen), macs(architecture)))
+    console.print(f"Plot: {picture}", soft_wrap=True, highlight=False)
+
+
+def stage_before(bundle: Path) -> Path:
+    """The bundle of the stage before, where `bundle` lies in a run's folder. Raises InputError elsewhere."""
+    from detpress.errors import InputError
+
+    stage = bundle.absolute().parent
+    index = stage.name.partition("-")[0]
+    found = sorted(stage.parent.glob(f"{int(index) - 1}-*/bundle")) if index.isdecimal() else []
+    if len(found) != 1:
+        raise InputError(f"{bundle}: no stage before it in this folder; expected --parent BUNDLE, the float model")
+    return found[0]

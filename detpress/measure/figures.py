@@ -1,0 +1,71 @@
+"""The figures of a model by dotted name: `map`, `storage_bytes.on_disk`, `latency_ms.openvino.median`."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from detpress.errors import InputError, nearest
+
+DEFAULT_FIGURES = (
+    "map",
+    "parameters",
+    "macs",
+    "storage_bytes.on_disk",
+    "latency_ms.torch.median",
+    "latency_ms.openvino.median",
+)
+FIGURES = (
+    *DEFAULT_FIGURES,
+    "nonzero_parameters",
+    "peak_memory_bytes",
+    "storage_bytes.dense_fp32",
+    "latency_ms.torch-compile.median",
+    "latency_ms.onnxruntime.median",
+    "seconds",
+)
+OPEN_ENDED = ("ap.", "storage_bytes.", "latency_ms.")  # what follows is a class, an encoding, or a runtime
+
+
+def flat_figures(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a stage's `metrics`, nested ones under dotted names."""
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from flat_figures(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", float(value)
+
+
+def check_figure(name: str, where: str) -> None:
+    """Raises InputError, beginning with `where`, for a name that no model has a figure of."""
+    if name not in FIGURES and not (name.startswith(OPEN_ENDED) and name.rpartition(".")[2]):
+        raise InputError(f"{where}: no figure '{name}'; {nearest(name, FIGURES)}")
+
+
+def higher_is_better(name: str) -> bool:
+    return name == "map" or name.startswith("ap.")
+
+
+def shown(name: str, value: float) -> str:
+    """The figure for people, with its unit."""
+    if higher_is_better(name):
+        return f"{value:.4f}"
+    if name.startswith("storage_bytes.") or name == "peak_memory_bytes":
+        return f"{value / 1e6:,.2f} MB"
+    if name.startswith("latency_ms."):
+        return f"{value:,.2f} ms"
+    if name == "macs":
+        return f"{value / 1e6:,.1f} M"
+    return f"{value:,.1f} s" if name == "seconds" else f"{value:,.0f}"
+
+
+def heading(name: str) -> str:
+    """The figure's name for people."""
+    if name.startswith("latency_ms."):
+        runtime, _, what = name.removeprefix("latency_ms.").rpartition(".")
+        return f"{runtime} {what}"
+    plain = {"map": "mAP", "macs": "MACs", "storage_bytes.on_disk": "on disk", "seconds": "seconds to make"}
+    return plain.get(name, name.replace("_", " "))
+
+
+def is_simulated(name: str, simulated: Iterable[str]) -> bool:
+    """Whether the figure only imitates what the model's form stands for; `simulated` as a stage's metrics list it."""
+    return any(name == what or name.startswith(f"{what}.") for what in simulated)

@@ -1,0 +1,237 @@
+"""Writes a report: one HTML page that opens from a file and asks no host for anything, a Markdown text, a table.
+
+The page is drawn by a template with autoescape: names of recipes, classes and files are text, whatever they hold. A
+content security policy in the page forbids the browser every request.
+"""
+
+import base64
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from detpress.measure.figures import heading, is_simulated, shown
+from detpress.report.charts import Chart, line_chart, pareto_chart, x_axis, y_axis
+from detpress.report.layers import LayerState, layer_rows, layer_states
+from detpress.report.pictures import COLOURS, SHOWN_SCORE, detections_of_image
+from detpress.report.source import RowSource, Source, read_source, training_tables
+from detpress.report.summary import summary
+from detpress.voc.coordinates import edges_from_voc
+from detpress.voc.evaluate import find_matches, precision_recall
+from detpress.voc.results import ClassDetections, read_results
+
+PICTURES = 6
+PICTURE_SIDE = 480  # pixels, at most
+RECALLS = np.linspace(0.0, 1.0, 101)
+LOSSES = ("box", "objectness", "classes")
+
+
+def write_report(folder: Path) -> dict[str, Path]:
+    """report.html, report.md and report.csv in the folder of a run or a study; by kind.
+
+    Raises InputError where the folder is neither, or its data set is gone.
+    """
+    source = read_source(folder)
+    texts = {"html": page(source), "md": markdown(source.results), "csv": table(source.results)}
+    written = {}
+    for kind, text in texts.items():
+        written[kind] = folder / f"report.{kind}"
+        written[kind].write_text(text, encoding="utf-8")
+    return written
+
+
+def page(source: Source) -> str:
+    """The HTML page."""
+    results = source.results
+    rows = [row for row in results["rows"] if row["figures"]]
+    detections = {
+        row.name: read_results(row.stages[-1].detections, source.test, source.devkit.classes) for row in source.rows
+    }
+    costs = list(dict.fromkeys(cost for row in rows for cost in row["fronts"]))
+    loader = jinja2.PackageLoader("detpress.report", "template")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.globals |= {"heading": heading, "shown": shown, "is_simulated": is_simulated}
+    return environment.get_template("page.html").render(
+        results=results,
+        summary=summary(results),
+        rows=results["rows"],
+        figures=[name for name in results["metrics"] if name != "map" and any(name in row["figures"] for row in rows)],
+        classes=sorted({name for row in rows for name in row["figures"] if name.startswith("ap.")}),
+        pareto=[pareto_chart(results["rows"], cost) for cost in costs],
+        curves=list(_precision_recall_charts(source, detections)),
+        layers=[(row.name, [stage.plugin for stage in row.stages], _layers(row)) for row in source.rows],
+        trainings=list(_training_charts(source.rows)),
+        losses=LOSSES,
+        pictures=list(_pictures(source, detections)),
+        shown_score=SHOWN_SCORE,
+        sources=source.rows,
+        failures=source.failures,
+        css=_asset("page.css"),
+        script=_asset("page.js"),
+    )
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The summary and the table."""
+    lines = [f"# {_plain(results['study'])}", ""]
+    lines += [_plain(results["description"]), ""] if results["description"] else []
+    lines += [f"- {_plain(sentence)}" for sentence in summary(results)]
+    header, *cells = _table_cells(results, people=True)
+    lines += ["", _markdown_row(header), _markdown_row(["---"] * len(header)), *map(_markdown_row, cells), ""]
+    lines += ["Versions: " + ", ".join(f"{name} {number}" for name, number in results["versions"].items()) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def table(results: dict[str, Any]) -> str:
+    """The rows as CSV, numbers in full."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(_table_cells(results, people=False))
+    return text.getvalue()
+
+
+def _table_cells(results: dict[str, Any], people: bool) -> Iterator[list[str]]:
+    rows = results["rows"]
+    present = [name for row in rows for name in row["figures"] if name != "map"]
+    figures = [name for name in results["metrics"] if name in present] if people else sorted(set(present))
+    yield [
+        "recipe",
+        "form",
+        "seeds",
+        *("mAP", "std over seeds", "95 % low", "95 % high", "difference", "verdict"),
+        *(heading(name) if people else name for name in figures),
+    ]
+    for row in rows:
+        seeds = " ".join(map(str, row["seeds"]))
+        if not row["figures"]:
+            yield [row["name"], "failed", seeds, *[""] * (6 + len(figures))]
+            continue
+        found, bounds, difference = row["figures"]["map"], row["map_interval"], row["difference"]
+        numbers = [found["mean"], found["std"], bounds["low"], bounds["high"]]
+        yield [
+            row["name"],
+            row["form"],
+            seeds,
+            *(f"{number:.4f}" if people else repr(number) for number in numbers),
+            "" if difference is None else f"{difference['mean']:+.4f}" if people else repr(difference["mean"]),
+            "" if difference is None else difference["verdict"],
+            *(_cell(row, name, people) for name in figures),
+        ]
+
+
+def _cell(row: dict[str, Any], figure: str, people: bool) -> str:
+    if figure not in row["figures"]:
+        return ""
+    mean = row["figures"][figure]["mean"]
+    mark = "~" if is_simulated(figure, row["simulated"]) else ""
+    return f"{mark}{shown(figure, mean)}" if people else repr(mean)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_plain(cell) for cell in cells)} |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#~" else letter for letter in text)
+
+
+def _precision_recall_charts(
+    source: Source, detections: dict[str, dict[str, ClassDetections]]
+) -> Iterator[tuple[str, Chart]]:
+    """For each class its chart: of each row the best precision from each of 101 recalls on, at the lowest IoU."""
+    annotations = source.devkit.image_set(source.test)
+    measure = source.measure
+    curves: dict[str, list[tuple[int, str, list[tuple[float, float]]]]] = {}
+    numbers = {row["name"]: number for number, row in enumerate(source.results["rows"])}
+    for name, found in detections.items():
+        for of_class, (matches, *_) in find_matches(annotations, found, measure.protocol, measure.iou).items():
+            precision, recall = precision_recall(matches.true, matches.false, int(matches.positives.sum()))
+            best_from = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+            at = best_from[np.searchsorted(recall, RECALLS)]
+            curves.setdefault(of_class, []).append((numbers[name], name, list(zip(RECALLS, at, strict=True))))
+    for of_class, lines in curves.items():
+        axes = x_axis("recall", 0.0, 1.0), y_axis("precision", 0.0, 1.0)
+        yield of_class, line_chart(f"Precision and recall of {of_class}", *axes, lines)
+
+
+def _layers(row: RowSource) -> list[tuple[str, list[LayerState | None]]]:
+    return layer_rows([layer_states(stage.bundle) for stage in row.stages])
+
+
+def _training_charts(rows: Sequence[RowSource]) -> Iterator[Chart]:
+    """One chart a training, of the first seed: the mean loss of each epoch and its parts. Shared stages once."""
+    seen = set()
+    for row in rows:
+        for stage in row.stages:
+            for number, epochs in enumerate(training_tables(stage) if stage.key not in seen else []):
+                curves = [(part, name, [(row[0], row[part + 1]) for row in epochs]) for part, name in enumerate(LOSSES)]
+                highest = max((value for _, _, points in curves for _, value in points), default=1.0)
+                axes = x_axis("epoch", 1.0, float(max(2, len(epochs)))), y_axis("mean loss", 0.0, 1.05 * highest)
+                yield line_chart(
+                    f"{row.name}: {stage.plugin}{f', training {number + 1}' * (number > 0)}", *axes, curves
+                )
+            seen.add(stage.key)
+
+
+@dataclass(frozen=True)
+class Box:
+    """Edges in pixels of the image; label: the class and, of a detection, its score."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One test image and the boxes on it: of the truth first, then of each row."""
+
+    name: str
+    width: int
+    height: int
+    data: str  # JPEG, base64
+    panels: list[tuple[str, list[Box]]]
+
+
+def _pictures(source: Source, detections: dict[str, dict[str, ClassDetections]]) -> Iterator[Picture]:
+    """Images spread evenly over the test set."""
+    devkit = source.devkit
+    annotations = devkit.image_set(source.test)
+    for annotation in annotations[:: max(1, len(annotations) // PICTURES)][:PICTURES]:
+        truth = _boxes(edges_from_voc(annotation.boxes), annotation.names, annotation.names, devkit.classes)
+        panels = [("truth", truth)]
+        for name, found in detections.items():
+            boxes, names, scores = detections_of_image(found, annotation)
+            labels = [f"{label} {score:.2f}" for label, score in zip(names, scores, strict=True)]
+            panels.append((name, _boxes(boxes.numpy(), names, labels, devkit.classes)))
+        data = _jpeg(devkit.image_path(annotation))
+        yield Picture(annotation.image, annotation.width, annotation.height, data, panels)
+
+
+def _boxes(edges: np.ndarray, names: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> list[Box]:
+    return [
+        Box(x0, y0, max(x1 - x0, 0), max(y1 - y0, 0), label, COLOURS[classes.index(name) % len(COLOURS)])
+        for (x0, y0, x1, y1), name, label in zip(edges.round(1).tolist(), names, labels, strict=True)
+    ]
+
+
+def _jpeg(path: Path) -> str:
+    with Image.open(path) as image:
+        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        data = io.BytesIO()
+        image.convert("RGB").save(data, "JPEG", quality=80)
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def _asset(name: str) -> str:
+    return files("detpress.report").joinpath("template", name).read_text(encoding="utf-8")

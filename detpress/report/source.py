@@ -1,0 +1,125 @@
+"""What a report is made from: the folder that `detpress run` or `detpress compare` left."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detpress.data import open_data
+from detpress.errors import InputError
+from detpress.measure.figures import DEFAULT_FIGURES
+from detpress.plugin import Form
+from detpress.recipe import Measure
+from detpress.report.table import baseline
+from detpress.stage import Stage
+from detpress.study.comparison import Scored, Scoring, compare_rows
+from detpress.voc.bootstrap import RESAMPLES
+from detpress.voc.devkit import Devkit
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Where one row's details lie. stages: those of its first seed, the row's own last; recipe: as YAML."""
+
+    name: str
+    stages: Sequence[Stage]
+    recipe: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """results: as study.json has them; of a run, each stage is a row."""
+
+    results: dict[str, Any]
+    rows: list[RowSource]
+    devkit: Devkit
+    measure: Measure
+    test: str
+    failures: list[tuple[str, str, str]]  # run, reason, the end of its log
+
+
+def read_source(folder: Path) -> Source:
+    """Raises InputError where the folder is neither a run's nor a study's, or its data set is gone."""
+    for name, read in (("study.json", _read_study), ("results.json", _read_run)):
+        path = folder / name
+        if path.is_file():
+            try:
+                return read(folder, json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise InputError(f"{path}: not what detpress writes: {error!r}") from error
+    raise InputError(f"{folder}: expected the folder of a run (results.json) or of a study (study.json)")
+
+
+def training_tables(stage: Stage) -> list[list[tuple[float, ...]]]:
+    """The stage's trainings in order; of each the rows epoch, box, objectness, classes."""
+    paths = sorted((stage.folder / "training").glob("*.csv"), key=lambda path: int(path.stem))
+    return [[tuple(map(float, row)) for row in list(csv.reader(path.open(newline="")))[1:]] for path in paths]
+
+
+def _read_study(folder: Path, results: dict[str, Any]) -> Source:
+    rows = []
+    for row in results["rows"]:
+        job = next((job for job in results["jobs"] if job["row"] == row["name"] and job["status"] == "done"), None)
+        if job:
+            stages = [_stage(entry, folder / Path(entry["bundle"]).parent) for entry in job["stages"]]
+            rows.append(RowSource(row["name"], stages, (folder / job["recipe_file"]).read_text(encoding="utf-8")))
+    failures = [
+        (job["name"], job["reason"], _tail(folder / job["log"]) if job["log"] else "")
+        for job in results["jobs"]
+        if job["status"] == "failed"
+    ]
+    recipe = results["jobs"][0]["recipe"]
+    test_set = results["test_set"]
+    devkit = open_data(test_set["root"], test_set["classes"])
+    return Source(results, rows, devkit, Measure.model_validate(recipe["measure"]), test_set["name"], failures)
+
+
+def _read_run(folder: Path, run: dict[str, Any]) -> Source:
+    recipe, entries = run["recipe"], run["stages"]
+    stages = [_stage(entry, folder / f"{entry['index']}-{entry['plugin']}") for entry in entries]
+    names = [f"{stage.index} {stage.plugin}" for stage in stages]
+    devkit = open_data(
+        recipe["data"]["root"], json.loads((stages[0].bundle / "model.json").read_text())["architecture"]["classes"]
+    )
+    measure, test = Measure.model_validate(recipe["measure"]), recipe["data"]["test"]
+    candidates = {name: [Scored(run["seed"], stages[: i + 1])] for i, name in enumerate(names)}
+    reference = names[baseline(run)["index"]]
+    rows = compare_rows(candidates, reference, Scoring(devkit, test, measure, keep=False))
+    text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    results = {
+        "study": recipe["name"],
+        "description": "",
+        "protocol": run["protocol"],
+        "test_set": {"root": recipe["data"]["root"], "name": test, "images": len(devkit.image_set(test))},
+        "resamples": RESAMPLES,
+        "seeds": [run["seed"]],
+        "baseline": reference,
+        "metrics": [name for name in DEFAULT_FIGURES if name in rows[0]["figures"]],
+        "versions": run["versions"],
+        "rows": [row | {"parameters": {}, "failed": {}} for row in rows],
+    }
+    sources = [RowSource(name, stages[: i + 1], text) for i, name in enumerate(names)]
+    return Source(results, sources, devkit, measure, test, [])
+
+
+def _stage(entry: dict[str, Any], folder: Path) -> Stage:
+    return Stage(
+        entry["index"],
+        entry["plugin"],
+        Form(entry["form"]),
+        entry["key"],
+        folder,
+        entry["reused"],
+        entry["seconds"],
+        entry.get("notes", []),
+        entry["metrics"],
+        folder / "results",
+    )
+
+
+def _tail(path: Path, lines: int = 40) -> str:
+    if not path.is_file():
+        return ""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -1,0 +1,60 @@
+"""The table of a study: every recipe beside the baseline, over its seeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from detpress.measure.figures import heading, is_simulated, shown
+
+
+def study_table(results: dict[str, Any], rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table:
+    """results: as study.json has them; rows: those of its rows to show, with the figures beside mAP."""
+    reference = next((row for row in results["rows"] if row["name"] == results["baseline"]), None)
+    test_set = results["test_set"]
+    table = Table(
+        title=f"{results['study']}, seeds {', '.join(map(str, results['seeds']))}",
+        caption=(
+            f"Means over the seeds. mAP: {results['protocol']} on the {test_set['images']} images of the set "
+            f"'{test_set['name']}'; ±: standard deviation over the seeds; in brackets the 95 % interval, by "
+            f"{results['resamples']:,} bootstrap resamples of the images. Difference: from {results['baseline']}, on "
+            "the same resamples. x: ratio to its figure. ~: simulated, the runtime only imitates the form."
+        ),
+        caption_justify="left",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("recipe")
+    for name in ("mAP", "difference", *(heading(figure) for figure in figures)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        name = row["name"] + "".join(f"\n  seed {seed} failed" for seed in row["failed"])
+        if row["figures"]:
+            cells = [_figure(row, reference, figure) for figure in figures]
+            table.add_row(name, map_cell(row), difference_cell(row), *cells)
+        else:
+            table.add_row(name, *[""] * (2 + len(figures)))
+    return table
+
+
+def map_cell(row: dict[str, Any]) -> str:
+    found, bounds = row["figures"]["map"], row["map_interval"]
+    deviation = f" ±{found['std']:.4f}" if len(row["seeds"]) > 1 else ""
+    mark = "~" if "map" in row["simulated"] else ""
+    return f"{mark}{found['mean']:.4f}{deviation}\n[{bounds['low']:.4f}, {bounds['high']:.4f}]"
+
+
+def difference_cell(row: dict[str, Any]) -> str:
+    found = row["difference"]
+    return f"{found['mean']:+.4f}\n{found['verdict']}" if found else ""
+
+
+def _figure(row: dict[str, Any], reference: dict[str, Any] | None, figure: str) -> str:
+    found = row["figures"].get(figure)
+    if found is None:
+        return "-"
+    other = reference["figures"].get(figure) if reference else None
+    mark = "~" if is_simulated(figure, row["simulated"]) else ""
+    return f"{mark}{shown(figure, found['mean'])}\n" + (f"x{found['mean'] / other['mean']:.2f}" if other else "")

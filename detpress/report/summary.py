@@ -1,0 +1,57 @@
+"""A study in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from detpress.measure.figures import heading, is_simulated, shown
+
+
+def summary(results: dict[str, Any]) -> list[str]:
+    """Sentences; results: as study.json has them."""
+    rows = [row for row in results["rows"] if row["figures"]]
+    test_set, seeds = results["test_set"], results["seeds"]
+    said = [
+        f"{len(results['rows'])} rows, {len(seeds)} seed{'s' * (len(seeds) > 1)} each, scored by "
+        f"{results['protocol']} on the {test_set['images']} images of the set '{test_set['name']}'."
+    ]
+    baseline = next((row for row in rows if row["name"] == results["baseline"]), None)
+    if baseline is None:
+        return [*said, f"The baseline, {results['baseline']}, has no result, so nothing is compared with it."]
+    bounds = baseline["map_interval"]
+    said.append(
+        f"The baseline, {baseline['name']}, has mAP {baseline['figures']['map']['mean']:.4f} "
+        f"(95 % interval over test images {bounds['low']:.4f} to {bounds['high']:.4f})."
+    )
+    compared = [row for row in rows if row["difference"]]
+    for verdict, words in (
+        ("better", "Better than the baseline beyond noise"),
+        ("within noise", "Not told apart from the baseline: within noise"),
+        ("worse", "Worse than the baseline beyond noise"),
+    ):
+        found = [f"{row['name']} ({row['difference']['mean']:+.4f})" for row in compared]
+        found = [text for text, row in zip(found, compared, strict=True) if row["difference"]["verdict"] == verdict]
+        if found:
+            said.append(f"{words}: {', '.join(found)}.")
+    good = [row for row in compared if row["difference"]["verdict"] != "worse"]
+    costs = [name for name in results["metrics"] if name != "map" and not name.startswith("ap.")]
+    for cost in costs:
+        said += _cheapest(good, baseline, cost)
+    failed = [f"{row['name']} (seed {', '.join(row['failed'])})" for row in results["rows"] if row["failed"]]
+    if failed:
+        said.append(f"Failed: {'; '.join(failed)}.")
+    return said
+
+
+def _cheapest(rows: Sequence[dict[str, Any]], baseline: dict[str, Any], cost: str) -> list[str]:
+    """The row of the lowest cost, if it is below the baseline's; simulated costs do not count."""
+    having = [row for row in rows if cost in row["figures"] and not is_simulated(cost, row["simulated"])]
+    if not having or cost not in baseline["figures"]:
+        return []
+    best = min(having, key=lambda row: row["figures"][cost]["mean"])
+    value, reference = best["figures"][cost]["mean"], baseline["figures"][cost]["mean"]
+    if value >= reference:
+        return []
+    return [
+        f"Lowest {heading(cost)} among those not worse beyond noise: {best['name']}, {shown(cost, value)}, "
+        f"x{value / reference:.2f} of the baseline's."
+    ]

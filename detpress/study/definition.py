@@ -1,0 +1,265 @@
+"""A study: the YAML file that says which recipes are compared, at which parameters, with which seeds.
+
+    name: three-sparsities
+    seeds: [0, 1, 2]
+    baseline: whole
+    shared:                                          # sections of the recipes below that do not have their own
+      data: {root: "builtin:digits"}
+      model: {weights: "builtin:digits"}
+    recipes:
+      - {name: whole, chain: []}
+      - name: l1norm
+        chain: [nni.l1norm: {sparsity: 0.5}, nni.speedup, train.finetune: {epochs: 4}]
+        matrix: {"chain[0].sparsity": [0.3, 0.5, 0.7]}
+      - quickstart                                   # a shipped recipe, or the file of one
+
+Each recipe at each combination of its parameters is one row of the comparison, a `Variant`; with a seed it is a
+`Job`. A study is checked whole before anything is computed, like a recipe.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from detpress.errors import InputError, nearest
+from detpress.measure.figures import DEFAULT_FIGURES, check_figure
+from detpress.plugin import Config
+from detpress.recipe import Recipe, changed, check_recipe, find_recipe, shipped_recipes, spell_out
+from detpress.yaml_source import Place, YamlSource, read_yaml
+
+Matrix = dict[str, Annotated[list[Any], Field(min_length=1)]]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class _Document(Config):
+    """The study as the file has it; its recipes are checked afterwards."""
+
+    name: Annotated[str, Field(pattern=NAME, description="names the study's folder")]
+    description: str = Field("", description="what it asks, in a sentence")
+    seeds: list[Seed] = Field([0], min_length=1, description="every recipe is run with each of them")
+    baseline: str | None = Field(None, description="the row that the others are compared with; the first by default")
+    metrics: list[str] = Field(list(DEFAULT_FIGURES), min_length=1, description="the figures shown, `map` among them")
+    shared: dict[str, Any] = Field({}, description="sections of the inline recipes that do not have their own")
+    matrix: Matrix = Field({}, description="values of parameters, for every recipe without a matrix of its own")
+    recipes: list[Any] = Field(min_length=1, description="inline recipes, shipped ones' names, files")
+
+
+class _Reference(Config):
+    """A recipe of its own file, with what the study adds."""
+
+    recipe: str
+    name: Annotated[str, Field(pattern=NAME)] | None = None
+    matrix: Matrix | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a comparison: a recipe at one combination of the matrix's parameters.
+
+    parameters: by their keys in the recipe, such as `chain[0].sparsity`.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+    source: YamlSource
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe with one seed.
+
+    text: the recipe as YAML with all that the study decides, to be run by itself.
+    """
+
+    variant: str
+    parameters: dict[str, Any]
+    seed: int
+    recipe: Recipe
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to compare. jobs: every variant with the first seed, then every one with the second, and so on."""
+
+    name: str
+    description: str
+    seeds: tuple[int, ...]
+    baseline: str
+    metrics: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    text: str
+
+    @property
+    def variants(self) -> list[str]:
+        return list(dict.fromkeys(job.variant for job in self.jobs))
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Name -> file of the studies that come with the package."""
+    folder = Path(str(files("detpress.recipes"))) / "studies"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def open_studies(names: Sequence[str], seeds: int | None = None, assignments: Sequence[str] = ()) -> Study:
+    """The study that `names` mean: one study's name or file, or recipes' names and files.
+
+    seeds: how many, 0 and up, instead of the study's own.
+    assignments: `--set` of every recipe.
+    Raises InputError with one line a mistake.
+    """
+    chosen = None if seeds is None else tuple(range(seeds))
+    if len(names) == 1 and names[0] in shipped_studies():
+        return read_study(shipped_studies()[names[0]], chosen, assignments)
+    sources = [read_yaml(_find(name)) for name in names]
+    if len(sources) == 1 and isinstance(sources[0].data, dict) and "recipes" in sources[0].data:
+        return read_study(sources[0].path, chosen, assignments)
+    variants = [_variant(source, source.path.stem, {}, assignments) for source in sources]
+    name = "-".join(["compare", *(variant.name for variant in variants)])[:100]
+    text = "".join(f"# {source.path.name}\n{source.text}\n" for source in sources)
+    return _checked(name, "", chosen or (0,), None, DEFAULT_FIGURES, variants, text)
+
+
+def read_study(path: Path, seeds: Sequence[int] | None = None, assignments: Sequence[str] = ()) -> Study:
+    """The study in `path`, `seeds` instead of its own. Raises InputError with one line a mistake."""
+    source = read_yaml(path)
+    if not isinstance(source.data, dict):
+        raise InputError(f"{path}:1: expected a study with the keys {', '.join(_Document.model_fields)}")
+    try:
+        document = _Document.model_validate(source.data)
+    except ValidationError as error:
+        raise InputError("\n".join(spell_out(error, _Document, source, ()))) from error
+    for i, figure in enumerate(document.metrics):
+        check_figure(figure, source.where(("metrics", i)))
+    if unknown := document.shared.keys() - {"data", "model", "measure"}:
+        key = sorted(unknown)[0]
+        raise InputError(f"{source.where(('shared', key))}: expected data, model or measure")
+    variants: list[Variant] = []
+    mistakes: list[str] = []
+    for i, entry in enumerate(document.recipes):
+        try:
+            variants += _read_entry(source, ("recipes", i), entry, document, assignments)
+        except InputError as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise InputError("\n".join(dict.fromkeys(mistakes)))
+    chosen = tuple(seeds or document.seeds)
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"{source.where(('seeds',))}: a seed is given twice")
+    baseline = document.baseline
+    if baseline is not None and baseline not in (names := [variant.name for variant in variants]):
+        raise InputError(f"{source.where(('baseline',))}: no recipe '{baseline}'; {nearest(baseline, names)}")
+    return _checked(
+        document.name, document.description, chosen, baseline, tuple(document.metrics), variants, source.text
+    )
+
+
+def _find(name: str) -> Path:
+    """The file of a recipe or a study, whose names are suggested where there is none."""
+    studies = shipped_studies()
+    if name in studies:
+        return studies[name]
+    if not Path(name).is_file() and Path(name).suffix not in (".yaml", ".yml") and name not in shipped_recipes():
+        raise InputError(f"no study or recipe '{name}'; {nearest(name, [*studies, *shipped_recipes()])}")
+    return find_recipe(name)
+
+
+def _read_entry(
+    source: YamlSource, place: Place, entry: Any, document: _Document, assignments: Sequence[str]
+) -> Iterator[Variant]:
+    """The variants of one entry of `recipes`."""
+    if isinstance(entry, str):
+        entry = {"recipe": entry}
+    if not isinstance(entry, dict):
+        raise InputError(f"{source.where(place)}: expected a recipe, or the name or file of one")
+    if "recipe" in entry:
+        try:
+            reference = _Reference.model_validate(entry)
+        except ValidationError as error:
+            raise InputError("\n".join(spell_out(error, _Reference, source, place))) from error
+        path = source.path.parent / reference.recipe
+        try:
+            recipe = read_yaml(path if path.is_file() else find_recipe(reference.recipe))
+        except InputError as error:
+            raise InputError(f"{source.where((*place, 'recipe'))}: {error}") from error
+        name, matrix = reference.name or recipe.path.stem, reference.matrix
+    else:
+        recipe = source.part(place, **{key: ("shared", key) for key in document.shared})
+        name, matrix = str(entry.get("name", "")), recipe.data.pop("matrix", None)
+    home: Place = place
+    if matrix is None:
+        matrix, home = document.matrix, ()
+    elif not isinstance(matrix, dict) or not all(isinstance(v, list) and v for v in matrix.values()):
+        raise InputError(f"{source.where((*place, 'matrix'))}: expected lists of values by parameter")
+    for values in itertools.product(*matrix.values()):
+        parameters = dict(zip(matrix, values, strict=True))
+        copy = recipe.copy()
+        for key, value in parameters.items():
+            copy.put(key, value, source.where((*home, "matrix", key)))
+        yield _variant(copy, name, parameters, assignments)
+
+
+def _variant(source: YamlSource, name: str, parameters: dict[str, Any], assignments: Sequence[str]) -> Variant:
+    """Raises InputError where the recipe is wrong."""
+    if "search" in changed(source, assignments).data:
+        raise InputError(f"{source.where(('search',))}: a study compares recipes that search nothing")
+    recipe = check_recipe(source)
+    source.data["data"]["root"] = recipe.data.root
+    if recipe.model.weights is not None:
+        source.data["model"]["weights"] = recipe.model.weights
+    parts = [name, *(f"{key.rpartition('.')[2]}-{value}" for key, value in parameters.items())]
+    full = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:100]
+    source.data["name"] = full
+    return Variant(full, parameters, source)
+
+
+def _checked(
+    name: str,
+    description: str,
+    seeds: Sequence[int],
+    baseline: str | None,
+    metrics: Sequence[str],
+    variants: Sequence[Variant],
+    text: str,
+) -> Study:
+    """The study with its jobs. Raises InputError where two rows have one name or are not scored alike."""
+    first: dict[str, Variant] = {}
+    for variant in variants:
+        if variant.name in first:
+            raise InputError(f"{variant.source.where(('name',))}: two recipes are called '{variant.name}'")
+        first[variant.name] = variant
+    jobs = []
+    for seed in seeds:
+        for variant in variants:
+            source = variant.source.copy()
+            source.data["seed"] = seed
+            jobs.append(Job(variant.name, variant.parameters, seed, check_recipe(source), source.as_yaml()))
+    for job in jobs:
+        for key, value in _scored_by(job.recipe).items():
+            if value != (other := _scored_by(jobs[0].recipe)[key]):
+                raise InputError(
+                    f"{job.recipe.where(())}: {job.variant} cannot be compared with {jobs[0].variant}: "
+                    f"{key} is {value}, not {other}"
+                )
+    return Study(name, description, tuple(seeds), baseline or variants[0].name, tuple(metrics), tuple(jobs), text)
+
+
+def _scored_by(recipe: Recipe) -> dict[str, Any]:
+    """All that must be equal where mAP is compared."""
+    return {
+        "data.root": recipe.data.root,
+        "data.test": recipe.data.test,
+        "measure.protocol": recipe.measure.protocol,
+        "measure.iou": recipe.measure.iou,
+    }

@@ -1,0 +1,252 @@
+"""Runs the jobs of a study one after the other, each in a process of its own, so that latencies are not disturbed.
+
+The store is the only memory: what a job needs is looked up by its stages' keys, before and after its process ran.
+So prefixes that recipes share are computed once, and a study that was killed goes on where it was.
+"""
+
+import contextlib
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any, Protocol
+
+from detpress.data import open_data
+from detpress.errors import StageError
+from detpress.initial_model import initial_model, recipe_classes
+from detpress.model import Model
+from detpress.run import chain_keys, check_map_loss, copy_stage, find_chain
+from detpress.stage import Stage
+from detpress.store import Store, digest
+from detpress.study.definition import Job, Study
+from detpress.voc.devkit import Devkit
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job with the keys of its stages, the model before the first plugin included."""
+
+    job: Job
+    keys: tuple[str, ...]
+
+    @property
+    def plugins(self) -> list[str]:
+        return ["model", *(step.name for step in self.job.recipe.chain)]
+
+
+@dataclass
+class Plan:
+    """What a study needs and what is there already.
+
+    plugins: stage key -> plugin, of all stages of all jobs, shared ones once.
+    there: keys of the stages that are made and measured.
+    seconds: plugin -> what stages of it took, of those made while the study runs.
+    """
+
+    devkit: Devkit
+    jobs: list[PlannedJob]
+    plugins: dict[str, str]
+    there: set[str]
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def made(self, key: str, seconds: float) -> None:
+        self.there.add(key)
+        self.seconds[self.plugins[key]].append(seconds)
+
+    def seconds_left(self, given_up: set[str]) -> float | None:
+        """An estimate: stages still to make, each at the mean of its plugin's or, before there is one, of all.
+
+        given_up: keys that will not be made. None before the first stage was made.
+        """
+        everything = [value for values in self.seconds.values() for value in values]
+        if not everything:
+            return None
+        missing = [plugin for key, plugin in self.plugins.items() if key not in self.there | given_up]
+        return sum(mean(self.seconds.get(plugin) or everything) for plugin in missing)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job. reused: no process was started. failure: one line, where it failed; log: its file."""
+
+    job: Job
+    stages: list[Stage]
+    reused: bool
+    failure: str | None
+    log: Path
+
+
+class StudyListener(Protocol):
+    """Is told how a study goes on; in between, as a `detpress.stage.Listener`, how the stages of a job do."""
+
+    def planned(self, plan: Plan) -> None:
+        """Nothing has run yet."""
+
+    def begin_job(self, number: int, job: Job) -> None:
+        """The process of job `number`, from 1, starts."""
+
+    def begin(self, index: int, total: int, name: str) -> None: ...
+
+    def waiting(self) -> None: ...
+
+    def progress(self, what: str, done: int, total: int) -> None: ...
+
+    def end_stage(self, reused: bool, seconds: float, plan: Plan, seconds_left: float | None) -> None:
+        """A stage is there, after `seconds` with its measurement; the rest of the study takes about `seconds_left`."""
+
+    def end_job(self, number: int, outcome: Outcome) -> None: ...
+
+
+def plan_study(study: Study, store: Store) -> Plan:
+    """Raises InputError where a data set or weights cannot be read."""
+    first = study.jobs[0].recipe
+    devkit = open_data(first.data.root, recipe_classes(first))
+    models: dict[str, Model] = {}
+    jobs: list[PlannedJob] = []
+    plugins: dict[str, str] = {}
+    there: set[str] = set()
+    for job in study.jobs:
+        recipe = job.recipe
+        same_model = digest(
+            [recipe.model.model_dump(), recipe.data.classes, None if recipe.model.weights else recipe.seed]
+        )
+        if same_model not in models:
+            models[same_model] = initial_model(recipe, devkit)
+        planned = PlannedJob(job, tuple(chain_keys(recipe, devkit, models[same_model])))
+        jobs.append(planned)
+        plugins |= dict(zip(planned.keys, planned.plugins, strict=True))
+        there |= {stage.key for stage in find_chain(recipe, planned.keys, devkit, store)}
+    return Plan(devkit, jobs, plugins, there)
+
+
+def run_study(plan: Plan, store: Store, folder: Path, listener: StudyListener) -> Iterator[Outcome]:
+    """The jobs' outcomes, one after the other; one that fails is an outcome, too.
+
+    What a job leaves in `folder`: recipes/<job>.yaml, logs/<job>.log where a process ran, and a folder below stages/
+    for each stage.
+    """
+    for name in ("recipes", "logs", "stages"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    failures: dict[str, str] = {}  # stage key -> why it could not be made
+    for number, planned in enumerate(plan.jobs, start=1):
+        job = planned.job
+        path = folder / "recipes" / f"{job.name}.yaml"
+        path.write_text(job.text, encoding="utf-8")
+        log = folder / "logs" / f"{job.name}.log"
+        listener.begin_job(number, job)
+        stages = find_chain(job.recipe, planned.keys, plan.devkit, store)
+        failure = next((failures[key] for key in planned.keys if key in failures), None)
+        reused = len(stages) == len(planned.keys)
+        if not reused and failure is None:
+            process = _Process(planned, plan, store, listener, set(failures))
+            failure = process.run(path, log)
+            stages = [
+                replace(stage, reused=stage.key not in process.made)
+                for stage in find_chain(job.recipe, planned.keys, plan.devkit, store)
+            ]
+            if failure is None and len(stages) < len(planned.keys):
+                failure = "ended as if all went well, but its stages are not in the store"
+            if failure is not None and len(stages) < len(planned.keys):
+                failures[planned.keys[len(stages)]] = failure
+        failure = failure or _lost_map(job, stages)
+        for stage in stages:
+            copy_stage(stage, folder / stage_folder(stage.key, stage.plugin))
+        outcome = Outcome(job, stages, reused, failure, log)
+        listener.end_job(number, outcome)
+        yield outcome
+
+
+def stage_folder(key: str, plugin: str) -> str:
+    """A stage's folder in the study's; jobs that share a stage share it."""
+    return f"stages/{key[:16]}-{plugin}"
+
+
+def _lost_map(job: Job, stages: list[Stage]) -> str | None:
+    try:
+        for parent, stage in itertools.pairwise(stages):
+            check_map_loss(job.recipe, parent, stage)
+    except StageError as error:
+        return str(error)
+    return None
+
+
+class _Process:
+    """The process of one job."""
+
+    def __init__(
+        self, planned: PlannedJob, plan: Plan, store: Store, listener: StudyListener, given_up: set[str]
+    ) -> None:
+        self.planned, self.plan, self.store, self.listener = planned, plan, store, listener
+        self.given_up = given_up
+        self.index = 0  # of the stage that is being made
+        self.made: set[str] = set()  # keys of the stages that it made
+        self.failure: str | None = None
+
+    def run(self, recipe: Path, log: Path) -> str | None:
+        """Why it failed, in one line; None if it did not. Its standard error and its stage's log are in `log`."""
+        command = [sys.executable, "-m", "detpress.study.worker", str(recipe)]
+        with (
+            log.open("w", encoding="utf-8") as errors,
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
+            ) as process,
+        ):
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    self._hear(json.loads(line))
+                code = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+        if code == 0:
+            return None
+        self._keep_stage_log(log)
+        return self.failure or f"{self.planned.plugins[self.index]}: {_ending(code)}; see {log}"
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        listener = self.listener
+        tell: Callable[..., None]
+        match event.pop("event"):
+            case "begin":
+                self.index = event["index"]
+                tell = listener.begin
+            case "waiting":
+                tell = listener.waiting
+            case "progress":
+                tell = listener.progress
+            case "failed":
+                self.failure = event["reason"]
+                return
+            case _:
+                key = self.planned.keys[self.index]
+                if event["reused"]:
+                    self.plan.there.add(key)
+                else:
+                    self.made.add(key)
+                    self.plan.made(key, event["seconds"])
+                event |= {"plan": self.plan, "seconds_left": self.plan.seconds_left(self.given_up)}
+                tell = listener.end_stage
+        tell(**event)
+
+    def _keep_stage_log(self, log: Path) -> None:
+        """The next attempt begins with a new one."""
+        source = self.store.root / "scratch" / self.planned.keys[self.index] / "stage.log"
+        with contextlib.suppress(FileNotFoundError):
+            text = source.read_text(encoding="utf-8", errors="replace")
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"\nThe log of {self.planned.plugins[self.index]}:\n{text}")
+
+
+def _ending(code: int) -> str:
+    """What an exit status says."""
+    if code > 0:
+        return f"its process ended with exit status {code}"
+    name = signal.Signals(-code).name
+    return f"its process was killed by {name}" + (", as the system does when memory runs out" * (name == "SIGKILL"))

@@ -1,0 +1,81 @@
+"""NNI's speedup, which takes out what any pruner has masked."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from detpress import plugin
+from detpress.plugin import Form, Plan, Plugin, Workbench
+
+if TYPE_CHECKING:
+    from detpress.model import Model
+
+
+class NoOptions(plugin.Config):
+    """Nothing to choose."""
+
+
+class Speedup(Plugin):
+    """Takes the masked filters out of the network, which gives the same maps with fewer parameters and MACs.
+
+    NNI's ModelSpeedup: it follows each masked filter through the graph and removes it, and what it fed, where no
+    other branch needs it. The result is compared with the masked network before it is accepted.
+    """
+
+    Config = NoOptions
+    accepts = frozenset({Form.MASKED})
+    returns = Form.DENSE
+    engine = "nni"
+
+    TOLERANCE: ClassVar[float] = 1e-5  # largest difference of a raw map's element, relative to the largest element
+
+    def plan(self, model: "Model", config: NoOptions) -> Plan:
+        from torch import nn
+
+        from detpress.detector.channels import masked_filters, removable_filters, without_filters
+        from detpress.errors import InputError
+        from detpress.model import new_model
+
+        removed = removable_filters(model.architecture, model.masks)
+        if not removed:
+            raise InputError("would remove nothing: no filter is masked as a whole in every layer that it is added to")
+        network = new_model(without_filters(model.architecture, removed), seed=0).network
+        for parameter in network.parameters():
+            nn.init.ones_(parameter)  # only shapes are planned, and none of what is left counts as zero
+        masked = {
+            layer: int(filters.sum()) for layer, filters in masked_filters(model.architecture, model.masks).items()
+        }
+        stay = [
+            f"{count - removed.get(i, 0)} of layers.{i}" for i, count in masked.items() if count > removed.get(i, 0)
+        ]
+        note = f"masked filters that stay, another branch needs them: {', '.join(stay)}" if stay else ""
+        return Plan(tuple(f"layers.{layer}" for layer in removed), model.with_network(network), note)
+
+    def apply(self, model: "Model", config: NoOptions, bench: Workbench) -> "Model":
+        from detpress.adapters.nni_speedup import speed_up
+        from detpress.detector.channels import masked_filters
+        from detpress.errors import StageError
+
+        smaller = model.with_network(speed_up(model.network, model.architecture, model.masks, bench.log))
+        before, after = model.architecture.output_channels, smaller.architecture.output_channels
+        masked = masked_filters(model.architecture, model.masks)
+        for layer, filters in masked.items():
+            stay = int(filters.sum()) - (before[layer] - after[layer])
+            why = f"; {stay} masked ones stay, another branch needs them" if stay > 0 else ""
+            bench.log.info("layers.%d: %d -> %d filters%s", layer, before[layer], after[layer], why)
+        if before == after:
+            raise StageError("removed no filter: none is masked as a whole in every layer that its output is added to")
+        difference = largest_difference(model, smaller)
+        bench.log.info("largest difference from the masked network: %.3g of the largest output", difference)
+        if not difference <= self.TOLERANCE:
+            raise StageError(f"the smaller network differs from the masked one by {difference:.3g} of its output")
+        return smaller
+
+
+def largest_difference(model: "Model", other: "Model") -> float:
+    """Between the raw maps that two models give for one random image, relative to the map's largest element."""
+    import torch
+
+    side = model.architecture.image_size
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        pairs = zip(model.network(image), other.network(image), strict=True)
+        return max(float((one - two).abs().max() / one.abs().max().clamp(min=1e-12)) for one, two in pairs)

@@ -1,0 +1,55 @@
+"""Quantization-aware training: the real torchao flow on a small network."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+
+from detpress.adapters.inc import Scheme, calibrate, quantize_static
+from detpress.adapters.inc_qat import fake_quantized, with_trained_weights
+from detpress.detector.architecture import build_architecture
+from detpress.model import Model, new_model
+
+LOG = logging.getLogger("tests.inc_qat")
+LOG.addHandler(logging.NullHandler())
+
+
+@pytest.fixture(scope="module")
+def tiny(images: Tensor) -> Model:
+    model = new_model(build_architecture("yolov3-tiny", ["cat", "dog"], 64, width=0.125), seed=0)
+    model.network.train()
+    with torch.no_grad():
+        for _ in range(20):
+            model.network(images)
+    model.network.eval()
+    return model
+
+
+def test_training_sees_what_int8_will_compute_and_every_weight_learns(tiny: Model, images: Tensor) -> None:
+    before = copy.deepcopy(tiny.network.state_dict())
+    heads = tiny.architecture.heads
+    network = fake_quantized(tiny.network, heads, LOG)
+    static = quantize_static(tiny.network, tiny.architecture, images, Scheme(), heads, LOG)
+    calibrate(network.eval(), images)
+    with torch.inference_mode():
+        for one, other, dense in zip(network(images), static(images), tiny.network(images), strict=True):
+            ratio = (one - dense).square().mean() / (other - dense).square().mean()
+            assert 0.2 < ratio < 5, "the noise of 8 bits, no less and no more"
+
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    losses = []
+    for _ in range(3):
+        loss = torch.stack([raw.square().mean() for raw in network(images)]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    trained = with_trained_weights(tiny.network, network).state_dict()
+    assert all(not torch.equal(trained[name], before[name]) for name in trained if name.endswith("convolution.weight"))
+    assert not torch.equal(trained["layers.2.norm.running_mean"], before["layers.2.norm.running_mean"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.network.state_dict().items())

@@ -1,0 +1,65 @@
+"""What is said of a difference, and that a study's intervals are those of the bootstrap."""
+
+import pytest
+from small_study import Finished
+
+from detpress.measure.figures import flat_figures
+from detpress.study.comparison import best_row, spread, verdict
+from detpress.voc.bootstrap import draw_images, interval, resampled_map
+from detpress.voc.evaluate import find_matches
+from detpress.voc.results import read_results
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "by_seed", "said"),
+    [
+        (0.01, 0.03, [0.02, 0.01], "better"),
+        (-0.03, -0.01, [-0.02, -0.01], "worse"),
+        (-0.01, 0.03, [0.02, 0.01], "within noise"),
+        (0.01, 0.03, [0.06, -0.01], "within noise"),  # the seeds do not agree
+        (0.0, 0.0, [0.0], "within noise"),
+    ],
+)
+def test_a_difference_counts_where_the_interval_excludes_zero_and_the_seeds_agree(
+    low: float, high: float, by_seed: list[float], said: str
+) -> None:
+    assert verdict(low, high, by_seed) == said
+
+
+def test_spread_over_seeds() -> None:
+    assert spread([1.0, 2.0, 6.0]) == {"mean": 3.0, "std": pytest.approx(7**0.5), "min": 1.0, "max": 6.0}
+    assert spread([2.0])["std"] == 0.0
+
+
+def test_a_row_has_the_interval_of_its_detections_and_the_paired_one_of_the_difference(finished: Finished) -> None:
+    annotations = finished.plan.devkit.image_set("test")
+    counts = draw_images(len(annotations))
+    resampled = {}
+    for name in ("whole", "pruned"):
+        detections = read_results(finished.outcomes[name].stages[-1].detections, "test", finished.plan.devkit.classes)
+        resampled[name] = resampled_map(find_matches(annotations, detections), "voc07", counts)
+    rows = {row["name"]: row for row in finished.results["rows"]}
+    whole, pruned = rows["whole"], rows["pruned"]
+    expected = interval(resampled["whole"])
+    assert whole["map_interval"] == {"low": expected.low, "high": expected.high}
+    assert whole["difference"] is None
+    paired = interval(resampled["pruned"] - resampled["whole"])
+    assert (pruned["difference"]["low"], pruned["difference"]["high"]) == (paired.low, paired.high)
+    assert pruned["difference"]["mean"] == pruned["figures"]["map"]["mean"] - whole["figures"]["map"]["mean"]
+
+
+def test_figures_are_those_of_the_last_stage(finished: Finished) -> None:
+    [pruned] = [row for row in finished.results["rows"] if row["name"] == "pruned"]
+    metrics = finished.outcomes["pruned"].stages[-1].metrics
+    assert pruned["figures"]["latency_ms.torch.median"]["mean"] == metrics["latency_ms"]["torch"]["median"]
+    assert dict(flat_figures(metrics)).keys() < pruned["figures"].keys()
+    assert "parameters" in pruned["fronts"], "no other row has fewer"
+
+
+def test_the_best_row_is_highest_in_map_and_lowest_in_costs(finished: Finished) -> None:
+    rows = finished.results["rows"]
+    assert best_row(rows, "parameters")["name"] == "pruned"
+    assert best_row(rows, "map")["figures"]["map"]["mean"] == max(
+        row["figures"]["map"]["mean"] for row in rows if row["figures"]
+    )
+    assert best_row([], "map") is None

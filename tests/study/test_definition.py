@@ -1,0 +1,126 @@
+"""A study is checked whole before anything is computed: one line a mistake, each with file, line and key."""
+
+from pathlib import Path
+
+import pytest
+
+from detpress.errors import InputError
+from detpress.study.definition import Study, open_studies, read_study, shipped_studies
+
+GOOD = """\
+name: two
+seeds: [0, 7]
+baseline: whole
+metrics: [map, macs]
+shared:
+  data: {root: "builtin:digits"}
+  model: {arch: yolov3, width: 0.0625, image_size: 64}
+recipes:
+  - {name: whole, chain: []}
+  - name: pruned
+    chain:
+      - nni.l1norm: {sparsity: 0.5}
+      - nni.speedup
+    matrix:
+      "chain[0].sparsity": [0.3, 0.7]
+  - quickstart
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    def write(old: str = "", new: str = "") -> Path:
+        assert old in GOOD
+        path = tmp_path / "two.yaml"
+        path.write_text(GOOD.replace(old, new, 1) if old else GOOD)
+        return path
+
+    return write
+
+
+def mistakes(path: Path, *assignments: str) -> list[str]:
+    with pytest.raises(InputError) as error:
+        read_study(path, assignments=assignments)
+    return str(error.value).replace(str(path), "two.yaml").splitlines()
+
+
+def by_name(study: Study) -> dict[str, object]:
+    return {job.name: job.recipe for job in study.jobs}
+
+
+def test_every_recipe_at_every_value_with_every_seed_is_a_job(written) -> None:
+    study = read_study(written())
+    assert study.variants == ["whole", "pruned-sparsity-0.3", "pruned-sparsity-0.7", "quickstart"]
+    assert [(job.variant, job.seed) for job in study.jobs] == [(v, s) for s in (0, 7) for v in study.variants]
+    assert study.baseline == "whole"
+    pruned = by_name(study)["pruned-sparsity-0.7-seed7"]
+    assert pruned.chain[0].config.sparsity == 0.7
+    assert pruned.seed == 7
+    assert pruned.model.image_size == 64
+    assert by_name(study)["quickstart-seed0"].model.weights == "builtin:digits", (
+        "shared sections are for inline recipes"
+    )
+
+
+def test_a_jobs_text_is_the_recipe_with_all_that_the_study_decides(written, tmp_path: Path) -> None:
+    study = read_study(written())
+    for job in study.jobs:
+        path = tmp_path / "job.yaml"
+        path.write_text(job.text)
+        assert open_studies([str(path)], None).jobs[0].recipe.as_dict()["chain"] == job.recipe.as_dict()["chain"]
+
+
+def test_recipes_alone_are_a_study_whose_first_is_the_baseline() -> None:
+    study = open_studies(["quickstart"], seeds=3, assignments=["chain[0].parameters=0.25"])
+    assert study.baseline == "quickstart"
+    assert study.seeds == (0, 1, 2)
+    assert study.jobs[0].recipe.chain[0].config.parameters == 0.25
+
+
+def test_every_shipped_study_is_good() -> None:
+    assert "six-compressors" in shipped_studies()
+    for path in shipped_studies().values():
+        read_study(path)
+
+
+def test_a_study_wide_matrix_is_for_recipes_without_their_own(written) -> None:
+    path = written("recipes:\n", 'matrix: {"model.width": [0.0625, 0.125]}\nrecipes:\n')
+    path.write_text(path.read_text().replace("  - quickstart\n", "").replace("baseline: whole\n", ""))
+    expected = ["whole-width-0.0625", "whole-width-0.125", "pruned-sparsity-0.3", "pruned-sparsity-0.7"]
+    assert read_study(path).variants == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds", "sedes", "two.yaml:2: sedes: unknown key; did you mean 'seeds'?"),
+        ("[0, 7]", "[0, -7]", "two.yaml:2: seeds[1]: "),
+        ("[0, 7]", "[7, 7]", "two.yaml:2: seeds: a seed is given twice"),
+        ("baseline: whole", "baseline: hole", "two.yaml:3: baseline: no recipe 'hole'; did you mean 'whole'?"),
+        ("macs]", "mac]", "two.yaml:4: metrics[1]: no figure 'mac'; did you mean 'macs'?"),
+        ("  data:", "  dat:", "two.yaml:6: shared.dat: expected data, model or measure"),
+        ("width: 0.0625", "width: wide", "two.yaml:7: shared.model.width: expected a valid number, got 'wide'"),
+        ("name: whole", "nam: whole", "two.yaml:9: recipes[0].nam: unknown key; did you mean 'name'?"),
+        ("nni.speedup", "nni.sped", "two.yaml:13: recipes[1].chain[1]: unknown plugin 'nni.sped'; did you mean"),
+        ("[0.3, 0.7]", "[0.3, 7]", "two.yaml:15: recipes[1].matrix.chain[0].sparsity: chain[0].nni.l1norm.sparsity: "),
+        ("[0.3, 0.7]", "0.3", "two.yaml:14: recipes[1].matrix: expected lists of values by parameter"),
+        ('"chain[0]', '"chain[4]', "two.yaml:15: recipes[1].matrix.chain[4].sparsity: nothing called '4' in chain"),
+        ("- quickstart", "- quickstrat", "two.yaml:16: recipes[2].recipe: no recipe 'quickstrat'; did you mean"),
+        ("- quickstart", "- 3", "two.yaml:16: recipes[2]: expected a recipe, or the name or file of one"),
+        ("- quickstart", "- {name: whole, chain: []}", "two.yaml:16: recipes[2].name: two recipes are called 'whole'"),
+        ("name: two", "name: ../two", "two.yaml:1: name: "),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_in_the_studys_file(written, old: str, new: str, message: str) -> None:
+    assert any(line.startswith(message) for line in mistakes(written(old, new)))
+
+
+def test_recipes_that_are_not_scored_alike_are_not_compared(written) -> None:
+    path = written("- quickstart", "- {recipe: quickstart, matrix: {measure.iou: [0.75]}}")
+    [line] = mistakes(path)
+    assert line.endswith("quickstart-iou-0.75 cannot be compared with whole: measure.iou is 0.75, not 0.5")
+
+
+def test_an_unknown_study_suggests_the_nearest() -> None:
+    with pytest.raises(InputError, match="no study or recipe 'six-compresors'; did you mean 'six-compressors'"):
+        open_studies(["six-compresors"])

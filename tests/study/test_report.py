@@ -1,0 +1,205 @@
+"""The page of a study, in a real browser: it sorts, filters, shows, and asks no host for anything."""
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_study import Finished
+
+from detpress.errors import InputError
+from detpress.report.charts import nice_step, x_axis
+from detpress.report.page import markdown, table, write_report
+from detpress.report.summary import summary
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SCRIPT = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="session")
+def folder(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished study with a class and a failure whose names are HTML."""
+    folder = tmp_path_factory.mktemp("report") / "study"
+    shutil.copytree(finished.folder, folder)
+    results = json.loads((folder / "study.json").read_text())
+    results["description"] = SCRIPT
+    for row in results["rows"]:
+        if row["figures"]:
+            row["figures"][f"ap.{SCRIPT}"] = row["figures"]["ap.one"]
+    next(job for job in results["jobs"] if job["status"] == "failed")["reason"] = f'broke at "{SCRIPT}"'
+    (folder / "study.json").write_text(json.dumps(results))
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.getuid() == 0 else [])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any, folder: Path) -> Iterator[Any]:
+    """The opened page; whatever it logs as an error or asks the network for fails the test."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    wrong: list[str] = []
+    opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+    address = (folder / "report.html").as_uri()
+    allowed = (address, "data:image/jpeg;base64,")
+    opened.on("request", lambda request: None if request.url.startswith(allowed) else wrong.append(request.url))
+    opened.goto(address)
+    yield opened
+    opened.close()
+    assert wrong == []
+
+
+def names(page: Any) -> list[str]:
+    return [text.split("\n")[0].split()[0] for text in page.locator("#results tbody tr:visible th").all_inner_texts()]
+
+
+def test_a_click_on_a_heading_sorts_by_value_and_another_turns_it_round(page: Any, finished: Finished) -> None:
+    values = {row["name"]: row["figures"] for row in finished.results["rows"]}
+    heading = page.get_by_role("button", name="parameters")
+    heading.click()
+    assert names(page)[0] == "pruned"
+    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("parameters")
+    assert names(page)[-1] == "broken", "rows without a value come last"
+    page.get_by_role("button", name="mAP").click()
+    found = [values[name]["map"]["mean"] for name in names(page)[:3]]
+    assert found == sorted(found)
+    page.get_by_role("button", name="mAP").press("Enter")
+    found = [values[name]["map"]["mean"] for name in names(page)[:3]]
+    assert found == sorted(found, reverse=True)
+
+
+def test_words_and_boxes_filter_rows(page: Any) -> None:
+    page.get_by_role("searchbox").fill("PRU")
+    assert names(page) == ["pruned"]
+    assert page.locator("#count").inner_text() == "1 of 4 rows"
+    page.get_by_role("searchbox").fill("")
+    page.get_by_label("on a Pareto front").check()
+    assert "pruned" in names(page)
+    assert "broken" not in names(page)
+
+
+def test_a_point_tells_its_figures_to_the_pointer_and_to_the_keyboard(page: Any) -> None:
+    point = page.locator("#pareto svg").first.locator(".point").nth(1)
+    point.hover()
+    assert page.locator("#tip").inner_text().startswith("pruned: mAP 0.")
+    page.mouse.move(5, 5)
+    assert page.locator("#tip").is_hidden()
+    point.focus()
+    assert page.locator("#tip").inner_text().startswith("pruned: mAP 0.")
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+
+
+def test_one_class_at_a_time_has_its_curves(page: Any) -> None:
+    page.locator("#curve-class").select_option("two")
+    assert page.locator(".of-class:visible figcaption").all_inner_texts() == ["Precision and recall of two"]
+    assert page.locator(".of-class:visible polyline").count() == 3
+
+
+def test_names_stay_text(page: Any, folder: Path) -> None:
+    assert SCRIPT in page.locator("#classes").inner_text()
+    assert SCRIPT in page.locator("#failures").inner_text()
+    assert page.locator("header p").inner_text() == SCRIPT
+    assert page.locator("script").count() == 1
+    assert SCRIPT not in (folder / "report.md").read_text()
+
+
+def test_layers_training_pictures_and_recipes_are_there(page: Any, folder: Path, finished: Finished) -> None:
+    page.locator("#layers summary", has_text="pruned").click()
+    changed = page.locator("#layers details[open] td.changed").all_inner_texts()
+    assert any("% zeros" in text for text in changed)
+    assert page.locator("#training svg polyline").count() == 3, "the three parts of the loss of one training"
+    assert page.locator("#pictures .strip").count() == 6
+    assert page.locator("#pictures .strip").first.locator("figcaption").all_inner_texts() == [
+        *("truth", "whole", "pruned", "trained")
+    ]
+    recipe = page.locator("#recipes details", has_text="pruned")
+    recipe.locator("summary").click()
+    assert recipe.locator("pre").inner_text() == (folder / "recipes/pruned-seed0.yaml").read_text()
+    recipe.get_by_role("button").click()
+    assert recipe.get_by_role("button").inner_text() in ("Copied", "Selected")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_but_tables_and_pictures_is_wider_than_the_screen(page: Any, scheme: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.emulate_media(color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (back == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_twenty_recipes_stay_under_ten_megabytes(finished: Finished, folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "study"
+    shutil.copytree(folder, copied)
+    results = json.loads((copied / "study.json").read_text())
+    [row] = [row for row in results["rows"] if row["name"] == "trained"]
+    [job] = [job for job in results["jobs"] if job["row"] == "trained"]
+    for i in range(16):
+        results["rows"].append(copy.deepcopy(row) | {"name": f"trained{i}"})
+        results["jobs"].append(copy.deepcopy(job) | {"row": f"trained{i}"})
+    (copied / "study.json").write_text(json.dumps(results))
+    written = write_report(copied)
+    assert written["html"].stat().st_size < 10e6
+
+
+def test_the_report_of_a_run_has_a_row_a_stage(finished: Finished, tmp_path: Path) -> None:
+    from detpress.run import write_run_folder
+
+    outcome = finished.outcomes["pruned"]
+    write_run_folder(outcome.job.recipe, outcome.stages, tmp_path)
+    written = write_report(tmp_path)
+    lines = written["csv"].read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["recipe", "0 model", "1 nni.l1norm", "2 nni.speedup"]
+    assert not list(tmp_path.glob("*/*.npy")), "a run's folder stays as it was, but for the report"
+
+
+def test_markdown_and_csv_have_the_rows(finished: Finished) -> None:
+    header, *lines = table(finished.results).splitlines()
+    assert header.split(",")[:4] == ["recipe", "form", "seeds", "mAP"]
+    [pruned] = [line.split(",") for line in lines if line.startswith("pruned")]
+    [row] = [row for row in finished.results["rows"] if row["name"] == "pruned"]
+    assert float(pruned[3]) == row["figures"]["map"]["mean"]
+    assert f"| pruned | dense | 0 | {row['figures']['map']['mean']:.4f} |" in markdown(finished.results)
+
+
+def test_the_summary_says_what_was_found(finished: Finished) -> None:
+    said = " ".join(summary(finished.results))
+    assert "The baseline, whole, has mAP" in said
+    assert "Failed: broken (seed 0)." in said
+    [pruned] = [row for row in finished.results["rows"] if row["name"] == "pruned"]
+    words = {"better": "Better than", "worse": "Worse than", "within noise": "Not told apart"}
+    assert words[pruned["difference"]["verdict"]] in said
+
+
+def test_a_folder_that_is_neither(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected the folder of a run \(results.json\) or of a study \(study.json\)"):
+        write_report(tmp_path)
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(InputError, match=r"study.json: not what detpress writes: KeyError\('rows'\)"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(("extent", "step"), [(1.0, 0.2), (0.07, 0.02), (5.9, 1.0), (6.1, 2.0), (4e6, 1e6)])
+def test_steps_of_an_axis(extent: float, step: float) -> None:
+    assert nice_step(extent) == pytest.approx(step)
+
+
+def test_ticks_of_an_axis() -> None:
+    assert [text for _, text in x_axis("recall", 0.0, 1.0).ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]

@@ -1,0 +1,127 @@
+"""Every recipe runs in a process of its own: a failure stops no other, nothing is done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from small_study import Finished
+
+from detpress.study.definition import open_studies
+from detpress.study.running import Plan
+
+
+def test_shared_stages_are_counted_and_made_once(killed: Finished) -> None:
+    assert killed.told.events[0] == ("planned", 5, 0), "model, l1norm, speedup, static_int8, finetune"
+    assert [event[:2] for event in killed.told.events if event[0] == "end"] == [
+        ("end", False),  # whole: model
+        *[("end", True), ("end", False), ("end", False)],  # pruned
+        ("end", True),  # broken
+        ("end", True),  # trained
+    ]
+
+
+def test_the_time_left_is_told_after_the_first_stage(killed: Finished) -> None:
+    left = [event[2] for event in killed.told.events if event[0] == "end"]
+    assert left[0] > 0
+    assert all(seconds is not None for seconds in left)
+
+
+def test_a_recipe_that_fails_or_is_killed_is_recorded_with_its_log(killed: Finished) -> None:
+    failures = {name: outcome.failure for name, outcome in killed.outcomes.items()}
+    assert failures["whole"] is None
+    assert failures["pruned"] is None
+    assert failures["broken"].startswith("inc.static_int8: 1000 calibration images asked for, but ")
+    assert failures["trained"].startswith("train.finetune: its process was killed by SIGKILL")
+    log = killed.outcomes["broken"].log.read_text()
+    assert "The log of inc.static_int8:" in log
+    assert "1000 calibration images asked for" in log
+    status = {job["row"]: job["status"] for job in killed.results["jobs"]}
+    assert status == {"whole": "done", "pruned": "done", "broken": "failed", "trained": "failed"}
+
+
+def test_the_same_study_again_makes_only_what_is_missing(killed: Finished, finished: Finished) -> None:
+    assert finished.told.events[0] == ("planned", 5, 3)
+    assert finished.outcomes["whole"].reused
+    assert finished.outcomes["pruned"].reused
+    assert finished.outcomes["trained"].failure is None
+    begun = [event[3] for event in finished.told.events if event[0] == "begin"]
+    assert begun == ["model", "inc.static_int8", "model", "train.finetune"]
+    again = [row for row in finished.results["rows"] if row["name"] == "pruned"]
+    assert again == [row for row in killed.results["rows"] if row["name"] == "pruned"]
+
+
+def test_what_a_study_leaves(finished: Finished) -> None:
+    results = json.loads((finished.folder / "study.json").read_text())
+    assert results == finished.results
+    for job in results["jobs"]:
+        for stage in job["stages"]:
+            assert (finished.folder / stage["bundle"] / "model.json").is_file()
+    trained = finished.folder / next(job for job in results["jobs"] if job["row"] == "trained")["stages"][1]["bundle"]
+    table = (trained.parent / "training/0.csv").read_text().splitlines()
+    assert table[0] == "epoch,box,objectness,classes"
+    assert len(table) == 3
+
+
+def test_a_recipe_of_a_study_runs_alone_to_the_same_stages(finished: Finished, study_file: Path) -> None:
+    job = finished.outcomes["pruned"].job
+    alone = open_studies([str(finished.folder / f"recipes/{job.name}.yaml")])
+    assert alone.jobs[0].recipe.as_dict() | {"name": "pruned"} == job.recipe.as_dict()
+
+
+def test_time_left_is_the_mean_of_the_plugins_own_stages_or_else_of_all() -> None:
+    plan = Plan(None, [], {"a": "slow", "b": "slow", "c": "quick", "d": "new", "e": "given up"}, set())
+    assert plan.seconds_left(set()) is None
+    plan.made("a", 10.0)
+    plan.made("c", 2.0)
+    assert plan.seconds_left({"e"}) == 10.0 + 6.0
+
+
+INTERRUPTED = """\
+name: interrupted
+shared:
+  data: {{root: {data}}}
+  model: {{weights: "builtin:digits"}}
+  measure: {{runtimes: []}}
+recipes:
+  - {{name: whole, chain: []}}
+  - {{name: pruned, chain: [nni.l1norm: {{sparsity: 0.4}}, nni.speedup]}}
+  - name: strict
+    chain: [nni.l1norm: {{sparsity: 0.4}}, nni.speedup]
+    measure: {{runtimes: [], max_map_loss: 0.001}}
+"""
+
+
+def test_no_process_outlives_a_study_that_is_killed_and_the_same_command_finishes_it(
+    study_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "interrupted.yaml"
+    path.write_text(INTERRUPTED.format(data=study_file.parent / "digits"))
+    command = [sys.executable, "-m", "detpress.cli", "compare", str(path), "--out", str(tmp_path / "out")]
+    environment = os.environ | {"DETPRESS_CACHE": str(tmp_path / "cache")}
+    study = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    stages = tmp_path / "cache/store/stages"
+    while not list(stages.glob("*/*/measurements/*")):
+        assert study.poll() is None
+        time.sleep(0.05)
+    workers = psutil.Process(study.pid).children(recursive=True)
+    study.send_signal(signal.SIGKILL)
+    study.wait()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+    made = {path: path.stat().st_mtime_ns for path in stages.glob("*/*/bundle/weights.safetensors")}
+    choice = ["--where", "map > 0.01 and macs > 0", "--best", "parameters", "--quiet", "--json"]
+    done = subprocess.run([*command, *choice], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, ""), "the recipe `strict` fails"
+    results = json.loads(done.stdout)
+    reasons = {job["row"]: job["reason"] for job in results["jobs"]}
+    assert reasons["whole"] is None
+    assert reasons["pruned"] is None
+    assert "measure.max_map_loss stops the chain at 0%" in reasons["strict"]
+    assert results["fits"] == ["whole", "pruned"]
+    assert results["best"] == "pruned"
+    assert made.items() <= {path: path.stat().st_mtime_ns for path in stages.glob("*/*/bundle/*")}.items()
