@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
+from detpress.detector.calibration import with_scales_between
 from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
 from detpress.engine_log import engine_messages
 from detpress.errors import InputError, StageError
@@ -79,7 +80,7 @@ def int8_network(program: torch.fx.GraphModule, architecture: Architecture, imag
             raise StageError(
                 "the engine's program does not compute what its scales and weights say of its convolutions"
             )
-    return quantized
+    return with_scales_between(quantized, images)
 
 
 def inc_program(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from detpress.detector.architecture import Architecture
+    from detpress.detector.dataset import TrainingSet
     from detpress.detector.training_config import TrainingConfig
     from detpress.detector.training_step import EngineTraining
     from detpress.model import Model
@@ -100,6 +101,9 @@ class Workbench(Protocol):
     def evaluate(self, model: "Model", split: str = "val") -> float:
         """mAP (a fraction) by the recipe's protocol. The test split is refused."""
 
+    def training_set(self, architecture: "Architecture", split: str = "train") -> "TrainingSet":
+        """Images and objects of `train` or `val` at this input size, for an engine that trains by itself."""
+
     def calibration(self, images: int) -> "Tensor":
         """That many training images, drawn by the seed: float32 (images, 3, H, W) in [0, 1]."""
 
@@ -108,6 +112,9 @@ class Workbench(Protocol):
 
     def remember(self, key: dict[str, Any], compute: Callable[[Path], None]) -> Path:
         """The folder that `compute(folder)` filled, kept on disk: computed once for `key`, also across kills."""
+
+    def keep(self, name: str) -> Path:
+        """Where to write a file that stays with the finished stage, such as a table: `files/NAME` in its folder."""
 
 
 class Plugin(ABC):

@@ -159,7 +159,8 @@ def check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
 def results(recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
     """What results.json holds and `--json` prints."""
     engines = {step.plugin.engine for step in recipe.chain if step.plugin.engine}
-    packages = sorted(engines | {"detpress", "torch", "torchvision", *recipe.measure.runtimes} - {"torch-compile"})
+    runtimes = {name.split("-")[0] for name in recipe.measure.runtimes}  # openvino-bf16 is of the package openvino
+    packages = sorted(engines | {"detpress", "torch", "torchvision"} | runtimes)
     return {
         "recipe": recipe.as_dict(),
         "seed": recipe.seed,
@@ -174,7 +175,7 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[
 
     results.json
     recipe.yaml              the recipe as it was read
-    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, training/, stage.log of each stage
+    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, training/, files/, stage.log of each stage
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = results(recipe, stages)
@@ -188,10 +189,11 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[
 
 
 def copy_stage(stage: Stage, target: Path) -> None:
-    """A copy that `detpress store gc` does not touch: bundle/, results/, training/ (if it trained), stage.log."""
+    """A copy that `detpress store gc` does not touch: bundle/, results/, stage.log, training/ and files/ if any."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(stage.bundle, target / "bundle")
     shutil.copytree(stage.detections, target / "results")
-    if (stage.folder / "training").is_dir():
-        shutil.copytree(stage.folder / "training", target / "training")
+    for name in ("training", "files"):
+        if (stage.folder / name).is_dir():
+            shutil.copytree(stage.folder / name, target / name)
     shutil.copyfile(stage.folder / "stage.log", target / "stage.log")

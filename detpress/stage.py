@@ -6,6 +6,7 @@ What a finished stage's folder holds:
     stage.json                   the plugin, the form, and the seconds that making it took
     stage.log                    what the plugin and its engine said
     training/0.csv, 1.csv, ...   mean loss by epoch of each training that the plugin did
+    files/                       what the plugin wanted to keep beside the model, if anything
     measurements/<digest>/       metrics.json, and results/comp4_det_<set>_<class>.txt with the scored detections
 
 A measurement's digest covers what is measured and on which images, so that another runtime or image set is measured
@@ -142,6 +143,7 @@ class StageMaker:
                 self.architecture,
                 recipe.data,
                 recipe.measure,
+                files=unfinished / "files",
             )
             started = time.perf_counter()
             with _engine_errors_named(name, scratch / "stage.log", log), torch.random.fork_rng():

@@ -3,6 +3,7 @@
 import copy
 import logging
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from detpress.bundle import find_bundle, load_bundle
 from detpress.detector.architecture import Architecture
+from detpress.detector.dataset import TrainingSet
 from detpress.detector.images import read_squares
 from detpress.detector.predict import predict_image_set
 from detpress.detector.training import fit, train
@@ -21,7 +23,7 @@ from detpress.detector.training_step import EngineTraining, steps_per_epoch
 from detpress.errors import InputError
 from detpress.model import Model
 from detpress.recipe import Data, Measure
-from detpress.store import remember
+from detpress.store import digest, remember
 from detpress.voc.devkit import Devkit, check_boxes
 from detpress.voc.evaluate import evaluate
 
@@ -39,7 +41,9 @@ class StageWorkbench:
     data: Data
     measure: Measure
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    files: Path | None = None  # see `keep`
     _fits: int = 0
+    _remembering: str = ""  # below scratch, where the trainings of what is being remembered lie
 
     def fit(
         self,
@@ -69,9 +73,9 @@ class StageWorkbench:
             self.log.warning("%s: object %d left out: no area, or off the image", annotation.path, index + 1)
         if bad:
             self.log.warning("%d boxes left out", len(bad))
-        folder = self.scratch / f"fit-{self._fits}"
+        folder = self.scratch / self._remembering / f"fit-{self._fits}"
         self._fits += 1
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return {
             "devkit": self.devkit,
             "split": self.data.train,
@@ -96,6 +100,12 @@ class StageWorkbench:
         detections = predict_image_set(run, model.architecture, self.devkit, name)
         return evaluate(self.devkit.image_set(name), detections, self.measure.protocol, self.measure.iou).map
 
+    def training_set(self, architecture: Architecture, split: str = "train") -> TrainingSet:
+        name = {"train": self.data.train, "val": self.data.val}.get(split, split)
+        if name == self.data.test:
+            raise InputError(f"a plugin may not see the image set '{name}': it is what the result is scored on")
+        return TrainingSet(self.devkit, name, architecture)
+
     def calibration(self, images: int) -> Tensor:
         annotations = self.devkit.image_set(self.data.train)
         if images > len(annotations):
@@ -110,4 +120,19 @@ class StageWorkbench:
         return load_bundle(find_bundle(name_or_path))
 
     def remember(self, key: dict[str, Any], compute: Callable[[Path], None]) -> Path:
-        return remember(self.scratch / "remembered", key, compute)
+        def compute_apart(folder: Path) -> None:
+            """Trainings of `compute` are numbered by themselves: after a kill, those remembered are not counted."""
+            outside = self._remembering, self._fits
+            self._remembering, self._fits = f"trainings/{digest(key)}", 0
+            try:
+                compute(folder)
+                shutil.rmtree(self.scratch / self._remembering, ignore_errors=True)
+            finally:
+                self._remembering, self._fits = outside
+
+        return remember(self.scratch / "remembered", key, compute_apart)
+
+    def keep(self, name: str) -> Path:
+        assert self.files is not None
+        self.files.mkdir(exist_ok=True)
+        return self.files / name

@@ -10,7 +10,7 @@ from detpress.commands.options import Json, print_json
 
 def export(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or builtin:digits.")],
-    to: Annotated[str, typer.Option(help="onnx, or darknet (a .cfg and a .weights file).")],
+    to: Annotated[str, typer.Option(help="onnx, openvino (.xml, .bin), torch (.pt2) or darknet (.cfg, .weights).")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file; the model's name by default.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -18,17 +18,20 @@ def export(
 
     \b
     detpress export builtin:digits --to onnx
+    detpress export runs/quickstart/4-inc.static_int8/bundle --to openvino --out digits.xml
     detpress export runs/quickstart/3-train.finetune/bundle --to darknet --out small.cfg
     """
     from detpress.bundle import find_bundle, load_bundle
-    from detpress.detector.export import EXPORTS
     from detpress.errors import InputError, nearest
+    from detpress.export import EXPORTS
 
     if to not in EXPORTS:
         raise InputError(f"--to {to}: {nearest(to, EXPORTS)}")
     model = load_bundle(find_bundle(bundle))
     suffix, write = EXPORTS[to]
     path = out or Path(f"{model.architecture.name}{suffix}")
+    if path.suffix != suffix:
+        raise InputError(f"--out {path}: expected a name that ends in {suffix}")
     difference = write(model, path)
     if as_json:
         print_json({"path": str(path), "largest_difference": difference})

@@ -8,18 +8,21 @@ import typer
 from detpress.commands.options import Json, print_json
 
 if TYPE_CHECKING:
+    from detpress.detector.architecture import Architecture
     from detpress.detector.predict import Run
-    from detpress.model import Model
 
+MODEL = "A bundle's folder, builtin:digits, or an exported .onnx or OpenVINO .xml file."
 RuntimeName = Annotated[
     str | None,
-    typer.Option(help="torch, torch-compile, onnxruntime or openvino; by default torch, for int8 models openvino."),
+    typer.Option(
+        help="torch, torch-compile, onnxruntime, openvino or openvino-bf16; by default torch, for int8 models openvino."
+    ),
 ]
 
 
 def evaluate(
     data: Annotated[str, typer.Option(metavar="DEVKIT", help="A VOC devkit's folder, or builtin:digits.")],
-    bundle: Annotated[str | None, typer.Argument(help="A bundle's folder, or builtin:digits.")] = None,
+    bundle: Annotated[str | None, typer.Argument(help=MODEL)] = None,
     results: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Score comp4_det_* files of any detector instead of a bundle."),
@@ -57,10 +60,10 @@ def evaluate(
         from detpress.detector.predict import predict_image_set
         from detpress.terminal import TerminalListener
 
-        model, run = _open(str(bundle), runtime)
-        devkit = open_data(data, list(model.architecture.classes))
+        architecture, run = _open(str(bundle), runtime)
+        devkit = open_data(data, list(architecture.classes))
         with TerminalListener() as terminal:
-            detections = predict_image_set(run, model.architecture, devkit, split, terminal.progress)
+            detections = predict_image_set(run, architecture, devkit, split, terminal.progress)
     evaluation = evaluate_detections(devkit.image_set(split), detections, chosen, iou)
     if as_json:
         print_json(
@@ -81,7 +84,7 @@ def evaluate(
 
 
 def detect(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or builtin:digits.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help=MODEL)],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("detections"),
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score to report.")] = 0.3,
@@ -103,13 +106,13 @@ def detect(
     from detpress.errors import InputError
     from detpress.report.pictures import draw_boxes
 
-    model, run = _open(bundle, runtime)
-    classes = model.architecture.classes
+    architecture, run = _open(bundle, runtime)
+    classes = architecture.classes
     if len({path.stem for path in images}) < len(images):
         raise InputError("two of the images have the same name, and so would their pictures; give them one at a time")
     found = []
     out.mkdir(parents=True, exist_ok=True)
-    for path, detections in zip(images, predict(run, model.architecture, images), strict=True):
+    for path, detections in zip(images, predict(run, architecture, images), strict=True):
         kept = detections.scores >= score
         names = [classes[label] for label in detections.labels[kept]]
         scores = detections.scores[kept].tolist()
@@ -135,14 +138,21 @@ def detect(
     typer.echo(f"pictures and boxes.json in {out}")
 
 
-def _open(bundle: str, runtime: str | None) -> "tuple[Model, Run]":
-    """The model of a bundle and the function of the runtime that executes it, one image or more at a time."""
+def _open(source: str, runtime: str | None) -> "tuple[Architecture, Run]":
+    """What decodes boxes, and what computes raw maps of one image or more: of a bundle, or an exported file."""
+    import torch
+
     from detpress.bundle import find_bundle, load_bundle
     from detpress.errors import InputError, nearest
     from detpress.measure.metrics import scoring_runtime
-    from detpress.measure.runtime import RUNTIMES, open_runtime
+    from detpress.measure.runtime import EXPORTED, RUNTIMES, open_runtime, read_exported
 
     if runtime is not None and runtime not in RUNTIMES:
         raise InputError(f"--runtime {runtime}: {nearest(runtime, RUNTIMES)}")
-    model = load_bundle(find_bundle(bundle))
-    return model, open_runtime(runtime or scoring_runtime(model.form, ["openvino"]), model).run
+    if (path := Path(source)).suffix in EXPORTED and not path.is_dir():
+        if runtime not in (None, EXPORTED[path.suffix]):
+            raise InputError(f"--runtime {runtime}: {path} runs in {EXPORTED[path.suffix]}")
+        architecture, opened = read_exported(path, torch.get_num_threads())
+        return architecture, opened.run
+    model = load_bundle(find_bundle(source))
+    return model.architecture, open_runtime(runtime or scoring_runtime(model.form, ["openvino"]), model).run

@@ -199,7 +199,7 @@ COCO_ANCHORS: Anchors = (
 COCO_TINY_ANCHORS: Anchors = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
 
 
-class _LayerList:
+class LayerList:
     """Collects layers in order, scaling the number of filters; indices are those of the finished network."""
 
     def __init__(self, width: float) -> None:
@@ -258,7 +258,7 @@ class _LayerList:
 
 
 def _yolov3(width: float, classes: int, anchors: Anchors, pyramid: bool = False) -> list[Layer]:
-    net = _LayerList(width)
+    net = LayerList(width)
     stride_8, stride_16 = net.darknet53()
     if pyramid:
         net.alternate(512, 3)
@@ -277,7 +277,7 @@ def _yolov3(width: float, classes: int, anchors: Anchors, pyramid: bool = False)
 
 
 def _yolov3_tiny(width: float, classes: int, anchors: Anchors) -> list[Layer]:
-    net = _LayerList(width)
+    net = LayerList(width)
     convolutions = []
     for filters in (16, 32, 64, 128, 256, 512):
         convolutions.append(net.convolution(filters, 3))

@@ -1,6 +1,7 @@
 """The network that a layer list describes. `forward` gives raw maps and can be traced by torch.fx."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,20 @@ class Network(nn.Module):
         return run_layers(self.architecture, self.layers, images)
 
 
-def run_layers(architecture: Architecture, layers: nn.ModuleList, images: Tensor) -> tuple[Tensor, ...]:
-    """Follows the layer list from the images to the raw maps; `layers[i]` computes what is not routing."""
+def as_it_is(layer: int, x: Tensor) -> Tensor:
+    return x
+
+
+def run_layers(
+    architecture: Architecture,
+    layers: nn.ModuleList,
+    images: Tensor,
+    taken: Callable[[int, Tensor], Tensor] = as_it_is,
+) -> tuple[Tensor, ...]:
+    """Follows the layer list from the images to the raw maps; `layers[i]` computes what is not routing.
+
+    taken: given a layer and its output, what additions, concatenations, upsampling and pooling get of it.
+    """
     needed = needed_later(architecture)
     kept: dict[int, Tensor] = {}
     maps: list[Tensor] = []
@@ -52,11 +65,15 @@ def run_layers(architecture: Architecture, layers: nn.ModuleList, images: Tensor
     for i, layer in enumerate(architecture.layers):
         match layer:
             case Shortcut(source=source):
-                x = x + kept[source]
+                x = taken(i - 1, x) + taken(source, kept[source])
+            case Route(sources=(source,)):
+                x = kept[source]
             case Route(sources=sources):
-                x = torch.cat([kept[s] for s in sources], dim=1) if len(sources) > 1 else kept[sources[0]]
+                x = torch.cat([taken(s, kept[s]) for s in sources], dim=1)
             case Yolo():
                 maps.append(x)
+            case Upsample() | MaxPool():
+                x = layers[i](taken(i - 1, x))
             case _:
                 x = layers[i](x)
         if i in needed:
@@ -74,6 +91,19 @@ def needed_later(architecture: Architecture) -> frozenset[int]:
             case Route(sources=sources):
                 needed.update(sources)
     return frozenset(needed)
+
+
+def origin(architecture: Architecture, layer: int) -> int:
+    """The layer that computed what `layer` gives, -1 for the images: yolo and a route from one layer only pass on."""
+    while layer >= 0:
+        match architecture.layers[layer]:
+            case Route(sources=(source,)):
+                layer = source
+            case Yolo():
+                layer -= 1
+            case _:
+                break
+    return layer
 
 
 class SameMaxPool2(nn.Module):

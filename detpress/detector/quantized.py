@@ -7,28 +7,28 @@ bits (signed, one scale a filter), BatchNorm folded in, and a float bias:
 
 as in Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 arXiv:1712.05877, 2018. Eager PyTorch computes this in float, with the values that integers would give; compilers
-(OpenVINO, ONNX Runtime, torch.compile) recognise the pattern and execute it in integers.
+(OpenVINO, ONNX Runtime, torch.compile) recognise the pattern and execute it in integers. They get it with the tensors
+between convolutions rounded as well, see `detpress/detector/int8_onnx.py`.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers torch.ops.quantized_decomposed
 from torch.nn import functional
 
 from detpress.detector.architecture import Architecture, Convolution
-from detpress.detector.network import plain_layer, run_layers
+from detpress.detector.network import as_it_is, plain_layer, run_layers
 from detpress.errors import InputError
 
 
 @dataclass(frozen=True)
 class InputScale:
-    """How a convolution's input is rounded: uint8 q stands for (q - zero_point) * scale."""
+    """How an operator's input is rounded: uint8 q stands for (q - zero_point) * scale."""
 
     scale: float
     zero_point: int
@@ -37,22 +37,47 @@ class InputScale:
         if not (0 < self.scale < math.inf and 0 <= self.zero_point <= 255):
             raise InputError(f"no scale of 8-bit numbers: {self}")
 
+    @classmethod
+    def of_range(cls, low: float, high: float) -> "InputScale":
+        """The finest scale that holds 0 exactly and everything from `low` to `high`."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = (high - low) / 255 or 1.0
+        return cls(scale, round(-low / scale))
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """float32 of any shape -> its nearest values that 8 bits can hold, as float32."""
+        q = torch.ops.quantized_decomposed
+        x = q.quantize_per_tensor(x, self.scale, self.zero_point, 0, 255, torch.uint8)
+        found: Tensor = q.dequantize_per_tensor(x, self.scale, self.zero_point, 0, 255, torch.uint8)
+        return found
+
 
 @dataclass(frozen=True)
 class Quantization:
-    """Which convolutions are in int8, by layer number; the others are in float."""
+    """Which convolutions are in int8, and the scales of what they take and of what lies between them.
+
+    inputs: of each convolution in int8, by layer number; the others are in float.
+    between: of what other operators take, by tensor: `layers.3.convolution` is what that convolution gives to its
+    activation, `layers.4` what layer 4 gives. Only the graphs for runtimes round these (see `int8_onnx`).
+    """
 
     inputs: Mapping[int, InputScale]
+    between: Mapping[str, InputScale] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is its inverse."""
-        return {"inputs": {str(i): [scale.scale, scale.zero_point] for i, scale in self.inputs.items()}}
+        return {
+            "inputs": {str(i): [scale.scale, scale.zero_point] for i, scale in self.inputs.items()},
+            "between": {name: [scale.scale, scale.zero_point] for name, scale in self.between.items()},
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Quantization":
         """Raises InputError where `data` does not describe a quantization."""
         try:
-            return cls({int(i): InputScale(float(scale), int(zero)) for i, (scale, zero) in data["inputs"].items()})
+            inputs = {int(i): InputScale(float(scale), int(zero)) for i, (scale, zero) in data["inputs"].items()}
+            between = {name: InputScale(float(scale), int(zero)) for name, (scale, zero) in data["between"].items()}
+            return cls(inputs, between)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"not the description of a quantization: {error!r}") from error
 
@@ -82,9 +107,15 @@ class QuantizedNetwork(nn.Module):
             for i, layer in enumerate(architecture.layers)
         )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """images: float32 (N, 3, H, W) in [0, 1]. Returns the raw maps, float32, as `Network.forward` does."""
-        return run_layers(self.architecture, self.layers, images)
+    def forward(self, images: Tensor, taken: Callable[[int, Tensor], Tensor] = as_it_is) -> tuple[Tensor, ...]:
+        """images: float32 (N, 3, H, W) in [0, 1]. Returns the raw maps, float32, as `Network.forward` does.
+
+        taken: see `run_layers`.
+        """
+        # Registers torch.ops.quantized_decomposed; here, because what runs in another runtime shall do without.
+        from torch.ao.quantization.fx import _decomposed  # noqa: F401
+
+        return run_layers(self.architecture, self.layers, images, taken)
 
 
 class QuantizedConvolution(nn.Module):
@@ -104,13 +135,12 @@ class QuantizedConvolution(nn.Module):
         self.input_scale = input_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        scale, zero = self.input_scale.scale, self.input_scale.zero_point
-        q = torch.ops.quantized_decomposed
-        x = q.quantize_per_tensor(x, scale, zero, 0, 255, torch.uint8)
-        x = q.dequantize_per_tensor(x, scale, zero, 0, 255, torch.uint8)
         zeros = torch.zeros_like(self.weight_scale, dtype=torch.int64)
-        weight = q.dequantize_per_channel(self.weight, self.weight_scale, zeros, 0, -128, 127, torch.int8)
+        weight = torch.ops.quantized_decomposed.dequantize_per_channel(
+            self.weight, self.weight_scale, zeros, 0, -128, 127, torch.int8
+        )
         layer = self.layer
+        x = self.input_scale.rounded(x)
         return functional.conv2d(x, weight, self.bias, layer.stride, layer.size // 2, 1, layer.groups)
 
 

@@ -8,16 +8,37 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from detpress.detector.export import onnx_model
+from detpress.detector.architecture import Architecture
+from detpress.detector.onnx_model import heads_of_metadata, onnx_model
+from detpress.errors import InputError
 from detpress.measure.runtime import Runtime, precision_name
 from detpress.model import Model
 
 
 def open_onnxruntime(model: Model, batch: int, threads: int) -> Runtime:
-    """Takes any number of images at a time.
+    """Takes any number of images at a time, whatever `batch` is."""
+    return runtime_of_onnx(onnx_model(model, "onnxruntime").SerializeToString(), threads)
 
-    ONNX Runtime computes a convolution in integers only where its output is quantized before the activation; where
-    it is after that, as in INC's models, the convolution is in float and `precision` says so.
+
+def read_onnx(path: Path, threads: int) -> tuple[Architecture, Runtime]:
+    """The detection heads and the runtime of an ONNX file that `detpress export` wrote.
+
+    Raises InputError where it is none.
+    """
+    try:
+        found = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+        return heads_of_metadata(found), runtime_of_onnx(str(path), threads)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # protobuf's and ONNX Runtime's share no base class
+        raise InputError(f"{path}: not a model that ONNX Runtime can run: {type(error).__name__}") from error
+
+
+def runtime_of_onnx(path_or_content: str | bytes, threads: int) -> Runtime:
+    """`precision` tells int8 of the convolutions that ONNX Runtime fused with the quantization on both sides; those
+    that give the raw maps have none behind them and are computed in float, on inputs and weights of 8 bits.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -25,9 +46,7 @@ def open_onnxruntime(model: Model, batch: int, threads: int) -> Runtime:
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(optimized)
-        session = onnxruntime.InferenceSession(
-            onnx_model(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(path_or_content, options, providers=["CPUExecutionProvider"])
         operators = [node.op_type for node in onnx.load(optimized).graph.node]
 
     def run(images: Tensor) -> tuple[Tensor, ...]:

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from detpress.detector.architecture import Architecture
 from detpress.errors import InputError, nearest
 from detpress.model import Model
 
-RUNTIMES = ("torch", "torch-compile", "onnxruntime", "openvino")
+RUNTIMES = ("torch", "torch-compile", "onnxruntime", "openvino", "openvino-bf16")
+
+EXPORTED = {".onnx": "onnxruntime", ".xml": "openvino"}  # the runtime of an exported file
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,28 @@ def open_runtime(name: str, model: Model, batch: int = 1, threads: int | None = 
                 from detpress.measure.torch_runtime import open_compiled as open_it
             case "onnxruntime":
                 from detpress.measure.onnx_runtime import open_onnxruntime as open_it
-            case _:
+            case "openvino":
                 from detpress.measure.openvino_runtime import open_openvino as open_it
+            case _:
+                from detpress.measure.openvino_runtime import open_openvino_bf16 as open_it
     except ModuleNotFoundError as error:
         raise InputError(f"runtime '{name}' needs the package '{error.name}', which is not installed") from error
     return open_it(model, batch, threads)
+
+
+def read_exported(path: Path, threads: int) -> tuple[Architecture, Runtime]:
+    """The detection heads and the runtime of a file that `detpress export` wrote, of a suffix in `EXPORTED`.
+
+    Raises InputError for a file that is none, and for a runtime that is not installed.
+    """
+    try:
+        if path.suffix == ".onnx":
+            from detpress.measure.onnx_runtime import read_onnx as read
+        else:
+            from detpress.measure.openvino_runtime import read_openvino as read
+    except ModuleNotFoundError as error:
+        raise InputError(f"{path} needs the package '{error.name}', which is not installed") from error
+    return read(path, threads)
 
 
 def in_batches(run: Callable[[Tensor], tuple[Tensor, ...]], batch: int) -> Callable[[Tensor], tuple[Tensor, ...]]:

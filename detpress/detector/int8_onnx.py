@@ -1,0 +1,155 @@
+"""The ONNX graph of an int8 network, written for one runtime so that it stays in integers between convolutions.
+
+Every quantized tensor passes a pair of QuantizeLinear (Q) and DequantizeLinear (DQ); a runtime fuses an operator with
+the DQs before it and the Q after it into one that computes in integers. Which pairs it needs differs:
+
+    OpenVINO       Q DQ  Conv        LeakyRelu  Q DQ  Add   fuses a convolution with its activation and its addition;
+                                                            a pair between these would stand in the way
+    ONNX Runtime   Q DQ  Conv  Q DQ  LeakyRelu  Q DQ  Add   fuses every operator by itself, if a pair is on all sides
+
+So a convolution's input is rounded for both, and so are the inputs of additions, concatenations, upsampling and
+pooling; for ONNX Runtime also what a convolution gives to its activation. Without the pairs between convolutions the
+numbers are those of `QuantizedNetwork`, and OpenVINO passes 33 of YOLOv3's 75 convolutions' outputs on in float, ONNX
+Runtime computes all of them in float.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from detpress.detector.architecture import Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
+from detpress.detector.network import origin
+from detpress.detector.quantized import InputScale, QuantizedNetwork
+
+Target = Literal["openvino", "onnxruntime"]
+OPSET, IR_VERSION = 17, 8
+
+
+def int8_onnx(network: QuantizedNetwork, target: Target) -> onnx.ModelProto:
+    """Input `images`, outputs `map_32`, ... as `detpress.detector.export` names them; weights are int8 constants."""
+    architecture, between = network.architecture, network.quantization.between
+    graph = _Graph({name: tensor.numpy() for name, tensor in network.state_dict().items()})
+    channels = (3, *architecture.output_channels)
+    strides = [1]
+    given = ["images"]  # by layer, from the one before the first on: the name of its output
+    outputs: list[str] = []
+
+    def taken(layer: int) -> str:
+        scale = between.get(f"layers.{origin(architecture, layer)}")
+        return graph.rounded(given[layer + 1], scale) if scale else given[layer + 1]
+
+    for i, layer in enumerate(architecture.layers):
+        x, name, stride = given[i], f"layers.{i}", strides[i]
+        match layer:
+            case Convolution():
+                x = graph.convolution(x, f"{name}.convolution", layer, network.quantization.inputs.get(i))
+                if layer.activation == "leaky":
+                    scale = between.get(f"{name}.convolution") if target == "onnxruntime" else None
+                    x = graph.add("LeakyRelu", [graph.rounded(x, scale) if scale else x], name, alpha=0.1)
+                stride *= layer.stride
+            case Shortcut(source=source):
+                x = graph.add("Add", [taken(i - 1), taken(source)], name)
+            case Route(sources=(source,)):
+                x, stride = given[source + 1], strides[source + 1]
+            case Route(sources=sources):
+                x, stride = graph.add("Concat", [taken(s) for s in sources], name, axis=1), strides[sources[0] + 1]
+            case Upsample():
+                x, stride = graph.upsample(taken(i - 1), name, layer.stride), stride // layer.stride
+            case MaxPool():
+                x, stride = graph.pool(taken(i - 1), name, layer), stride * layer.stride
+            case Yolo():
+                outputs.append(graph.add("Identity", [x], f"map_{stride}"))
+        given.append(x)
+        strides.append(stride)
+    side = architecture.image_size
+    proto = helper.make_graph(
+        graph.nodes,
+        architecture.name,
+        [_batch("images", 3, side)],
+        [_batch(f"map_{strides[i]}", channels[i], side // strides[i]) for i in _yolo_indices(network)],
+        graph.constants,
+    )
+    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def _yolo_indices(network: QuantizedNetwork) -> list[int]:
+    return [i for i, layer in enumerate(network.architecture.layers) if isinstance(layer, Yolo)]
+
+
+def _batch(name: str, channels: int, side: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, side, side])
+
+
+class _Graph:
+    """Collects nodes; every node is named like its output.
+
+    tensors: the network's state dict.
+    """
+
+    def __init__(self, tensors: dict[str, NDArray[np.generic]]) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.tensors = tensors
+        self._rounded: dict[tuple[str, InputScale], str] = {}
+        self._scalars: set[str] = set()
+
+    def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def rounded(self, x: str, scale: InputScale) -> str:
+        """`x` after a pair of Q and DQ, the same pair for all that take it."""
+        if (x, scale) not in self._rounded:
+            others = sum(x == other for other, _ in self._rounded)
+            name = f"{x}.rounded.{others}" if others else f"{x}.rounded"
+            numbers = [self.scalar(np.float32(scale.scale)), self.scalar(np.uint8(scale.zero_point))]
+            q = self.add("QuantizeLinear", [x, *numbers], f"{name}.q")
+            self._rounded[x, scale] = self.add("DequantizeLinear", [q, *numbers], name)
+        return self._rounded[x, scale]
+
+    def scalar(self, value: np.float32 | np.uint8) -> str:
+        """One constant for equal numbers: OpenVINO takes out a pair between equals only where they are one constant."""
+        name = f"{value.dtype}.{value!s}"
+        if name not in self._scalars:
+            self._scalars.add(name)
+            self.constant(name, np.array(value))
+        return name
+
+    def convolution(self, x: str, name: str, layer: Convolution, scale: InputScale | None) -> str:
+        weight = self.constant(f"{name}.weight", self.tensors[f"{name}.weight"])
+        bias = self.constant(f"{name}.bias", self.tensors[f"{name}.bias"])
+        if scale is not None:
+            scales = self.constant(f"{name}.weight_scale", self.tensors[f"{name}.weight_scale"])
+            zeros = self.constant(f"{name}.weight_zero_point", np.zeros(layer.filters, np.int8))
+            x = self.rounded(x, scale)
+            weight = self.add("DequantizeLinear", [weight, scales, zeros], f"{name}.weight.float", axis=0)
+        return self.add(
+            "Conv",
+            [x, weight, bias],
+            name,
+            kernel_shape=[layer.size] * 2,
+            strides=[layer.stride] * 2,
+            pads=[layer.size // 2] * 4,
+            group=layer.groups,
+        )
+
+    def upsample(self, x: str, name: str, stride: int) -> str:
+        scales = self.constant(f"{name}.scales", np.array([1, 1, stride, stride], np.float32))
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self.add("Resize", [x, "", scales], name, **how)
+
+    def pool(self, x: str, name: str, layer: MaxPool) -> str:
+        pads = [(layer.size - 1) // 2] * 4
+        if layer.stride == 1 and layer.size == 2:  # see SameMaxPool2
+            pads = [0] * 4
+            ends = self.constant(f"{name}.pads", np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int64))
+            x = self.add("Pad", [x, ends], f"{name}.padded", mode="edge")
+        return self.add("MaxPool", [x], name, kernel_shape=[layer.size] * 2, strides=[layer.stride] * 2, pads=pads)

@@ -1,0 +1,120 @@
+"""Detectors in the files of other programs; what is written is read again, run, and compared.
+
+onnx      .onnx            float or int8 as ONNX Runtime executes it; metadata as of `detector.onnx_model`
+openvino  .xml and .bin    float or int8 as OpenVINO executes it; the same metadata in `rt_info/detpress`
+torch     .pt2             a program of torch.export, any batch; int8 with `quantized_decomposed` operators
+darknet   .cfg, .weights   float only
+"""
+
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detpress.detector.half import HalfNetwork
+from detpress.detector.network import Network
+from detpress.detector.onnx_model import metadata, onnx_model
+from detpress.errors import InputError
+from detpress.model import Model
+
+
+def write_onnx(model: Model, path: Path) -> float:
+    """Writes the ONNX file. Like all `write_...`: returns the largest absolute difference of a raw map's element
+    between the model and the file run again, here by ONNX Runtime, on one random image.
+
+    Raises InputError where a file cannot be written.
+    """
+    from detpress.measure.onnx_runtime import runtime_of_onnx
+
+    content = onnx_model(model).SerializeToString(deterministic=True)
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    return _largest_difference(model, runtime_of_onnx(str(path), torch.get_num_threads()).run)
+
+
+def write_openvino(model: Model, path: Path) -> float:
+    """Writes OpenVINO's `path` (.xml) and, beside it, the .bin; run again by OpenVINO. See `write_onnx`."""
+    import openvino
+
+    from detpress.measure.openvino_runtime import runtime_of_program
+
+    core = openvino.Core()
+    program = core.read_model(onnx_model(model, "openvino").SerializeToString())
+    for key, value in metadata(model.architecture).items():
+        program.set_rt_info(value, ["detpress", key])
+    try:
+        openvino.save_model(program, path, compress_to_fp16=False)
+        program = core.read_model(path)
+    except RuntimeError as error:
+        raise InputError(f"{path}: cannot be written by OpenVINO, with its weights beside it") from error
+    return _largest_difference(model, runtime_of_program(program, 1, torch.get_num_threads()).run)
+
+
+def write_torch(model: Model, path: Path) -> float:
+    """Writes a program of torch.export, loaded and run again by PyTorch. See `write_onnx`."""
+    side = model.architecture.image_size
+    any_batch = {0: torch.export.Dim("batch", min=1, max=1024)}
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of PyTorch to itself
+        warnings.simplefilter("ignore", DeprecationWarning)
+        program = torch.export.export(
+            _OneInput(model.network), (torch.zeros(2, 3, side, side),), dynamic_shapes=(any_batch,)
+        )
+        try:
+            torch.export.save(program, path, extra_files=metadata(model.architecture))
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{path}: cannot be written") from error
+        again = torch.export.load(path).module()
+    return _largest_difference(model, again)
+
+
+class _OneInput(torch.nn.Module):
+    """Hides a network's other, optional arguments."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images)
+
+
+def write_darknet(model: Model, path: Path) -> float:
+    """Writes Darknet's `path` (.cfg) and, beside it, the .weights; both read again. See `write_onnx`.
+
+    Raises InputError for a model that is not in float, too.
+    """
+    from detpress.detector.darknet import read_model, write_model
+
+    if not isinstance(model.network, Network) or isinstance(model.network, HalfNetwork):
+        raise InputError(f"a model of the form {model.form} has no Darknet form; expected one in float")
+    weights = path.with_suffix(".weights")
+    try:
+        write_model(model.network, path, weights)
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from error
+    again = read_model(path, weights, list(model.architecture.classes))
+    return _largest_difference(model, again.network)
+
+
+def _largest_difference(model: Model, run: Callable[[Tensor], Iterable[Tensor]]) -> float:
+    """Between the raw maps of the model and of `run`, for one random image."""
+    side = model.architecture.image_size
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        pairs = zip(model.network(image), run(image), strict=True)
+        return max(float((one - other).abs().max()) for one, other in pairs)
+
+
+# What `detpress export --to` takes: the file's suffix, and the function that writes it.
+EXPORTS: dict[str, tuple[str, Callable[[Model, Path], float]]] = {
+    "onnx": (".onnx", write_onnx),
+    "openvino": (".xml", write_openvino),
+    "torch": (".pt2", write_torch),
+    "darknet": (".cfg", write_darknet),
+}

@@ -1,0 +1,49 @@
+"""From simulated quantization to integers that runtimes execute."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from detpress import plugin
+from detpress.plugin import Form, Plan, Plugin, Workbench
+
+if TYPE_CHECKING:
+    from detpress.model import Model
+
+
+class Int8Options(plugin.Config):
+    """What the scales that quantization in training did not set are read from."""
+
+    calibration_images: int = Field(64, ge=1, description="training images that the missing ranges are read from")
+
+
+class Int8(Plugin):
+    """Executes in 8-bit integers what was simulated: the codes of the weights and the scales stay as they were trained.
+
+    Inputs that were left in float get the range that is seen on training images, as do the tensors between
+    convolutions; convolutions that were not quantized stay in float. A zero point that is no integer (LSQ+ learns
+    such) is rounded to the next one. Refused is what no runtime executes in 8-bit integers: fewer than 8 bits, which
+    would be stored and computed as 8, and weights with zero points.
+    """
+
+    Config = Int8Options
+    accepts = frozenset({Form.SIMULATED})
+    returns = Form.INT8
+
+    def plan(self, model: "Model", config: Int8Options) -> Plan:
+        from detpress.detector.simulated import SimulatedNetwork
+
+        network = model.network
+        layers = network.simulation.layers if isinstance(network, SimulatedNetwork) else ()
+        return Plan(tuple(f"layers.{i}" for i in layers), model)
+
+    def apply(self, model: "Model", config: Int8Options, bench: Workbench) -> "Model":
+        from detpress.detector.deployment import deployed
+        from detpress.detector.simulated import SimulatedNetwork
+        from detpress.errors import InputError
+
+        if not isinstance(model.network, SimulatedNetwork):
+            raise InputError("expected a network with simulated scales")
+        network = deployed(model.network, bench.calibration(config.calibration_images))
+        bench.log.info("%d convolutions in int8", len(network.quantization.inputs))
+        return model.with_network(network, Form.INT8)

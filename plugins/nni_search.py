@@ -1,0 +1,331 @@
+"""NNI's search for architectures: another backbone under the heads of the shared detector."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from detpress import plugin
+from detpress.detector.training_config import TrainingConfig
+from detpress.plugin import Form, Plan, Plugin, Workbench
+
+if TYPE_CHECKING:
+    from detpress.detector.architecture import Architecture
+    from detpress.detector.backbone import Backbone
+    from detpress.model import Model
+
+TRIALS = ("random", "grid", "evolution", "tpe", "policy_rl")
+ONE_SHOT = ("darts", "gumbel_darts", "enas", "random_one_shot", "proxyless")
+BlockKind = Literal["residual", "depthwise", "fire"]
+
+
+class NASOptions(plugin.Config):
+    """The space, how it is searched, and how the winner is trained."""
+
+    strategy: Literal[
+        "random",
+        "grid",
+        "evolution",
+        "tpe",
+        "policy_rl",
+        "darts",
+        "gumbel_darts",
+        "enas",
+        "random_one_shot",
+        "proxyless",
+    ] = Field("evolution", description="see the card")
+    widths: list[float] = Field([0.125], min_length=1, description="factors on 32, 64 ... 1024 filters; one a stage")
+    blocks: list[int] = Field([1, 2], min_length=1, description="numbers of blocks, one a stage")
+    kinds: list[BlockKind] = Field(["residual", "depthwise", "fire"], min_length=1, description="kinds of a block")
+    kernels: list[int] = Field([3, 5], min_length=1, description="kernels of a block in pixels, odd numbers")
+    ratios: list[float] = Field([0.5], min_length=1, description="bottlenecks of a block as shares of its filters")
+    max_parameters: int | None = Field(None, ge=1, description="networks with more are not trained")
+    max_macs: int | None = Field(None, ge=1, description="networks with more, for one image, are not trained")
+    trials: int = Field(12, ge=1, le=10_000, description="networks that are trained, or drawn from a trained supernet")
+    population: int = Field(
+        6, ge=2, description="evolution: networks kept; tpe: drawn at random first; policy_rl: made between two updates"
+    )
+    tournament: int = Field(3, ge=1, description="evolution: networks of which the best one is mutated")
+    mutation: float = Field(0.1, gt=0, le=1, description="evolution: probability that a choice is drawn anew")
+    architecture_rate: float = Field(3e-3, gt=0, description="darts, gumbel_darts, proxyless: choices' learning rate")
+    trial: TrainingConfig = Field(TrainingConfig(epochs=1), description="training of a trial, or of the supernet")
+    final: TrainingConfig = Field(TrainingConfig(epochs=10), description="training of the winner, from nothing")
+
+    @model_validator(mode="after")
+    def _makes_a_space(self) -> Self:
+        if any(kernel < 1 or kernel % 2 == 0 for kernel in self.kernels):
+            raise ValueError(f"expected odd `kernels`, got {self.kernels}")
+        if min(self.widths) <= 0 or min(self.ratios) <= 0 or min(self.blocks) < 0:
+            raise ValueError("expected `widths` and `ratios` above 0, and `blocks` of 0 or more")
+        if self.tournament > self.population:
+            raise ValueError(f"expected a `tournament` of at most `population`, {self.population}")
+        if self.strategy in ONE_SHOT:
+            if len(self.widths) > 1:
+                raise ValueError(f"expected one of `widths` for {self.strategy}: its candidates share their filters")
+            if self.strategy != "random_one_shot" and (self.max_parameters or self.max_macs):
+                raise ValueError(
+                    f"{self.strategy} keeps no budget; expected random_one_shot or one of {', '.join(TRIALS)}"
+                )
+        return self
+
+
+class NAS(Plugin):
+    """Searches a backbone for the detector's heads, and trains the best one from nothing.
+
+    Of each of five stages a width and a number of blocks is chosen, of each block its kind (residual,
+    depthwise-separable, fire), kernel and bottleneck (`detpress.detector.backbone`). What the given model knew is gone;
+    its classes, anchors and input size stay. Trials are trained for a few epochs (`trial`), scored on the validation
+    images, and remembered across kills.
+
+    By NNI 3.0, whose strategies are
+    random, grid: drawn, or one after the other;
+    evolution: regularized evolution, the oldest network dies; Real et al., arXiv:1802.01548, 2019;
+    tpe: tree-structured Parzen estimator; Bergstra et al., NeurIPS 2011;
+    policy_rl: a policy trained by PPO; Zoph and Le, arXiv:1611.01578, 2017, use REINFORCE. Needs tianshou below 0.5;
+    darts: choices as weights of a sum, first order; Liu, Simonyan, Yang, arXiv:1806.09055, 2019;
+    gumbel_darts: the same, sums drawn towards one-hot; Xie et al. (SNAS), arXiv:1812.09926, 2019;
+    proxyless: one path at a time; Cai, Zhu, Han, arXiv:1812.00332, 2019;
+    enas: a controller trained by policy gradients; Pham et al., arXiv:1802.03268, 2018. Needs tianshou below 0.5;
+    random_one_shot: uniform paths, then `trials` of them are scored with the shared weights; Guo et al.,
+    arXiv:1904.00420, 2020, who search those by evolution and compute BatchNorm's statistics anew for each.
+
+    The last five train one supernet, whose blocks are choices between all kinds, kernels and bottlenecks, and, beyond
+    the smallest of `blocks`, nothing at all; its widths are fixed. It is trained without augmentation.
+    """
+
+    Config = NASOptions
+    accepts = frozenset({Form.DENSE})
+    returns = Form.DENSE
+    engine = "nni"
+
+    def plan(self, model: "Model", config: NASOptions) -> Plan:
+        from detpress.model import new_model
+
+        first = {label: values[0] for label, values in choices_of(config).items()}
+        return Plan((), new_model(_detector(first, config, model.architecture), seed=0))
+
+    def apply(self, model: "Model", config: NASOptions, bench: Workbench) -> "Model":
+        from detpress.errors import StageError
+        from detpress.model import new_model
+
+        trials = Trials(model.architecture, config, bench)
+        if config.strategy in TRIALS:
+            _search_by_trials(trials, config, bench)
+        else:
+            _search_in_supernet(trials, config, bench)
+        trials.keep()
+        winner = trials.winner()
+        if winner is None:
+            raise StageError(f"none of {len(trials.made)} networks was within the budgets and could be trained")
+        bench.log.info("network %d of %d is trained anew: %s", winner["trial"], len(trials.made), winner)
+        best = new_model(trials.architecture_of(winner["choices"]), bench.seed)
+        return model.with_network(bench.fit(best, config.final).network)
+
+
+def choices_of(config: NASOptions) -> dict[str, list[Any]]:
+    """Label -> what may be chosen: of each stage, and of each block that it may have."""
+    choices: dict[str, list[Any]] = {}
+    for stage in range(1, 6):
+        choices[f"stage{stage}.width"] = config.widths
+        choices[f"stage{stage}.blocks"] = config.blocks
+        for block in range(max(config.blocks)):
+            choices[f"stage{stage}.block{block}.kind"] = list(config.kinds)
+            choices[f"stage{stage}.block{block}.kernel"] = config.kernels
+            choices[f"stage{stage}.block{block}.ratio"] = config.ratios
+    return {label: list(dict.fromkeys(values)) for label, values in choices.items()}
+
+
+def backbone_of(choices: dict[str, Any]) -> "Backbone":
+    """The backbone that a choice for every label makes; blocks beyond a stage's number are left out."""
+    from detpress.detector.backbone import Backbone, Block
+
+    stages = [f"stage{stage}" for stage in range(1, 6)]
+    return Backbone(
+        tuple(choices[f"{stage}.width"] for stage in stages),
+        tuple(
+            tuple(
+                Block(*(choices[f"{stage}.block{block}.{what}"] for what in ("kind", "kernel", "ratio")))
+                for block in range(choices[f"{stage}.blocks"])
+            )
+            for stage in stages
+        ),
+    )
+
+
+def _detector(choices: dict[str, Any], config: NASOptions, given: "Architecture") -> "Architecture":
+    from detpress.detector.backbone import with_backbone
+
+    return with_backbone(backbone_of(choices), given)
+
+
+class Trials:
+    """The networks that were looked at, in order."""
+
+    def __init__(self, given: "Architecture", config: NASOptions, bench: Workbench) -> None:
+        self.given, self.config, self.bench = given, config, bench
+        self.made: list[dict[str, Any]] = []
+
+    def architecture_of(self, choices: dict[str, Any]) -> "Architecture":
+        return _detector(choices, self.config, self.given)
+
+    def sizes(self, architecture: "Architecture") -> dict[str, int]:
+        from detpress.detector.channels import stored_parameters
+        from detpress.measure.size import macs
+
+        return {"parameters": stored_parameters(architecture), "macs": macs(architecture)}
+
+    def excess(self, sizes: dict[str, int]) -> float:
+        """By what share the budgets are exceeded; 0 within them."""
+        limits = {"parameters": self.config.max_parameters, "macs": self.config.max_macs}
+        return sum(max(0.0, sizes[name] / limit - 1) for name, limit in limits.items() if limit)
+
+    def enough(self) -> bool:
+        """Whether as many were trained as asked for, or so many too large ones were drawn that the search is vain."""
+        trained = sum(trial["map"] is not None for trial in self.made)
+        return trained >= self.config.trials or len(self.made) >= 50 * self.config.trials
+
+    def add(self, choices: dict[str, Any], sizes: dict[str, int], score: float | None, why: str | None = None) -> None:
+        self.made.append({"trial": len(self.made), "map": score, **sizes, "why": why, "choices": choices})
+
+    def winner(self) -> dict[str, Any] | None:
+        """The best of those that were scored; what a supernet chose has no score, and no rival."""
+        usable = [trial for trial in self.made if trial["why"] is None]
+        return max(usable, key=lambda trial: trial["map"] or 0.0, default=None)
+
+    def keep(self) -> None:
+        """Writes the table and the plot of mAP against MACs that stay with the stage."""
+        from detpress.report.trials import Point, plot_points
+
+        self.bench.keep("trials.json").write_text(json.dumps(self.made, indent=1) + "\n")
+        winner = self.winner()
+        points = [
+            Point(
+                trial["macs"] / 1e6,
+                trial["map"],
+                "winner" if trial is winner else "trial",
+                f"trial {trial['trial']}<br>" + "<br>".join(f"{k}: {v}" for k, v in trial["choices"].items()),
+            )
+            for trial in self.made
+            if trial["map"] is not None
+        ]
+        title = f"{self.config.strategy}: mAP on the validation images after the trial's training"
+        plot_points(points, title, "MACs of one image, millions", "mAP", self.bench.keep("trials.html"))
+
+
+def _search_by_trials(trials: Trials, config: NASOptions, bench: Workbench) -> None:
+    from detpress.adapters.nni_nas import run_trials
+
+    def judge(choices: dict[str, Any]) -> float:
+        """mAP; below 0 for what is too large, which is not trained, and for what could not be trained."""
+        architecture = trials.architecture_of(choices)
+        sizes = trials.sizes(architecture)
+        if excess := trials.excess(sizes):
+            trials.add(choices, sizes, None, "exceeds a budget")
+            return -excess / (1 + excess)
+        bench.progress("trials", sum(trial["map"] is not None for trial in trials.made), config.trials)
+        score, failure = _trained(architecture, config, bench)
+        trials.add(choices, sizes, score, failure)
+        bench.log.info("trial %d: mAP %s, %s %s", len(trials.made) - 1, score, sizes, failure or choices)
+        return -1.0 if score is None else score
+
+    options = {"population": config.population, "tournament": config.tournament, "mutation": config.mutation}
+    run_trials(config.strategy, options, choices_of(config), judge, trials.enough, bench.seed, bench.log)
+
+
+def _trained(architecture: "Architecture", config: NASOptions, bench: Workbench) -> tuple[float | None, str | None]:
+    """mAP after the trial's training, or why there is none; made once for each architecture, also across kills."""
+    from detpress.errors import StageError
+    from detpress.model import new_model
+
+    def compute(folder: Path) -> None:
+        try:
+            model = bench.fit(new_model(architecture, bench.seed), config.trial)
+            result: dict[str, Any] = {"map": bench.evaluate(model), "why": None}
+        except StageError as error:
+            result = {"map": None, "why": str(error)}
+        (folder / "trial.json").write_text(json.dumps(result))
+
+    key = {"trial": architecture.as_dict(), "training": config.trial.model_dump(mode="json")}
+    result = json.loads((bench.remember(key, compute) / "trial.json").read_text())
+    return result["map"], result["why"]
+
+
+def _search_in_supernet(trials: Trials, config: NASOptions, bench: Workbench) -> None:
+    """Trains the supernet once; its choice, or, of `random_one_shot`, the drawn ones, become the trials."""
+
+    def compute(folder: Path) -> None:
+        (folder / "trials.json").write_text(json.dumps(_supernet_trials(trials, config, bench)))
+
+    key = {"supernet": config.model_dump(mode="json", exclude={"final"}), "given": trials.given.as_dict()}
+    for choices, score in json.loads((bench.remember(key, compute) / "trials.json").read_text()):
+        trials.add(choices, trials.sizes(trials.architecture_of(choices)), score)
+
+
+def _supernet_trials(trials: Trials, config: NASOptions, bench: Workbench) -> list[tuple[dict[str, Any], float | None]]:
+    import random
+
+    from detpress.adapters.nni_nas import train_supernet
+    from detpress.detector.backbone import Block, supernet_parts
+    from detpress.model import Model
+
+    blocks = {name: Block(*values) for name, values in _blocks(config).items()}
+    architecture, candidates = supernet_parts(config.widths[0], config.blocks, blocks, trials.given)
+    names = {label: list(modules) for label, modules in candidates.values()}
+
+    def feasible(chosen: dict[str, str]) -> bool:
+        return not trials.excess(trials.sizes(trials.architecture_of(_choices_of_names(chosen, config))))
+
+    chosen, with_choices = train_supernet(
+        config.strategy,
+        architecture,
+        candidates,
+        config.trial,
+        bench.training_set(architecture, "train"),
+        bench.training_set(architecture, "val"),
+        config.architecture_rate,
+        feasible,
+        bench.seed,
+        bench.scratch,
+        lambda epoch: bench.progress("epochs of the supernet", epoch, config.trial.epochs),
+        bench.log,
+    )
+    if config.strategy != "random_one_shot":
+        bench.log.info("the supernet chose %s", chosen)
+        return [(_choices_of_names(chosen, config), None)]
+    generator = random.Random(bench.seed)
+    drawn: list[dict[str, str]] = []
+    for _ in range(1000 * config.trials):
+        sample = {label: generator.choice(options) for label, options in names.items()}
+        if len(drawn) < config.trials and sample not in drawn and feasible(sample):
+            drawn.append(sample)
+    found: list[tuple[dict[str, Any], float | None]] = []
+    for sample in drawn:
+        score = bench.evaluate(Model(with_choices(sample)))
+        found.append((_choices_of_names(sample, config), score))
+        bench.log.info("with shared weights: mAP %.4f, %s", score, sample)
+    return found
+
+
+def _blocks(config: NASOptions) -> dict[str, tuple[BlockKind, int, float]]:
+    """Name of a candidate, which may hold no point, -> its kind, kernel and ratio."""
+    return {
+        f"{kind} {kernel} {ratio:g}".replace(".", "_"): (kind, kernel, ratio)
+        for kind in config.kinds
+        for kernel in config.kernels
+        for ratio in config.ratios
+    }
+
+
+def _choices_of_names(chosen: dict[str, str], config: NASOptions) -> dict[str, Any]:
+    """What the supernet's choices, label -> candidate, are in the labels of `choices_of`."""
+    blocks = _blocks(config)
+    choices: dict[str, Any] = {}
+    for stage in range(1, 6):
+        names = [name for label, name in chosen.items() if label.startswith(f"stage{stage}_") and name in blocks]
+        choices[f"stage{stage}.width"] = config.widths[0]
+        choices[f"stage{stage}.blocks"] = len(names)
+        for block, name in enumerate(names):
+            values = dict(zip(("kind", "kernel", "ratio"), blocks[name], strict=True))
+            choices |= {f"stage{stage}.block{block}.{what}": value for what, value in values.items()}
+    return choices

@@ -1,0 +1,80 @@
+"""Simulated quantization becomes integers: same codes, same scales, same maps; what integers cannot hold is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from detpress.detector.architecture import Architecture, Convolution, Yolo
+from detpress.detector.deployment import deployed
+from detpress.detector.quantized import InputScale
+from detpress.detector.simulated import Grid, SimulatedLayer, SimulatedNetwork, Simulation
+from detpress.errors import InputError
+
+ARCHITECTURE = Architecture(
+    "few-layers",
+    (
+        Convolution(8, size=3, stride=2),
+        Convolution(8, size=3),
+        Convolution(7, size=1, batch_normalize=False, activation="linear"),
+        Yolo(((8.0, 8.0),)),
+    ),
+    ("cat", "dog"),
+    image_size=64,
+)
+UNSIGNED, SIGNED = Grid(0, 255, 0.02, 100.0), Grid(-127, 127, 0.03, 0.0)
+
+
+def simulated(layers: dict[int, SimulatedLayer]) -> SimulatedNetwork:
+    network = SimulatedNetwork(ARCHITECTURE, Simulation(layers)).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if tensor.dtype == torch.int8:
+            tensor.random_(-127, 128, generator=generator)
+        elif name.endswith("weight_scale"):
+            tensor.fill_(1 / 1024)
+        elif name.endswith(("convolution.weight", "bias")):
+            tensor.normal_(generator=generator)
+    return network
+
+
+def test_codes_and_scales_stay_and_the_maps_are_the_same(images: Tensor) -> None:
+    network = simulated({1: SimulatedLayer(8, UNSIGNED), 2: SimulatedLayer(8, SIGNED)})
+    found = deployed(network, images)
+    assert found.quantization.inputs == {1: InputScale(0.02, 100), 2: InputScale(0.03, 127)}
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name])
+    assert {"layers.0", "layers.1"} <= found.quantization.between.keys() | {"layers.0"}
+    with torch.inference_mode():
+        expected, maps = network(images)[0], found(images)[0]
+    signal_to_noise = expected.var() / (expected - maps).square().mean()
+    assert float(signal_to_noise) > 1e4, "a value at the half of a step is rounded otherwise here and there"
+
+
+def test_a_missing_scale_is_the_range_seen(images: Tensor) -> None:
+    found = deployed(simulated({0: SimulatedLayer(8, None), 1: SimulatedLayer(8, UNSIGNED)}), images)
+    high = (images[:10].max() + images[10:].max()) / 2  # 20 images are two batches
+    assert found.quantization.inputs[0].scale == pytest.approx(float(high) / 255)
+    assert found.quantization.inputs[0].zero_point == 0
+
+
+def test_a_learned_zero_point_is_rounded(images: Tensor) -> None:
+    layer = SimulatedLayer(8, replace(UNSIGNED, zero_point=99.6))
+    assert deployed(simulated({1: layer}), images).quantization.inputs[1] == InputScale(0.02, 100)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [SimulatedLayer(2, UNSIGNED), SimulatedLayer(1, Grid(0, 1, 2.0, 0.5)), SimulatedLayer(8, Grid(0, 15, 0.2, 0.0))],
+)
+def test_fewer_bits_are_refused(layer: SimulatedLayer, images: Tensor) -> None:
+    with pytest.raises(InputError, match=r"layers\.1: simulated at [124] bits; int8 executes 8"):
+        deployed(simulated({1: layer}), images)
+
+
+def test_weights_with_zero_points_are_refused(images: Tensor) -> None:
+    network = simulated({1: SimulatedLayer(8, UNSIGNED)})
+    network.get_buffer("layers.1.convolution.weight_zero_point").fill_(3)
+    with pytest.raises(InputError, match=r"layers\.1: its weights have zero points"):
+        deployed(network, images)

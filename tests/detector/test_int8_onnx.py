@@ -1,0 +1,172 @@
+"""The graphs for runtimes: executed in integers throughout, with the scales of the same calibration."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from torch import Tensor
+
+from detpress.bundle import save_bundle
+from detpress.detector.architecture import Architecture, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
+from detpress.detector.calibration import with_scales_between
+from detpress.detector.int8_onnx import Target, int8_onnx
+from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
+from detpress.model import Model
+
+ANCHORS = ((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))
+EVERY_KIND_OF_LAYER = Architecture(
+    "every-kind",
+    (
+        Convolution(8, size=3, stride=2),
+        Convolution(8, size=3),
+        Shortcut(0),
+        MaxPool(2, 2),
+        Convolution(8, size=1),
+        MaxPool(2, 1),
+        Upsample(),
+        Route((6, 2)),
+        Convolution(21, size=1, batch_normalize=False, activation="linear"),
+        Yolo(ANCHORS),
+    ),
+    ("cat", "dog"),
+    image_size=64,
+)
+
+
+def every_kind(images: Tensor) -> QuantizedNetwork:
+    scales = {0: InputScale(1 / 255, 0), 1: InputScale(0.02, 30), 4: InputScale(0.04, 30), 8: InputScale(0.05, 40)}
+    network = QuantizedNetwork(EVERY_KIND_OF_LAYER, Quantization(scales))
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if name.endswith(".weight"):
+            tensor.random_(-127, 128, generator=generator)
+        elif name.endswith(".weight_scale"):
+            tensor.fill_(1 / 512)
+    return with_scales_between(network.eval(), images)
+
+
+def executed_by_openvino(proto: onnx.ModelProto) -> Counter[tuple[str, str]]:
+    """How often each kind of operator gives each type of number in the graph that is really executed."""
+    program = openvino.Core().read_model(proto.SerializeToString())
+    program.reshape([1, 3, 64, 64])
+    options = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(program, "CPU", options)
+    found = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
+    return Counter((info["layerType"].astype(str), info["outputPrecisions"].astype(str)) for info in found)
+
+
+def test_openvino_hands_on_integers_from_the_first_convolution_to_the_heads(int8_model: Model) -> None:
+    assert isinstance(int8_model.network, QuantizedNetwork)
+    found = executed_by_openvino(int8_onnx(int8_model.network, "openvino"))
+    del found["Const", "i8"], found["Const", "f32"], found["Const", "i32"]
+    assert found["Convolution", "u8"] == 72, "with activations and additions fused into them"
+    assert found["Convolution", "f32"] == 3, "heads"
+    assert (found["Concatenation", "u8"], found["Interpolate", "u8"]) == (2, 2)
+    assert found["Subgraph", "u8"] == 1, "what rounds the images; nothing else is left between the convolutions"
+
+
+def test_onnxruntime_fuses_every_operator_but_the_heads(int8_model: Model, tmp_path: Path) -> None:
+    assert isinstance(int8_model.network, QuantizedNetwork)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(int8_onnx(int8_model.network, "onnxruntime").SerializeToString(), options)
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert (found["QLinearConv"], found["QLinearLeakyRelu"], found["QLinearAdd"]) == (72, 72, 23)
+    assert (found["QLinearConcat"], found["Conv"], found["LeakyRelu"], found["Add"]) == (2, 3, 0, 0)
+    assert (found["QuantizeLinear"], found["DequantizeLinear"]) == (1, 6), "the images; inputs and weights of heads"
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_every_kind_of_layer_is_computed_as_by_the_network(target: Target, images: Tensor) -> None:
+    network = every_kind(images)
+    proto = int8_onnx(network, target)
+    onnx.checker.check_model(proto, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    with torch.inference_mode():
+        expected = network(images)[0]
+        found = torch.from_numpy(session.run(["map_2"], {"images": images.numpy()})[0])
+    assert found.shape == expected.shape
+    noise = (found - expected).square().mean() / expected.var()
+    assert 0 < float(noise) < 1e-2, "rounded between convolutions, 20 dB below the signal"
+
+
+def test_without_scales_between_the_graph_is_the_network(images: Tensor) -> None:
+    network = every_kind(images)
+    bare = QuantizedNetwork(EVERY_KIND_OF_LAYER, Quantization(network.quantization.inputs))
+    bare.load_state_dict(network.state_dict())
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(int8_onnx(bare, "onnxruntime").SerializeToString(), options)
+    found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    with torch.inference_mode():
+        off = (found - bare(images)[0]).abs()
+    assert float(off.mean()) < 1e-3, "a value at the half is rounded otherwise here and there"
+
+
+def test_a_tensor_that_a_convolution_takes_keeps_its_scale_and_pooling_shares_one(images: Tensor) -> None:
+    network = every_kind(images)
+    inputs, between = network.quantization.inputs, network.quantization.between
+    assert between["layers.0"] == inputs[1]
+    assert between["layers.7"] == inputs[8]
+    assert between["layers.3"] == inputs[4]
+    assert between["layers.4"] == between["layers.5"] == between["layers.6"], "pooled, doubled, then concatenated"
+    assert "layers.8.convolution" not in between, "raw maps stay in float"
+
+
+def test_ranges_are_those_of_the_images(images: Tensor) -> None:
+    network = every_kind(images)
+    seen: list[Tensor] = []
+    hook = network.get_submodule("layers.1.convolution").register_forward_hook(lambda _, __, x: seen.append(x))
+    with torch.inference_mode():
+        for batch in (images[:10], images[10:]):  # 20 images are two batches
+            network(batch)
+    hook.remove()
+    low, high = (sum(float(end(x)) for x in seen) / 2 for end in (torch.min, torch.max))
+    scale = network.quantization.between["layers.1.convolution"]
+    assert scale.scale == pytest.approx((high - low) / 255)
+    assert scale.zero_point == round(-low / scale.scale)
+
+
+def test_what_a_convolution_in_float_gives_stays_in_float(images: Tensor) -> None:
+    whole = every_kind(images)
+    inputs = {i: scale for i, scale in whole.quantization.inputs.items() if i != 4}
+    network = QuantizedNetwork(EVERY_KIND_OF_LAYER, Quantization(inputs)).eval()
+    between = with_scales_between(network, images).quantization.between
+    assert not {"layers.4", "layers.4.convolution"} & between.keys()
+
+
+RUN = """
+import sys
+for package in ("nni", "neural_compressor", "torchao", "torch.ao.quantization.fx", "torch.ao.quantization.pt2e"):
+    sys.modules[package] = None  # importing it raises ImportError
+from pathlib import Path
+import torch
+from detpress.bundle import load_bundle
+from detpress.measure.runtime import open_runtime
+folder = Path(sys.argv[1])
+model = load_bundle(folder / "bundle")
+for name in ("onnxruntime", "openvino"):
+    torch.save(open_runtime(name, model, threads=1).run(torch.load(folder / "images.pt")), folder / f"{name}.pt")
+"""
+
+
+def test_a_bundle_runs_in_both_runtimes_where_no_quantization_code_can_be_imported(
+    int8_model: Model, images: Tensor, tmp_path: Path
+) -> None:
+    save_bundle(int8_model, tmp_path / "bundle")
+    torch.save(images[:2], tmp_path / "images.pt")
+    subprocess.run([sys.executable, "-c", RUN, str(tmp_path)], check=True)
+    with torch.inference_mode():
+        expected = int8_model.network(images[:2])
+    for name in ("onnxruntime", "openvino"):
+        for one, other in zip(expected, torch.load(tmp_path / f"{name}.pt"), strict=True):
+            assert float((one - other).square().mean() / one.var()) < 2e-2
