@@ -43,6 +43,8 @@ def write_openvino(model: Model, path: Path) -> float:
 
     from detpress.measure.openvino_runtime import runtime_of_program
 
+    if not path.parent.is_dir():  # OpenVINO would make it
+        raise InputError(f"{path}: cannot be written (no such folder)")
     core = openvino.Core()
     program = core.read_model(onnx_model(model, "openvino").SerializeToString())
     for key, value in metadata(model.architecture).items():

@@ -54,7 +54,7 @@ def test_results_have_the_shape_that_is_documented(ran: Said, workplace: Path) -
     assert {"detpress", "python", "torch", "nni", "neural-compressor"} <= set(found["versions"])
     assert [(stage["plugin"], stage["form"]) for stage in found["stages"]] == list(STAGES.items())
     for index, stage in enumerate(found["stages"]):
-        assert set(stage) == {"index", "plugin", "form", "key", "bundle", "reused", "seconds", "metrics"}
+        assert set(stage) == {"index", "plugin", "form", "key", "bundle", "reused", "seconds", "notes", "metrics"}
         assert stage["index"] == index
         assert len(stage["key"]) == 64
         assert (Path(stage["bundle"]) / "model.json").is_file()
@@ -184,7 +184,7 @@ def test_a_stage_that_changed_nothing_fails_and_says_so(
 def test_a_pruner_that_masks_nothing_fails_and_says_so(detpress: Command, workplace: Path) -> None:
     said = detpress("run", "small.yaml", "--set", "chain=[{nni.l1norm: {sparsity: 0.001}}]")
     assert said.code == 1
-    assert "detpress: nni.l1norm: masked no filter: " in said.err
+    assert "detpress: nni.l1norm: masked nothing: " in said.err
 
 
 @pytest.fixture

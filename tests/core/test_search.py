@@ -173,7 +173,7 @@ def test_a_trial_that_fails_is_recorded_and_not_tried_again(root: Path, tmp_path
     assert [(trial.values["chain[0].sparsity"], trial.status) for trial in result.trials] == [
         (0.01, "failed"), (0.01, "failed"), (0.6, "done"), (0.6, "done"),
     ]  # fmt: skip
-    assert "masked no filter" in (result.trials[0].reason or "")
+    assert "masked nothing" in (result.trials[0].reason or "")
     made = sorted((tmp_path / "store/scratch").iterdir())
     before = [folder.stat().st_mtime_ns for folder in made]
     assert search(read_recipe(path), tmp_path / "store", tmp_path / "run").trials == result.trials

@@ -28,7 +28,7 @@ class Told:
     def begin(self, index: int, total: int, name: str) -> None:
         self.events.append(("begin", index, total, name))
         if name == self.kill_at:
-            [worker] = psutil.Process().children()
+            [worker] = [child for child in psutil.Process().children() if "detpress.study.worker" in child.cmdline()]
             worker.kill()
 
     def waiting(self) -> None:
