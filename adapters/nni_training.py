@@ -137,7 +137,6 @@ class _StateOutsideNetwork:
                 space._setting.update(setting)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        device = self.added[0].device if self.added else None
         device = next(self.network.parameters()).device
         for buffer, tensors in zip(self.buffers, state["buffers"], strict=True):
             buffer[:] = [tensor.to(device) for tensor in tensors]  # in place: NNI's hooks hold this very list

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detpress.detector.architecture import Architecture, Convolution
-from detpress.detector.network import plain_layer, run_layers
-from detpress.detector.quantized import folded_block
+from detpress.detector.network import run_layers
+from detpress.detector.quantized import folded_layers
 from detpress.errors import InputError
 
 
@@ -48,17 +48,13 @@ class DynamicNetwork(nn.Module):
 
     def __init__(self, architecture: Architecture, dynamic: DynamicQuantization) -> None:
         super().__init__()
-        convolutions = {i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
-        if others := sorted(dynamic.layers - convolutions):
-            raise InputError(f"layers.{others[0]}: quantized, but not a convolution of the network")
         self.architecture = architecture
         self.dynamic = dynamic
-        channels = (3, *architecture.output_channels)
-        self.layers = nn.ModuleList(
-            folded_block(channels[i], layer, DynamicConvolution(channels[i], layer) if i in dynamic.layers else None)
-            if isinstance(layer, Convolution)
-            else plain_layer(layer)
-            for i, layer in enumerate(architecture.layers)
+        self.layers = folded_layers(
+            architecture,
+            dynamic.layers,
+            "quantized",
+            lambda i, incoming, layer: DynamicConvolution(incoming, layer),
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

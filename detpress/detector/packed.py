@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detpress.detector.architecture import Architecture, Convolution
-from detpress.detector.network import plain_layer, run_layers
-from detpress.detector.quantized import folded_block
+from detpress.detector.network import run_layers
+from detpress.detector.quantized import folded_layers
 from detpress.errors import InputError
 
 Bits = Literal[4, 8]
@@ -72,19 +72,13 @@ class PackedNetwork(nn.Module):
 
     def __init__(self, architecture: Architecture, packing: Packing) -> None:
         super().__init__()
-        convolutions = {i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
-        if others := sorted(packing.layers - convolutions):
-            raise InputError(f"layers.{others[0]}: packed, but not a convolution of the network")
         self.architecture = architecture
         self.packing = packing
-        channels = (3, *architecture.output_channels)
-        self.layers = nn.ModuleList(
-            folded_block(
-                channels[i], layer, PackedConvolution(channels[i], layer, packing) if i in packing.layers else None
-            )
-            if isinstance(layer, Convolution)
-            else plain_layer(layer)
-            for i, layer in enumerate(architecture.layers)
+        self.layers = folded_layers(
+            architecture,
+            packing.layers,
+            "packed",
+            lambda i, incoming, layer: PackedConvolution(incoming, layer, packing),
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

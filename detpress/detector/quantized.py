@@ -13,7 +13,7 @@ between convolutions rounded as well, see `detpress/detector/int8_onnx.py`.
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,9 @@ class InputScale:
 
     def rounded(self, x: Tensor) -> Tensor:
         """float32 of any shape -> its nearest values that 8 bits can hold, as float32."""
+        # Registers torch.ops.quantized_decomposed; here, because what runs in another runtime shall do without.
+        from torch.ao.quantization.fx import _decomposed  # noqa: F401
+
         q = torch.ops.quantized_decomposed
         x = q.quantize_per_tensor(x, self.scale, self.zero_point, 0, 255, torch.uint8)
         found: Tensor = q.dequantize_per_tensor(x, self.scale, self.zero_point, 0, 255, torch.uint8)
@@ -90,21 +93,13 @@ class QuantizedNetwork(nn.Module):
 
     def __init__(self, architecture: Architecture, quantization: Quantization) -> None:
         super().__init__()
-        convolutions = {i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
-        if others := sorted(quantization.inputs.keys() - convolutions):
-            raise InputError(f"layers.{others[0]}: quantized, but not a convolution of the network")
         self.architecture = architecture
         self.quantization = quantization
-        channels = (3, *architecture.output_channels)
-        self.layers = nn.ModuleList(
-            folded_block(
-                channels[i],
-                layer,
-                QuantizedConvolution(channels[i], layer, quantization.inputs[i]) if i in quantization.inputs else None,
-            )
-            if isinstance(layer, Convolution)
-            else plain_layer(layer)
-            for i, layer in enumerate(architecture.layers)
+        self.layers = folded_layers(
+            architecture,
+            quantization.inputs.keys(),
+            "quantized",
+            lambda i, incoming, layer: QuantizedConvolution(incoming, layer, quantization.inputs[i]),
         )
 
     def forward(self, images: Tensor, taken: Callable[[int, Tensor], Tensor] = as_it_is) -> tuple[Tensor, ...]:
@@ -112,9 +107,6 @@ class QuantizedNetwork(nn.Module):
 
         taken: see `run_layers`.
         """
-        # Registers torch.ops.quantized_decomposed; here, because what runs in another runtime shall do without.
-        from torch.ao.quantization.fx import _decomposed  # noqa: F401
-
         return run_layers(self.architecture, self.layers, images, taken)
 
 
@@ -135,13 +127,37 @@ class QuantizedConvolution(nn.Module):
         self.input_scale = input_scale
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.input_scale.rounded(x)  # first: registers the operators
         zeros = torch.zeros_like(self.weight_scale, dtype=torch.int64)
         weight = torch.ops.quantized_decomposed.dequantize_per_channel(
             self.weight, self.weight_scale, zeros, 0, -128, 127, torch.int8
         )
         layer = self.layer
-        x = self.input_scale.rounded(x)
         return functional.conv2d(x, weight, self.bias, layer.stride, layer.size // 2, 1, layer.groups)
+
+
+def folded_layers(
+    architecture: Architecture,
+    chosen: Set[int],
+    done: str,
+    convolution: Callable[[int, int, Convolution], nn.Module],
+) -> nn.ModuleList:
+    """The modules of a network with BatchNorm folded in.
+
+    chosen: layer numbers of the convolutions that `convolution(number, incoming channels, layer)` makes; the others are
+    in float.
+    Raises InputError where one of them is no convolution; `done` says what was to be done with it.
+    """
+    convolutions = {i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
+    if others := sorted(chosen - convolutions):
+        raise InputError(f"layers.{others[0]}: {done}, but not a convolution of the network")
+    channels = (3, *architecture.output_channels)
+    return nn.ModuleList(
+        folded_block(channels[i], layer, convolution(i, channels[i], layer) if i in chosen else None)
+        if isinstance(layer, Convolution)
+        else plain_layer(layer)
+        for i, layer in enumerate(architecture.layers)
+    )
 
 
 def folded_block(incoming: int, layer: Convolution, convolution: nn.Module | None) -> nn.Sequential:

@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.folding import batch_norm_of
-from detpress.detector.network import Network, plain_layer, run_layers
-from detpress.detector.quantized import folded_block
+from detpress.detector.network import Network, run_layers
+from detpress.detector.quantized import folded_layers
 from detpress.errors import InputError
 
 
@@ -161,21 +161,13 @@ class SimulatedNetwork(nn.Module):
 
     def __init__(self, architecture: Architecture, simulation: Simulation) -> None:
         super().__init__()
-        convolutions = {i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
-        if others := sorted(simulation.layers.keys() - convolutions):
-            raise InputError(f"layers.{others[0]}: quantized, but not a convolution of the network")
         self.architecture = architecture
         self.simulation = simulation
-        channels = (3, *architecture.output_channels)
-        self.layers = nn.ModuleList(
-            folded_block(
-                channels[i],
-                layer,
-                SimulatedConvolution(channels[i], layer, simulation.layers[i]) if i in simulation.layers else None,
-            )
-            if isinstance(layer, Convolution)
-            else plain_layer(layer)
-            for i, layer in enumerate(architecture.layers)
+        self.layers = folded_layers(
+            architecture,
+            simulation.layers.keys(),
+            "quantized",
+            lambda i, incoming, layer: SimulatedConvolution(incoming, layer, simulation.layers[i]),
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
