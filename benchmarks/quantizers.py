@@ -19,14 +19,13 @@ from typing import Any
 import torch
 import yaml
 
-from detpress.cache import cache_root
 from detpress.data import open_data
 from detpress.errors import StageError
 from detpress.initial_model import recipe_classes
 from detpress.recipe import Recipe, read_recipe
 from detpress.run import run_chain
 from detpress.stage import Stage
-from detpress.store import Store
+from detpress.store import open_store
 
 DIGITS_AUGMENTATION = {"flip_horizontal": 0.0, "hue": 0.5}
 CELLS_AUGMENTATION = {"flip_vertical": 0.5, "saturation": 0.3, "value": 0.2, "scale": 0.2}
@@ -133,7 +132,7 @@ def recipe_of(method: str, bits: int, settings: dict[str, Any], options: argpars
 
 def run_recipe(recipe: Recipe, what: str) -> Iterator[Stage]:
     devkit = open_data(recipe.data.root, recipe_classes(recipe))
-    yield from run_chain(recipe, devkit, Store(cache_root() / "store"), Quiet(what))
+    yield from run_chain(recipe, devkit, open_store(), Quiet(what))
 
 
 if __name__ == "__main__":

@@ -124,6 +124,8 @@ class StageMaker:
                 reused = self.store.has(key)  # made by the process that held the lock
                 if not reused:
                     self._make(name, key, make)
+        if reused:
+            self.store.share(key)  # it may have been made before there was a shared store
         self.store.touch(key)
         return reused
 
@@ -161,16 +163,15 @@ class StageMaker:
 
     def _measure(self, key: str) -> str:
         """The digest of the measurement that the recipe asks for, which is made now if it is not there."""
-        recipe, folder = self.recipe, self.store.stage(key)
+        recipe, store = self.recipe, self.store
         measured = measurement_digest(recipe, self.devkit, self.split)
-        target = folder / "measurements" / measured
-        if not target.is_dir():
-            with self.store.lock(f"{key}.measure", self.listener.waiting):
-                if not target.is_dir():
-                    unfinished = self.store.scratch(key) / "measurement"
+        if not store.has_measurement(key, measured):
+            with store.lock(f"{key}.measure", self.listener.waiting):
+                if not store.has_measurement(key, measured):
+                    unfinished = store.scratch(key) / "measurement"
                     shutil.rmtree(unfinished, ignore_errors=True)
                     unfinished.mkdir()
-                    bundle = folder / "bundle"
+                    bundle = store.stage(key) / "bundle"
                     metrics = measure_model(
                         load_bundle(bundle),
                         bundle,
@@ -181,9 +182,9 @@ class StageMaker:
                         self.listener.progress,
                     )
                     (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=1))
-                    target.parent.mkdir(exist_ok=True)
-                    unfinished.rename(target)
-                    unfinished.parent.rmdir()
+                    store.finish_measurement(key, measured, unfinished)
+        else:
+            store.share(key, measured)
         return measured
 
 
@@ -201,10 +202,9 @@ def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:
 
 def find_stage(index: int, name: str, key: str, measured: str, store: Store) -> Stage | None:
     """The stage `key` with its measurement `measured`, if the store has both."""
-    folder = store.stage(key)
-    measurement = folder / "measurements" / measured
-    if not measurement.is_dir():
+    if not store.has_measurement(key, measured):
         return None
+    folder, measurement = store.stage(key), store.measurement(key, measured)
     record = json.loads((folder / "stage.json").read_text())
     metrics = json.loads((measurement / "metrics.json").read_text())
     form, seconds, notes = Form(record["form"]), record["seconds"], record.get("notes", [])

@@ -8,7 +8,8 @@ name of the folder that holds the result:
     <root>/locks/3fa9...       held by the process that computes the stage
 
 A stage is written into its scratch folder and then renamed, so a finished one is whole and a half-written one is
-never seen; the lock makes a second process wait for the first instead of computing the same.
+never seen; the lock makes a second process wait for the first instead of computing the same. With a shared store
+(detpress/shared_store.py), what was finished on any machine is fetched when it is looked for.
 """
 
 import hashlib
@@ -17,12 +18,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from detpress.cache import cache_root
+from detpress.shared_store import SharedStore
 
 
 def digest(value: Any) -> str:
@@ -65,17 +69,29 @@ class Collected:
 
 
 class Store:
-    """Finished stages below `root`, shared by all recipes and all processes."""
+    """Finished stages below `root`, shared by recipes, by processes and, through `shared`, by machines."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, shared: SharedStore | None = None) -> None:
+        self.root, self.shared = root, shared
 
     def stage(self, key: str) -> Path:
         """Where the finished stage `key` lies, or would lie."""
         return self.root / "stages" / key[:2] / key
 
+    def measurement(self, key: str, measured: str) -> Path:
+        """Where the measurement of that digest lies, or would lie."""
+        return self.stage(key) / "measurements" / measured
+
     def has(self, key: str) -> bool:
-        return self.stage(key).is_dir()
+        """Whether the stage is finished; it is fetched if another machine made it."""
+        return self._found(self.stage(key), _stage_name(key))
+
+    def has_measurement(self, key: str, measured: str) -> bool:
+        """Whether the stage and this measurement of it are there; they are fetched if another machine made them."""
+        return self.has(key) and self._found(self.measurement(key, measured), _measurement_name(key, measured))
+
+    def _found(self, folder: Path, name: str) -> bool:
+        return folder.is_dir() or (self.shared is not None and self.shared.fetch(name, folder))
 
     def scratch(self, key: str) -> Path:
         """The folder in which stage `key` is being made; what a killed process left there is still there."""
@@ -95,22 +111,31 @@ class Store:
             waiting()
             lock.acquire()
         try:
-            yield
+            with self.shared.lease(key, waiting) if self.shared else nullcontext():
+                yield
         finally:
             lock.release()
 
-    def finish(self, key: str, folder: Path) -> Path:
+    def finish(self, key: str, folder: Path) -> None:
         """Makes `folder`, inside the stage's scratch, the finished stage, and drops the rest of the scratch."""
         target = self.stage(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(target)
         shutil.rmtree(self.root / "scratch" / key)
-        return target
+        self.share(key)
+
+    def finish_measurement(self, key: str, measured: str, folder: Path) -> None:
+        """Makes `folder`, inside the stage's scratch, a measurement of the finished stage."""
+        target = self.measurement(key, measured)
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+        folder.parent.rmdir()
+        self.share(key, measured)
 
     def listing(self) -> list[Entry]:
         """The finished stages, the most recently used first."""
         entries = []
-        for folder in (self.root / "stages").glob("*/*"):
+        for folder in (self.root / "stages").glob("*/[!.]*"):  # hidden ones are being fetched
             record = json.loads((folder / "stage.json").read_text())
             used = (folder / "stage.json").stat().st_mtime
             entries.append(Entry(folder.name, record["plugin"], record["form"], used, _bytes_below(folder)))
@@ -123,6 +148,13 @@ class Store:
     def touch(self, key: str) -> None:
         """Notes that the finished stage was used now."""
         (self.stage(key) / "stage.json").touch()
+
+    def share(self, key: str, measured: str | None = None) -> None:
+        """Makes the finished stage, or that measurement of it, known to the other machines, if there are others."""
+        if self.shared and measured:
+            self.shared.publish(_measurement_name(key, measured), self.measurement(key, measured))
+        elif self.shared:
+            self.shared.publish(_stage_name(key), self.stage(key), without="measurements")
 
     def collect(self, unused_seconds: float) -> Collected:
         """Removes the stages not used for so long, and the scratch folders that no process is working in."""
@@ -142,6 +174,20 @@ class Store:
             except Timeout:
                 continue  # a process is making this stage
         return Collected(stages, removed)
+
+
+def open_store() -> Store:
+    """The store in the cache, and behind it the shared one that `$DETPRESS_STORE` names, if it does."""
+    url = os.environ.get("DETPRESS_STORE")
+    return Store(cache_root() / "store", SharedStore(url) if url else None)
+
+
+def _stage_name(key: str) -> str:
+    return f"stages/{key[:2]}/{key}"
+
+
+def _measurement_name(key: str, measured: str) -> str:
+    return f"measurements/{key[:2]}/{key}/{measured}"
 
 
 def _bytes_below(folder: Path) -> int:

@@ -35,10 +35,9 @@ def compare(
     """
     from rich.console import Console
 
-    from detpress.cache import cache_root
     from detpress.measure.figures import check_figure
     from detpress.report.study_table import study_table
-    from detpress.store import Store
+    from detpress.store import open_store
     from detpress.study.choose import parse_condition
     from detpress.study.comparison import best_row, means, write_study_folder
     from detpress.study.comparison import compare as compare_outcomes
@@ -53,7 +52,7 @@ def compare(
         check_figure(best, f"--best {best}")
     study = open_studies(recipes, seeds, assignments or [])
     folder = out or Path("runs") / study.name
-    store = Store(cache_root() / "store")
+    store = open_store()
     outcomes: list[Outcome] = []
     results: dict[str, Any] = {}
     with StudyTerminal(quiet) as terminal:

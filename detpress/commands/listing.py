@@ -204,10 +204,9 @@ def store_ls(as_json: Json = False) -> None:
     \b
     detpress store ls
     """
-    from detpress.cache import cache_root
-    from detpress.store import Store
+    from detpress.store import open_store
 
-    found = Store(cache_root() / "store").listing()
+    found = open_store().listing()
     if as_json:
         print_json([asdict(entry) for entry in found])
     else:
@@ -228,10 +227,9 @@ def store_gc(
     detpress store gc --days 7
     detpress store gc --days 0        everything
     """
-    from detpress.cache import cache_root
-    from detpress.store import Store
+    from detpress.store import open_store
 
-    removed = Store(cache_root() / "store").collect(unused_seconds=days * 86400)
+    removed = open_store().collect(unused_seconds=days * 86400)
     if as_json:
         print_json({"stages": removed.stages, "bytes": removed.bytes})
     else:

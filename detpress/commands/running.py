@@ -34,12 +34,11 @@ def run(
     detpress run blood-cells --set data.root=path/to/BCCD --out runs/cells
     detpress run my-recipe.yaml --set chain[0].sparsity=0.5 --seed 1 --json
     """
-    from detpress.cache import cache_root
     from detpress.data import open_data
     from detpress.initial_model import recipe_classes
     from detpress.plan import plan_chain
     from detpress.recipe import find_recipe, read_recipe
-    from detpress.store import Store
+    from detpress.store import open_store
     from detpress.terminal import TerminalListener
     from detpress.voc.devkit import check_boxes
 
@@ -49,7 +48,7 @@ def run(
     devkit = open_data(checked.data.root, recipe_classes(checked))
     folder.mkdir(parents=True, exist_ok=True)
     plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
-    store = Store(cache_root() / "store")
+    store = open_store()
     found: dict[str, Any] = {}
     with TerminalListener() as listener:
         if checked.chain:

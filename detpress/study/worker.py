@@ -13,14 +13,13 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from detpress.cache import cache_root
 from detpress.data import open_data
 from detpress.errors import DetpressError
 from detpress.initial_model import recipe_classes
 from detpress.recipe import read_recipe
 from detpress.run import run_chain
 from detpress.stage import Stage
-from detpress.store import Store
+from detpress.store import open_store
 
 PROGRESS_SECONDS = 0.2  # at least, between two lines of progress
 
@@ -59,7 +58,7 @@ def main() -> None:
     recipe = read_recipe(Path(sys.argv[1]))
     try:
         devkit = open_data(recipe.data.root, recipe_classes(recipe))
-        for _ in run_chain(recipe, devkit, Store(cache_root() / "store"), listener):
+        for _ in run_chain(recipe, devkit, open_store(), listener):
             pass
     except DetpressError as error:
         listener.say("failed", reason=str(error))
