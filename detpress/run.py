@@ -10,7 +10,7 @@ made again, whichever recipe made it.
 import json
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -45,32 +45,66 @@ def run_chain(
     only_ends: the stages between the first and the last are made, but neither measured nor yielded.
     Raises InputError or StageError at the first stage that cannot be had; those before stay in the store.
     """
-    if recipe.search is not None:
-        raise InputError(f"{recipe.path}: numbers of its chain are searched: it is no single chain to run")
-    total = len(recipe.chain) + 1
-    listener.begin(0, total, "model")
-    model = initial_model(recipe, devkit)
-    maker = StageMaker(recipe, devkit, model.architecture, store, listener, split or recipe.data.test)
-    keys = chain_keys(recipe, devkit, model)
-    stage = maker.stage(0, "model", keys[0], lambda workbench: model)
-    yield stage
-    for index, step in enumerate(recipe.chain, start=1):
-        listener.begin(index, total, step.name)
-        make = _Application(step, recipe.seed, store.stage(keys[index - 1]) / "bundle")
-        if only_ends and index < total - 1:
-            maker.made(step.name, keys[index], make)
+    chain = Chain(recipe, devkit, store, listener, split)
+    total = len(chain.keys)
+    parent = None
+    for index, name in enumerate(chain.names):
+        listener.begin(index, total, name)
+        if only_ends and 0 < index < total - 1:
+            chain.made(index)
             continue
-        parent, stage = stage, maker.stage(index, step.name, keys[index], make)
+        stage = chain.stage(index)
         yield stage
-        check_map_loss(recipe, parent, stage)
+        if parent is not None:
+            check_map_loss(recipe, parent, stage)
+        parent = stage
+
+
+class Chain:
+    """A recipe's stages, the model before any plugin the first, each to be had by its index.
+
+    Raises InputError for a recipe whose numbers are still searched.
+    """
+
+    def __init__(
+        self, recipe: Recipe, devkit: Devkit, store: Store, listener: Listener, split: str | None = None
+    ) -> None:
+        if recipe.search is not None:
+            raise InputError(f"{recipe.path}: numbers of its chain are searched: it is no single chain to run")
+        self.recipe, self.store = recipe, store
+        self.model = initial_model(recipe, devkit)
+        self.keys = chain_keys(recipe, devkit, self.model)
+        self.names = stage_names(recipe)
+        self.maker = StageMaker(recipe, devkit, self.model.architecture, store, listener, split or recipe.data.test)
+
+    def stage(self, index: int) -> Stage:
+        """Stage `index`, made if need be, and measured; the one before must be in the store.
+
+        Raises InputError or StageError where it cannot be had.
+        """
+        return self.maker.stage(index, self.names[index], self.keys[index], self._make(index))
+
+    def made(self, index: int) -> None:
+        """Has stage `index` made, but not measured. Raises as `stage` does."""
+        self.maker.made(self.names[index], self.keys[index], self._make(index))
+
+    def _make(self, index: int) -> Callable[[StageWorkbench], Model]:
+        if index == 0:
+            return lambda workbench: self.model
+        step, parent = self.recipe.chain[index - 1], self.store.stage(self.keys[index - 1])
+        return _Application(step, self.recipe.seed, parent / "bundle")
+
+
+def stage_names(recipe: Recipe) -> list[str]:
+    """`model`, and the plugins of the chain."""
+    return ["model", *(step.name for step in recipe.chain)]
 
 
 def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store) -> list[Stage]:
     """The stages that are in the store, made and measured, from the first up to the first that is not."""
-    names = ["model", *(step.name for step in recipe.chain)]
     digest_of_measurement = measurement_digest(recipe, devkit, recipe.data.test)
     found: list[Stage] = []
-    for index, (name, key) in enumerate(zip(names, keys, strict=True)):
+    for index, (name, key) in enumerate(zip(stage_names(recipe), keys, strict=True)):
         stage = find_stage(index, name, key, digest_of_measurement, store)
         if stage is None:
             break

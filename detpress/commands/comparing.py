@@ -1,11 +1,16 @@
 """`detpress compare` and `detpress report`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from detpress.commands.options import Assignments, Json, Out, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from detpress.study.running import Outcome
 
 
 def compare(
@@ -20,6 +25,9 @@ def compare(
         str | None, typer.Option(metavar="FIGURE", help="Choose the row whose figure is best: map, macs, ...")
     ] = None,
     assignments: Assignments = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Run on this Ray cluster; docs/clusters.md.")
+    ] = None,
     out: Out = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
     as_json: Json = False,
@@ -31,6 +39,7 @@ def compare(
 
     \b
     detpress compare quickstart my-recipe.yaml --seeds 3
+    detpress compare six-compressors --ray auto
     detpress compare six-compressors --where "latency_ms.openvino.median < 5 and map > 0.9" --best storage_bytes.on_disk
     """
     from rich.console import Console
@@ -42,7 +51,7 @@ def compare(
     from detpress.study.comparison import best_row, means, write_study_folder
     from detpress.study.comparison import compare as compare_outcomes
     from detpress.study.definition import open_studies
-    from detpress.study.running import Outcome, plan_study, run_study
+    from detpress.study.running import plan_study, run_study
     from detpress.study.terminal import StudyTerminal
 
     condition = parse_condition(where) if where is not None else None
@@ -58,8 +67,12 @@ def compare(
     with StudyTerminal(quiet) as terminal:
         plan = plan_study(study, store)
         terminal.planned(plan)
+        if ray is None:
+            running = run_study(plan, store, folder, terminal)
+        else:
+            running = _on_ray(ray)(plan, store, folder, terminal, ray)
         try:
-            for outcome in run_study(plan, store, folder, terminal):
+            for outcome in running:
                 outcomes.append(outcome)
         finally:
             results = compare_outcomes(study, outcomes, plan.devkit)
@@ -87,6 +100,16 @@ def compare(
         console.print(f"Results: {folder / 'study.json'}", soft_wrap=True, highlight=False, markup=False)
     if failed or nothing_fits:
         raise typer.Exit(1)
+
+
+def _on_ray(address: str) -> "Callable[..., Iterator[Outcome]]":
+    from detpress.errors import InputError
+
+    try:
+        from detpress.study.on_ray import run_study_on_ray
+    except ImportError as error:
+        raise InputError(f"--ray {address}: {error}; expected the extra `ray`: pip install 'detpress[ray]'") from error
+    return run_study_on_ray
 
 
 def report(

@@ -21,7 +21,7 @@ from detpress.data import open_data
 from detpress.errors import StageError
 from detpress.initial_model import initial_model, recipe_classes
 from detpress.model import Model
-from detpress.run import chain_keys, check_map_loss, copy_stage, find_chain
+from detpress.run import chain_keys, check_map_loss, copy_stage, find_chain, stage_names
 from detpress.stage import Stage
 from detpress.store import Store, digest
 from detpress.study.definition import Job, Study
@@ -37,7 +37,7 @@ class PlannedJob:
 
     @property
     def plugins(self) -> list[str]:
-        return ["model", *(step.name for step in self.job.recipe.chain)]
+        return stage_names(self.job.recipe)
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Plan:
 
     plugins: stage key -> plugin, of all stages of all jobs, shared ones once.
     there: keys of the stages that are made and measured.
+    given_up: keys of the stages that will not be made.
     seconds: plugin -> what stages of it took, of those made while the study runs.
     """
 
@@ -53,33 +54,33 @@ class Plan:
     jobs: list[PlannedJob]
     plugins: dict[str, str]
     there: set[str]
+    given_up: set[str] = field(default_factory=set)
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def made(self, key: str, seconds: float) -> None:
         self.there.add(key)
         self.seconds[self.plugins[key]].append(seconds)
 
-    def seconds_left(self, given_up: set[str]) -> float | None:
+    def seconds_left(self) -> float | None:
         """An estimate: stages still to make, each at the mean of its plugin's or, before there is one, of all.
 
-        given_up: keys that will not be made. None before the first stage was made.
+        None before the first stage was made.
         """
         everything = [value for values in self.seconds.values() for value in values]
         if not everything:
             return None
-        missing = [plugin for key, plugin in self.plugins.items() if key not in self.there | given_up]
+        missing = [plugin for key, plugin in self.plugins.items() if key not in self.there | self.given_up]
         return sum(mean(self.seconds.get(plugin) or everything) for plugin in missing)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job. reused: no process was started. failure: one line, where it failed; log: its file."""
+    """What became of a job. stages: those it has, from the first on. failure: one line, where it failed."""
 
     job: Job
     stages: list[Stage]
-    reused: bool
     failure: str | None
-    log: Path
+    log: Path  # there where something ran
 
 
 class StudyListener(Protocol):
@@ -131,35 +132,57 @@ def run_study(plan: Plan, store: Store, folder: Path, listener: StudyListener) -
     What a job leaves in `folder`: recipes/<job>.yaml, logs/<job>.log where a process ran, and a folder below stages/
     for each stage.
     """
-    for name in ("recipes", "logs", "stages"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    failures: dict[str, str] = {}  # stage key -> why it could not be made
+    prepare_folder(plan, folder)
+    failures: dict[str, str] = {}  # key of a stage that was given up -> why
     for number, planned in enumerate(plan.jobs, start=1):
         job = planned.job
-        path = folder / "recipes" / f"{job.name}.yaml"
-        path.write_text(job.text, encoding="utf-8")
-        log = folder / "logs" / f"{job.name}.log"
         listener.begin_job(number, job)
-        stages = find_chain(job.recipe, planned.keys, plan.devkit, store)
+        there = len(find_chain(job.recipe, planned.keys, plan.devkit, store))
         failure = next((failures[key] for key in planned.keys if key in failures), None)
-        reused = len(stages) == len(planned.keys)
-        if not reused and failure is None:
-            process = _Process(planned, plan, store, listener, set(failures))
-            failure = process.run(path, log)
-            stages = [
-                replace(stage, reused=stage.key not in process.made)
-                for stage in find_chain(job.recipe, planned.keys, plan.devkit, store)
-            ]
-            if failure is None and len(stages) < len(planned.keys):
-                failure = "ended as if all went well, but its stages are not in the store"
-            if failure is not None and len(stages) < len(planned.keys):
-                failures[planned.keys[len(stages)]] = failure
-        failure = failure or _lost_map(job, stages)
-        for stage in stages:
-            copy_stage(stage, folder / stage_folder(stage.key, stage.plugin))
-        outcome = Outcome(job, stages, reused, failure, log)
+        made: set[str] = set()
+        if there < len(planned.keys) and failure is None:
+            process = _Process(planned, plan, store, listener)
+            failure = process.run(recipe_file(folder, job), log_file(folder, job))
+            made = process.made
+        outcome = conclude(planned, plan, store, folder, failure, made)
+        if outcome.failure is not None and len(outcome.stages) < len(planned.keys):
+            lost = planned.keys[len(outcome.stages)]
+            failures[lost] = outcome.failure
+            plan.given_up.add(lost)
         listener.end_job(number, outcome)
         yield outcome
+
+
+def prepare_folder(plan: Plan, folder: Path) -> None:
+    """The study's folder, and in it the recipes of all jobs."""
+    for name in ("recipes", "logs", "stages"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for planned in plan.jobs:
+        recipe_file(folder, planned.job).write_text(planned.job.text, encoding="utf-8")
+
+
+def recipe_file(folder: Path, job: Job) -> Path:
+    return folder / "recipes" / f"{job.name}.yaml"
+
+
+def log_file(folder: Path, job: Job) -> Path:
+    return folder / "logs" / f"{job.name}.log"
+
+
+def conclude(
+    planned: PlannedJob, plan: Plan, store: Store, folder: Path, failure: str | None, made: set[str]
+) -> Outcome:
+    """What became of a job, its stages copied into the study's folder. made: keys of those that were made for it."""
+    job = planned.job
+    stages = [
+        replace(stage, reused=stage.key not in made)
+        for stage in find_chain(job.recipe, planned.keys, plan.devkit, store)
+    ]
+    if failure is None and len(stages) < len(planned.keys):
+        failure = "ended as if all went well, but its stages are not in the store"
+    for stage in stages:
+        copy_stage(stage, folder / stage_folder(stage.key, stage.plugin))
+    return Outcome(job, stages, failure or _lost_map(job, stages), log_file(folder, job))
 
 
 def stage_folder(key: str, plugin: str) -> str:
@@ -179,11 +202,8 @@ def _lost_map(job: Job, stages: list[Stage]) -> str | None:
 class _Process:
     """The process of one job."""
 
-    def __init__(
-        self, planned: PlannedJob, plan: Plan, store: Store, listener: StudyListener, given_up: set[str]
-    ) -> None:
+    def __init__(self, planned: PlannedJob, plan: Plan, store: Store, listener: StudyListener) -> None:
         self.planned, self.plan, self.store, self.listener = planned, plan, store, listener
-        self.given_up = given_up
         self.index = 0  # of the stage that is being made
         self.made: set[str] = set()  # keys of the stages that it made
         self.failure: str | None = None
@@ -231,7 +251,7 @@ class _Process:
                 else:
                     self.made.add(key)
                     self.plan.made(key, event["seconds"])
-                event |= {"plan": self.plan, "seconds_left": self.plan.seconds_left(self.given_up)}
+                event |= {"plan": self.plan, "seconds_left": self.plan.seconds_left()}
                 tell = listener.end_stage
         tell(**event)
 

@@ -68,9 +68,7 @@ def test_a_stage_made_before_there_was_a_shared_store_can_be_shared(url: str, tm
     assert Store(tmp_path / "other", SharedStore(url)).has(KEY)
 
 
-def test_an_upload_that_stops_half_way_is_never_seen(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_upload_that_stops_half_way_is_never_seen(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = SharedStore(url)
 
     def killed(*args: object) -> None:

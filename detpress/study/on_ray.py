@@ -1,0 +1,210 @@
+"""Runs a study on a Ray cluster: one task a stage, on whichever node has room.
+
+A task waits for the one that makes its parent; a stage that several recipes share is one task. Stages meet in the
+store, so that a node finds what another one made: on several machines that is the shared one, `$DETPRESS_STORE`. A task
+whose worker is lost is run again by Ray, up to `RETRIES` times, and goes on from what is in the store.
+
+Each task gets as many CPUs as this process has threads, and sets its own to that number, so that it computes what a
+local run does, bit for bit on like hardware. Where latency is measured, it gets a whole node, so that nothing else
+disturbs it.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+import torch
+from ray.exceptions import RayError
+from ray.util.queue import Queue
+
+from detpress.data import open_data
+from detpress.detector.training_config import TrainingOptions
+from detpress.errors import DetpressError, InputError
+from detpress.initial_model import recipe_classes
+from detpress.plugin import Config
+from detpress.recipe import Recipe
+from detpress.run import Chain, find_chain
+from detpress.stage import measurement_digest
+from detpress.store import Store, open_store
+from detpress.study.events import EventListener
+from detpress.study.running import Outcome, Plan, PlannedJob, StudyListener, conclude, log_file, prepare_folder
+from detpress.voc.devkit import Devkit
+
+RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a stage's task. seconds: with measuring; log: the stage's, where it failed."""
+
+    reused: bool = False
+    seconds: float = 0.0
+    failure: str | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """cpus: of the smallest node; gpus: of all nodes together."""
+
+    nodes: int
+    cpus: float
+    gpus: float
+
+
+Task = Any  # Ray's reference to what a task will return, a `Made`
+
+
+def run_study_on_ray(
+    plan: Plan, store: Store, folder: Path, listener: StudyListener, address: str
+) -> Iterator[Outcome]:
+    """The jobs' outcomes in the order in which they end; otherwise as `detpress.study.running.run_study`.
+
+    address: of a running cluster, or `auto`: the one that runs on this machine, or else one that is started here and
+    ends with the study. Raises InputError where there is none, or its nodes share no store.
+    """
+    prepare_folder(plan, folder)
+    with _cluster(address, store) as cluster:
+        events = Queue(actor_options={"num_cpus": 0})
+        jobs = _submit(plan, store, cluster, events)
+        keys = {task: key for tasks in jobs for key, task in tasks}
+        made: dict[Task, Made] = {}
+        waiting = list(range(len(jobs)))
+        while waiting:
+            pending = [task for task in keys if task not in made]
+            for task in ray.wait(pending, timeout=0.2)[0] if pending else ():
+                made[task] = _result(task)
+                _tell(keys[task], made[task], plan, listener, cluster)
+            for event in events.get_nowait_batch(events.qsize()):
+                if event["event"] == "progress":
+                    listener.progress(event["what"], event["done"], event["total"])
+            for i in [i for i in waiting if all(task in made for _, task in jobs[i])]:
+                waiting.remove(i)
+                listener.begin_job(i + 1, plan.jobs[i].job)
+                outcome = _outcome(plan.jobs[i], {key: made[task] for key, task in jobs[i]}, plan, store, folder)
+                listener.end_job(i + 1, outcome)
+                yield outcome
+
+
+def _submit(plan: Plan, store: Store, cluster: Cluster, events: Queue) -> list[list[tuple[str, Task]]]:
+    """Of each job the keys of the stages that are not there, and their tasks; one that jobs share is the same task."""
+    submitted: dict[tuple[str, str], Task] = {}
+    jobs: list[list[tuple[str, Task]]] = []
+    threads = torch.get_num_threads()
+    for planned in plan.jobs:
+        recipe = planned.job.recipe
+        measured = measurement_digest(recipe, plan.devkit, recipe.data.test)
+        tasks: list[tuple[str, Task]] = []
+        for index in range(len(find_chain(recipe, planned.keys, plan.devkit, store)), len(planned.keys)):
+            key = planned.keys[index]
+            if (key, measured) not in submitted:
+                options = _make_stage.options(
+                    name=f"{planned.plugins[index]} of {planned.job.name}",
+                    num_cpus=cluster.cpus if recipe.measure.runtimes else min(threads, cluster.cpus),
+                    num_gpus=min(_gpus(recipe, index), cluster.gpus),
+                )
+                before = tasks[-1][1] if tasks else None
+                submitted[key, measured] = options.remote(recipe, index, key, threads, before, events)
+            tasks.append((key, submitted[key, measured]))
+        jobs.append(tasks)
+    return jobs
+
+
+def _gpus(recipe: Recipe, index: int) -> int:
+    """A step trains where it has the options of a training; those say on how many devices."""
+    if index == 0:
+        return 0
+    config = recipe.chain[index - 1].config
+    options: Sequence[Config] = [config, *(value for _, value in config if isinstance(value, Config))]
+    return max((option.devices for option in options if isinstance(option, TrainingOptions)), default=0)
+
+
+@ray.remote(max_retries=RETRIES)
+def _make_stage(recipe: Recipe, index: int, key: str, threads: int, before: Made | None, events: Queue) -> Made:
+    """Stage `index` of the recipe, made and measured on the node that runs this."""
+    if before is not None and before.failure is not None:
+        return before
+    torch.set_num_threads(threads)
+    listener = EventListener(events.put)
+    store = open_store()
+    try:
+        chain = Chain(recipe, _devkit(recipe.data.root, tuple(recipe_classes(recipe) or ())), store, listener)
+        if chain.keys[index] != key:
+            return Made(failure=f"{socket.gethostname()} has another data set or other versions of the packages")
+        listener.begin(index, len(chain.keys), chain.names[index])
+        if index and not store.has(chain.keys[index - 1]):
+            return Made(failure=f"{socket.gethostname()} does not find the stage before: the nodes share no store")
+        stage = chain.stage(index)
+    except DetpressError as error:
+        log = store.root / "scratch" / key / "stage.log"
+        return Made(failure=str(error), log=log.read_text(errors="replace") if log.is_file() else "")
+    return Made(stage.reused, listener.seconds())
+
+
+@lru_cache(maxsize=2)
+def _devkit(root: str, classes: tuple[str, ...]) -> Devkit:
+    """Read once by each worker."""
+    return open_data(root, list(classes) or None)
+
+
+def _result(task: Task) -> Made:
+    try:
+        return cast(Made, ray.get(task))
+    except RayError as error:  # the worker was lost more often than Ray tries again, or memory ran out
+        return Made(failure=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+
+
+def _tell(key: str, made: Made, plan: Plan, listener: StudyListener, cluster: Cluster) -> None:
+    if made.failure is not None:
+        plan.given_up.add(key)
+        return
+    if made.reused:
+        plan.there.add(key)
+    else:
+        plan.made(key, made.seconds)
+    left = plan.seconds_left()
+    listener.end_stage(made.reused, made.seconds, plan, None if left is None else left / cluster.nodes)
+
+
+def _outcome(planned: PlannedJob, made: dict[str, Made], plan: Plan, store: Store, folder: Path) -> Outcome:
+    failed = next((found for found in made.values() if found.failure is not None), None)
+    if failed is not None:
+        log_file(folder, planned.job).write_text(f"{failed.failure}\n{failed.log}", encoding="utf-8")
+    new = {key for key, found in made.items() if not found.reused}
+    return conclude(planned, plan, store, folder, failed.failure if failed else None, new)
+
+
+@contextmanager
+def _cluster(address: str, store: Store) -> Iterator[Cluster]:
+    """The connection to the cluster, for as long as the study runs."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    shared = {"DETPRESS_STORE": store.shared.url} if store.shared else {}
+    try:
+        ray.init(
+            None if address == "auto" else address,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(torch.get_num_threads()), **shared}},
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"--ray {address}: no cluster there: {str(error).splitlines()[0]}") from error
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        hosts = {node["NodeManagerHostname"] for node in nodes}
+        if store.shared is None and hosts != {socket.gethostname()}:
+            raise InputError(
+                f"--ray {address}: its nodes are on {', '.join(sorted(hosts))}; expected the environment variable "
+                "DETPRESS_STORE to name a folder that all of them reach, such as s3://bucket/stages"
+            )
+        cpus = min(node["Resources"].get("CPU", 0.0) for node in nodes)
+        yield Cluster(len(nodes), cpus, sum(node["Resources"].get("GPU", 0.0) for node in nodes))
+    finally:
+        ray.shutdown()

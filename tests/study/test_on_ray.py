@@ -1,0 +1,157 @@
+"""On a real Ray cluster of two nodes, whose stages meet on a real S3 server, a study gives what a local run gives."""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import ray
+from moto.server import ThreadedMotoServer
+from ray.cluster_utils import Cluster
+from small_study import Told
+
+from detpress.errors import InputError
+from detpress.shared_store import SharedStore
+from detpress.store import Store, open_store
+from detpress.study.definition import read_study
+from detpress.study.on_ray import run_study_on_ray
+from detpress.study.running import Outcome, plan_study, run_study
+
+STUDY = """\
+name: three
+shared:
+  data: {{root: {data}}}
+  model: {{weights: "builtin:digits"}}
+  measure: {{runtimes: [], memory: false}}
+recipes:
+  - {{name: pruned, chain: [nni.l1norm: {{sparsity: 0.2}}, nni.speedup]}}
+  - {{name: broken, chain: [inc.static_int8: {{calibration_images: 1000}}]}}
+  - {{name: trained, chain: [train.finetune: {{epochs: {epochs}, learning_rate: 0.0001}}]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="detpress")
+        yield "s3://detpress"
+    server.stop()
+
+
+class Nodes:
+    """A cluster that is made node by node, each with a cache of its own, as machines have."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cluster = Cluster()
+        self.nodes: list[Any] = []
+
+    def add(self, cpus: int) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DETPRESS_CACHE", str(self.folder / f"node{len(self.nodes)}"))
+            self.nodes.append(self.cluster.add_node(num_cpus=cpus, object_store_memory=80_000_000))
+
+    def kill(self, node: int) -> None:
+        self.cluster.remove_node(self.nodes[node], allow_graceful=False)
+
+    def made_by(self, node: int) -> set[str]:
+        """Keys of the stages in the node's own cache."""
+        return {path.name for path in (self.folder / f"node{node}/store/stages").glob("*/[!.]*")}
+
+    def working(self, node: int) -> bool:
+        """Whether a training goes on there."""
+        return any((self.folder / f"node{node}/store/scratch").glob("*/fit-0"))
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    found = Nodes(tmp_path)
+    yield found
+    ray.shutdown()
+    found.cluster.shutdown()
+
+
+def run_on(nodes: Nodes, study_file: Path, told: Told, store: Store) -> dict[str, Outcome]:
+    plan = plan_study(read_study(study_file), store)
+    found = run_study_on_ray(plan, store, nodes.folder / "run", told, nodes.cluster.address)
+    return {outcome.job.variant: outcome for outcome in found}
+
+
+def weights(outcome: Outcome) -> str:
+    return hashlib.sha256((outcome.stages[-1].bundle / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_cluster_gives_what_a_local_run_gives_bit_for_bit(
+    bucket: str, nodes: Nodes, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "three.yaml"
+    path.write_text(STUDY.format(data=study_file.parent / "digits", epochs=2))
+    monkeypatch.setenv("DETPRESS_STORE", f"{bucket}/equal")
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "driver"))
+    for _ in range(2):
+        nodes.add(cpus=os.cpu_count() or 1)
+    on_ray = run_on(nodes, path, told := Told(), open_store())
+    assert on_ray["broken"].failure is not None
+    assert "1000 calibration images asked for" in on_ray["broken"].failure
+    assert "1000 calibration images asked for" in on_ray["broken"].log.read_text()
+    assert len(nodes.made_by(0) | nodes.made_by(1)) == 4, "model, l1norm, speedup, finetune"
+    assert ("planned", 5, 0) not in told.events
+    monkeypatch.delenv("DETPRESS_STORE")
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "local"))
+    store = open_store()
+    local = {
+        outcome.job.variant: outcome
+        for outcome in run_study(plan_study(read_study(path), store), store, tmp_path / "run-local", Told())
+    }
+    for name in ("pruned", "trained"):
+        assert on_ray[name].failure is None
+        assert weights(on_ray[name]) == weights(local[name])
+        assert on_ray[name].stages[-1].metrics["map"] == local[name].stages[-1].metrics["map"]
+
+
+def test_a_node_that_dies_during_a_training_is_made_up_for_by_another(
+    bucket: str, nodes: Nodes, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "three.yaml"
+    path.write_text(STUDY.format(data=study_file.parent / "digits", epochs=40))
+    monkeypatch.setenv("DETPRESS_STORE", f"{bucket}/killed")
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "driver"))
+    nodes.add(cpus=0)  # the cluster's head, which outlives the others
+    for _ in range(2):
+        nodes.add(cpus=os.cpu_count() or 1)
+    killed: list[int] = []
+
+    def kill_the_one_that_trains() -> None:
+        while not killed:
+            time.sleep(0.05)
+            for node in (1, 2):
+                if nodes.working(node):
+                    nodes.kill(node)
+                    killed.append(node)
+
+    killer = threading.Thread(target=kill_the_one_that_trains, daemon=True)
+    killer.start()
+    outcomes = run_on(nodes, path, Told(), open_store())
+    assert killed, "a training was killed"
+    assert outcomes["trained"].failure is None
+    assert outcomes["pruned"].failure is None
+    assert outcomes["trained"].stages[-1].key in nodes.made_by(3 - killed[0])
+
+
+def test_no_cluster_at_the_address_is_one_line(tmp_path: Path, study_file: Path) -> None:
+    store = Store(tmp_path / "store", SharedStore(f"file://{tmp_path}/shared"))
+    plan = plan_study(read_study(study_file), store)
+    with pytest.raises(InputError, match=r"--ray 127\.0\.0\.1:1: no cluster there"):
+        list(run_study_on_ray(plan, store, tmp_path / "run", Told(), "127.0.0.1:1"))
