@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detpress.commands.options import Assignments, Json, Out, print_json
+from detpress.commands.options import Assignments, Json, Mlflow, Out, open_tracking, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +29,7 @@ def compare(
         str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Run on this Ray cluster; docs/clusters.md.")
     ] = None,
     out: Out = None,
+    mlflow: Mlflow = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -62,6 +63,7 @@ def compare(
     study = open_studies(recipes, seeds, assignments or [])
     folder = out or Path("runs") / study.name
     store = open_store()
+    tracking = open_tracking(mlflow)
     outcomes: list[Outcome] = []
     results: dict[str, Any] = {}
     with StudyTerminal(quiet) as terminal:
@@ -77,6 +79,8 @@ def compare(
         finally:
             results = compare_outcomes(study, outcomes, plan.devkit)
             write_study_folder(study, results, folder)
+    if tracking:
+        tracking.log(results, folder)
     rows = [row for row in results["rows"] if row["figures"]]
     if condition:
         rows = [row for row in rows if condition.holds(means(row))]

@@ -3,9 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from detpress.errors import InputError
+
+if TYPE_CHECKING:
+    from detpress.tracking import Tracking
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
@@ -13,6 +18,23 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, such as chain[0].sparsity=0.5."),
 ]
+
+Mlflow = Annotated[
+    str | None, typer.Option("--mlflow", metavar="URI", help="Log to this MLflow, such as sqlite:///runs.db.")
+]
+
+
+def open_tracking(uri: str | None) -> "Tracking | None":
+    """The MLflow at `uri`, reached before anything is computed. Raises InputError where it is not there."""
+    if uri is None:
+        return None
+    try:
+        from detpress.tracking import Tracking
+    except ImportError as error:
+        raise InputError(
+            f"--mlflow {uri}: {error}; expected the extra `mlflow`: pip install 'detpress[mlflow]'"
+        ) from error
+    return Tracking(uri)
 
 
 def print_json(value: Any) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detpress.commands.options import Assignments, Json, Out, print_json
+from detpress.commands.options import Assignments, Json, Mlflow, Out, open_tracking, print_json
 
 if TYPE_CHECKING:
     from detpress.recipe import Recipe
@@ -22,6 +22,7 @@ def run(
     assignments: Assignments = None,
     seed: Annotated[int | None, typer.Option(help="The same as --set seed=N.")] = None,
     out: Out = None,
+    mlflow: Mlflow = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: every stage made, kept and measured in the same way.
@@ -49,6 +50,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
     store = open_store()
+    tracking = open_tracking(mlflow)
     found: dict[str, Any] = {}
     with TerminalListener() as listener:
         if checked.chain:
@@ -58,6 +60,8 @@ def run(
         if checked.search is not None:
             checked, found = _run_search(checked, devkit, store, listener, folder, as_json)
         results = _run_chain(checked, devkit, store, listener, folder)
+    if tracking:
+        tracking.log(results, folder)
     if as_json:
         print_json(results | found)
     else:

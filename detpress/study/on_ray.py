@@ -52,7 +52,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Cluster:
-    """cpus: of the smallest node; gpus: of all nodes together."""
+    """The nodes that have CPUs. cpus: of the smallest; gpus: of all together."""
 
     nodes: int
     cpus: float
@@ -197,14 +197,15 @@ def _cluster(address: str, store: Store) -> Iterator[Cluster]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"--ray {address}: no cluster there: {str(error).splitlines()[0]}") from error
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = [node for node in alive if node["Resources"].get("CPU")]  # a head may leave the work to the others
         hosts = {node["NodeManagerHostname"] for node in nodes}
         if store.shared is None and hosts != {socket.gethostname()}:
             raise InputError(
                 f"--ray {address}: its nodes are on {', '.join(sorted(hosts))}; expected the environment variable "
                 "DETPRESS_STORE to name a folder that all of them reach, such as s3://bucket/stages"
             )
-        cpus = min(node["Resources"].get("CPU", 0.0) for node in nodes)
+        cpus = min(node["Resources"]["CPU"] for node in nodes)
         yield Cluster(len(nodes), cpus, sum(node["Resources"].get("GPU", 0.0) for node in nodes))
     finally:
         ray.shutdown()

@@ -1,0 +1,85 @@
+"""A run and a study in a real MLflow over SQLite; nothing is written elsewhere."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from detpress.voc.digits import write_digits
+
+RECIPE = """\
+name: {name}
+data: {{root: digits}}
+model: {{weights: "builtin:digits"}}
+chain: {chain}
+measure: {{runtimes: [], memory: false}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tracking")
+    write_digits(folder / "digits", {"train": 8, "val": 4, "test": 8})
+    (folder / "pruned.yaml").write_text(
+        RECIPE.format(name="pruned", chain="[nni.l1norm: {sparsity: 0.2}, nni.speedup]")
+    )
+    (folder / "broken.yaml").write_text(
+        RECIPE.format(name="broken", chain="[inc.static_int8: {calibration_images: 1000}]")
+    )
+    return folder
+
+
+def detpress(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "detpress.cli", *arguments]
+    environment = os.environ | {"DETPRESS_CACHE": str(folder / "cache")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_run_is_kept_with_its_recipe_its_metrics_by_stage_and_its_report(folder: Path) -> None:
+    before = {path.name for path in folder.iterdir()}
+    done = detpress(folder, "run", "pruned.yaml", "--mlflow", "sqlite:///runs.db", "--json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    client = MlflowClient(f"sqlite:///{folder}/runs.db")
+    experiment = client.get_experiment_by_name("detpress")
+    [run] = client.search_runs([experiment.experiment_id], "tags.`mlflow.runName` = 'pruned'")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["chain.0.nni.l1norm.sparsity"] == "0.2"
+    assert run.data.params["seed"] == "0"
+    history = client.get_metric_history(run.info.run_id, "parameters")
+    assert [(metric.step, metric.value) for metric in history] == [
+        (stage["index"], stage["metrics"]["parameters"]) for stage in results["stages"]
+    ]
+    assert run.data.metrics["ap.three"] == results["stages"][-1]["metrics"]["ap"]["three"]
+    kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert kept == {"results.json", "recipe.yaml", "report.html", "report.md", "report.csv"}
+    assert {path.name for path in folder.iterdir()} - before == {"cache", "runs", "runs.db", "mlartifacts"}
+
+
+def test_a_study_is_a_run_with_one_below_it_for_each_recipe_and_seed(folder: Path) -> None:
+    done = detpress(folder, "compare", "pruned.yaml", "broken.yaml", "--mlflow", "sqlite:///runs.db", "--quiet")
+    assert done.returncode == 1, "one recipe fails"
+    client = MlflowClient(f"sqlite:///{folder}/runs.db")
+    experiment = client.get_experiment_by_name("detpress")
+    [whole] = client.search_runs([experiment.experiment_id], "tags.`mlflow.runName` = 'compare-pruned-broken'")
+    below = client.search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{whole.info.run_id}'", order_by=["run_name"]
+    )
+    status = {run.data.tags["mlflow.runName"]: run.info.status for run in below}
+    assert status == {"broken-seed0": "FAILED", "pruned-seed0": "FINISHED"}
+    [broken] = [run for run in below if run.info.status == "FAILED"]
+    assert "1000 calibration images asked for" in broken.data.tags["failure"]
+    assert whole.data.tags["failure"] == "1 of 2 runs failed"
+    assert "study.json" in {artifact.path for artifact in client.list_artifacts(whole.info.run_id)}
+
+
+def test_a_server_that_is_not_there_is_one_line_before_anything_is_computed(folder: Path) -> None:
+    done = detpress(folder, "run", "pruned.yaml", "--mlflow", "http://127.0.0.1:9", "--out", "none")
+    assert done.returncode == 2
+    assert done.stderr.startswith("detpress: --mlflow http://127.0.0.1:9: MlflowException:")
+    assert "Traceback" not in done.stderr
+    assert not list((folder / "none").iterdir())
