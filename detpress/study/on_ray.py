@@ -23,6 +23,7 @@ import ray
 import torch
 from ray.exceptions import RayError
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from detpress.data import open_data
 from detpress.detector.training_config import TrainingOptions
@@ -72,7 +73,9 @@ def run_study_on_ray(
     """
     prepare_folder(plan, folder)
     with _cluster(address, store) as cluster:
-        events = Queue(actor_options={"num_cpus": 0})
+        # On this node, so that it does not go down with one of the others.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         jobs = _submit(plan, store, cluster, events)
         keys = {task: key for tasks in jobs for key, task in tasks}
         made: dict[Task, Made] = {}
@@ -181,12 +184,20 @@ def _outcome(planned: PlannedJob, made: dict[str, Made], plan: Plan, store: Stor
     return conclude(planned, plan, store, folder, failed.failure if failed else None, new)
 
 
+def _reach(address: str) -> None:
+    """Raises OSError or ValueError where nobody listens, which Ray itself tries for minutes to change."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host, int(port)), timeout=10).close()
+
+
 @contextmanager
 def _cluster(address: str, store: Store) -> Iterator[Cluster]:
     """The connection to the cluster, for as long as the study runs."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     shared = {"DETPRESS_STORE": store.shared.url} if store.shared else {}
     try:
+        if address != "auto":
+            _reach(address)
         ray.init(
             None if address == "auto" else address,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(torch.get_num_threads()), **shared}},
@@ -194,7 +205,7 @@ def _cluster(address: str, store: Store) -> Iterator[Cluster]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"--ray {address}: no cluster there: {str(error).splitlines()[0]}") from error
     try:
         alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
