@@ -96,7 +96,7 @@ def test_every_kind_of_layer_is_computed_as_by_the_network(target: Target, image
         found = torch.from_numpy(session.run(["map_2"], {"images": images.numpy()})[0])
     assert found.shape == expected.shape
     noise = (found - expected).square().mean() / expected.var()
-    assert 0 < float(noise) < 1e-2, "rounded between convolutions, 20 dB below the signal"
+    assert 0 < float(noise) < 2e-3, "rounded between convolutions: 1.1e-3 for OpenVINO, 1.4e-3 for ONNX Runtime"
 
 
 def test_without_scales_between_the_graph_is_the_network(images: Tensor) -> None:
