@@ -11,6 +11,10 @@ So a convolution's input is rounded for both, and so are the inputs of additions
 pooling; for ONNX Runtime also what a convolution gives to its activation. Without the pairs between convolutions the
 numbers are those of `QuantizedNetwork`, and OpenVINO passes 33 of YOLOv3's 75 convolutions' outputs on in float, ONNX
 Runtime computes all of them in float.
+
+A symmetric scale is written for OpenVINO as signed codes about 0, each 127 less. A zero point other than 0 it makes up
+for in every run, by sums over the weights wherever a convolution pads: most of the time of a small network. The code
+255, which only the largest value of the calibration has, becomes 127 instead of 128.
 """
 
 from collections.abc import Sequence
@@ -23,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from detpress.detector.architecture import Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
 from detpress.detector.network import origin
-from detpress.detector.quantized import InputScale, QuantizedNetwork
+from detpress.detector.quantized import MIDDLE, InputScale, QuantizedNetwork
 
 Target = Literal["openvino", "onnxruntime"]
 OPSET, IR_VERSION = 17, 8
@@ -32,7 +36,7 @@ OPSET, IR_VERSION = 17, 8
 def int8_onnx(network: QuantizedNetwork, target: Target) -> onnx.ModelProto:
     """Input `images`, outputs `map_32`, ... as `detpress.detector.export` names them; weights are int8 constants."""
     architecture, between = network.architecture, network.quantization.between
-    graph = _Graph({name: tensor.numpy() for name, tensor in network.state_dict().items()})
+    graph = _Graph({name: tensor.numpy() for name, tensor in network.state_dict().items()}, target)
     channels = (3, *architecture.output_channels)
     strides = [1]
     given = ["images"]  # by layer, from the one before the first on: the name of its output
@@ -90,7 +94,8 @@ class _Graph:
     tensors: the network's state dict.
     """
 
-    def __init__(self, tensors: dict[str, NDArray[np.generic]]) -> None:
+    def __init__(self, tensors: dict[str, NDArray[np.generic]], target: Target) -> None:
+        self.signed = target == "openvino"
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.tensors = tensors
@@ -110,12 +115,13 @@ class _Graph:
         if (x, scale) not in self._rounded:
             others = sum(x == other for other, _ in self._rounded)
             name = f"{x}.rounded.{others}" if others else f"{x}.rounded"
-            numbers = [self.scalar(np.float32(scale.scale)), self.scalar(np.uint8(scale.zero_point))]
+            zero = np.int8(0) if self.signed and scale.zero_point == MIDDLE else np.uint8(scale.zero_point)
+            numbers = [self.scalar(np.float32(scale.scale)), self.scalar(zero)]
             q = self.add("QuantizeLinear", [x, *numbers], f"{name}.q")
             self._rounded[x, scale] = self.add("DequantizeLinear", [q, *numbers], name)
         return self._rounded[x, scale]
 
-    def scalar(self, value: np.float32 | np.uint8) -> str:
+    def scalar(self, value: np.float32 | np.uint8 | np.int8) -> str:
         """One constant for equal numbers: OpenVINO takes out a pair between equals only where they are one constant."""
         name = f"{value.dtype}.{value!s}"
         if name not in self._scalars:
