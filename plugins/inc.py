@@ -79,9 +79,10 @@ class DynamicInt8(Plugin):
 
     Intel Neural Compressor's dynamic quantization (PyTorch 2 export): no calibration images, and no range that an
     unusual image could leave; in exchange the range of every convolution's input is searched in every run, over the
-    whole batch, so that a result depends a little on what else is in the batch. What really runs: none of the runtimes
-    here executes such a convolution in integers from this network (ONNX Runtime alone could, as ConvInteger); it is
-    computed in float on rounded numbers, so the form is `simulated` and the figures are marked. The storage is real.
+    whole batch, so that a result depends a little on what else is in the batch. What really runs: ONNX Runtime computes
+    the convolutions in integers (DynamicQuantizeLinear, ConvInteger), slower than in float (docs/benchmarks.md); the
+    others compute in float on rounded numbers, and mAP is scored so: the form is `simulated`, the figures are marked,
+    and `precision` beside each latency says in what it was computed. The storage is real.
     INC's default of one scale for a whole layer's weights is `per_channel: false`.
     """
 
