@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from detpress.detector.architecture import Convolution, MaxPool, Upsample
 from detpress.detector.network import needed_later, origin
 from detpress.detector.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
+from detpress.errors import InputError
 
 BATCH = 16  # images computed at a time
 
@@ -80,8 +81,10 @@ class _Ranges:
 
 
 def _run(network: Callable[[Tensor], object], images: Tensor, hooks: Sequence[RemovableHandle]) -> None:
-    """Batch by batch; the hooks are taken off afterwards."""
+    """Batch by batch; the hooks are taken off afterwards. Raises InputError without images."""
     try:
+        if not len(images):
+            raise InputError("no calibration images: the activations' ranges cannot be known")
         with torch.no_grad():
             for batch in torch.tensor_split(images, -(-len(images) // BATCH)):
                 network(batch)

@@ -17,6 +17,7 @@ from detpress.detector.architecture import Architecture, Convolution, MaxPool, R
 from detpress.detector.calibration import with_scales_between
 from detpress.detector.int8_onnx import Target, int8_onnx
 from detpress.detector.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
+from detpress.errors import InputError
 from detpress.model import Model
 
 ANCHORS = ((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))
@@ -154,6 +155,11 @@ def test_ranges_are_those_of_the_images(images: Tensor) -> None:
     scale = network.quantization.between["layers.1.convolution"]
     assert scale.scale == pytest.approx((high - low) / 255)
     assert scale.zero_point == round(-low / scale.scale)
+
+
+def test_no_calibration_images_is_an_error(images: Tensor) -> None:
+    with pytest.raises(InputError, match="no calibration images"):
+        with_scales_between(every_kind(images), images[:0])
 
 
 def test_what_a_convolution_in_float_gives_stays_in_float(images: Tensor) -> None:
