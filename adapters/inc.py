@@ -12,14 +12,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import neural_compressor.common  # noqa: F401  sets its logger up, which inside `engine_messages` would undo that
 import torch
 from torch import Tensor, nn
 
+from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Architecture
 from detpress.detector.calibration import with_scales_between
 from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
-from detpress.engine_log import engine_messages
 from detpress.errors import InputError, StageError
 
 BATCH = 16  # calibration images computed at a time
@@ -87,7 +86,7 @@ def inc_program(
     network: nn.Module, images: Tensor, scheme: Scheme, float_layers: Collection[int], log: logging.Logger
 ) -> torch.fx.GraphModule:
     """INC's own result; for the arguments see `quantize_static`."""
-    with engine_messages(log, "neural_compressor", "torch"):
+    with inc_work(log, "torch"):
         from neural_compressor.torch.quantization import convert, prepare
 
         prepared = prepare(exported(network, images), scheme.config(float_layers))

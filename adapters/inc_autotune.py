@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import neural_compressor.common  # noqa: F401  sets its logger up, which inside `engine_messages` would undo that
 import torch
 from torch import Tensor
 
 from detpress.adapters.inc import Scheme, calibrate, exported, int8_network
+from detpress.adapters.inc_work import inc_work
 from detpress.detector.network import Network
 from detpress.detector.quantized import QuantizedNetwork
-from detpress.engine_log import engine_messages
 from detpress.errors import StageError
 
 
@@ -91,7 +90,7 @@ def tune(
         trials.append(score(begun[-1], int8_network(program, architecture, images)))
         return trials[-1].map
 
-    with engine_messages(log, "neural_compressor", "torch"), torch.no_grad():
+    with inc_work(log, "torch"), torch.no_grad():
         from neural_compressor.torch.quantization import TuningConfig, autotune
 
         configurations = [candidate.scheme.config(candidate.float_layers) for candidate in candidates]

@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Collection
 
-import neural_compressor.common  # noqa: F401  sets its logger up, which inside `engine_messages` would undo that
 import torch
 from torch import Tensor, nn
 
 from detpress.adapters.inc import exported, quantized_convolutions
+from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Architecture
 from detpress.detector.dynamic import DynamicNetwork, DynamicQuantization
-from detpress.engine_log import engine_messages
 from detpress.errors import StageError
 
 
@@ -29,7 +28,7 @@ def quantize_dynamic(
     float_layers: layer numbers of convolutions that stay in float.
     Raises StageError where INC quantized no convolution, and where the two compute differently.
     """
-    with engine_messages(log, "neural_compressor", "torch"):
+    with inc_work(log, "torch"):
         from neural_compressor.torch.quantization import DynamicQuantConfig, convert, prepare
 
         config = DynamicQuantConfig(w_granularity="per_channel" if per_channel else "per_tensor")

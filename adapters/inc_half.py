@@ -8,13 +8,12 @@ import copy
 import logging
 from collections.abc import Collection
 
-import neural_compressor.common  # noqa: F401  sets its logger up, which inside `engine_messages` would undo that
 import torch
 from torch import Tensor
 
+from detpress.adapters.inc_work import inc_work
 from detpress.detector.half import HalfNetwork, HalfPrecision, HalfType, half_network
 from detpress.detector.network import Network
-from detpress.engine_log import engine_messages
 from detpress.errors import StageError
 
 
@@ -27,7 +26,7 @@ def to_half_precision(
     images: float32 (N, 3, H, W) in [0, 1], on which the two are held against each other.
     Raises StageError where INC changed nothing, where the two differ by a bit, and where 16 bits overflow.
     """
-    with engine_messages(log, "neural_compressor"):
+    with inc_work(log):
         from neural_compressor.torch.algorithms.mixed_precision import HalfPrecisionModuleWrapper
         from neural_compressor.torch.quantization import MixedPrecisionConfig, convert, prepare
 

@@ -12,16 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import neural_compressor.common  # noqa: F401  sets its logger up, which inside `engine_messages` would undo that
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Convolution
 from detpress.detector.folding import batch_norm_of, folded_weight
 from detpress.detector.network import Network
 from detpress.detector.packed import PackedNetwork, Packing, decode, pack
-from detpress.engine_log import engine_messages
 from detpress.errors import StageError
 
 PATCHES = 1024  # of an image that GPTQ is shown at most, spread evenly over it
@@ -70,7 +69,7 @@ def pack_weights(
         matrix = weight.flatten(1)
         if not matrix.isfinite().all():
             raise StageError(f"{name}: a weight is not finite")
-        with engine_messages(log, "neural_compressor"):
+        with inc_work(log):
             match algorithm:
                 case "rtn":
                     found = round_to_nearest(matrix, packing, search_range)

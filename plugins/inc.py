@@ -28,7 +28,9 @@ class StaticInt8Options(LayerOptions):
         "minmax", description="range of an activation: what was seen, or what loses least of its histogram"
     )
     symmetric: bool = Field(
-        False, description="an activation's zero is the middle of its 256 values, whichever values it takes"
+        False,
+        description="an activation's zero is the middle of its 256 values, whichever values it takes: coarser, and a "
+        "quarter faster in OpenVINO (docs/benchmarks.md)",
     )
     per_channel: bool = Field(True, description="one scale for each filter's weights; false: one for the whole layer's")
 
@@ -50,6 +52,7 @@ class StaticInt8(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "neural-compressor"
+    version = 2
 
     def plan(self, model: "Model", config: StaticInt8Options) -> Plan:
         return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
@@ -76,9 +79,10 @@ class DynamicInt8(Plugin):
 
     Intel Neural Compressor's dynamic quantization (PyTorch 2 export): no calibration images, and no range that an
     unusual image could leave; in exchange the range of every convolution's input is searched in every run, over the
-    whole batch, so that a result depends a little on what else is in the batch. What really runs: none of the runtimes
-    here executes such a convolution in integers from this network (ONNX Runtime alone could, as ConvInteger); it is
-    computed in float on rounded numbers, so the form is `simulated` and the figures are marked. The storage is real.
+    whole batch, so that a result depends a little on what else is in the batch. What really runs: ONNX Runtime computes
+    the convolutions in integers (DynamicQuantizeLinear, ConvInteger), slower than in float (docs/benchmarks.md); the
+    others compute in float on rounded numbers, and mAP is scored so: the form is `simulated`, the figures are marked,
+    and `precision` beside each latency says in what it was computed. The storage is real.
     INC's default of one scale for a whole layer's weights is `per_channel: false`.
     """
 

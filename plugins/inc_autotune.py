@@ -62,6 +62,7 @@ class Autotune(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "neural-compressor"
+    version = 2
 
     def plan(self, model: "Model", config: AutotuneOptions) -> Plan:
         return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)

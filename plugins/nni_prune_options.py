@@ -78,7 +78,12 @@ class FilterPruning(Pruning):
     parameters: float | None = Field(
         None, gt=0, lt=1, description="share of the parameters that nni.speedup shall remove; decides the sparsity"
     )
-    round_to: int = Field(1, ge=1, le=1024, description="filters kept are rounded up to a multiple of this")
+    round_to: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="filters kept are rounded up to a multiple of this; 16 for what ends in int8 (docs/benchmarks.md)",
+    )
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:

@@ -9,7 +9,8 @@ from torch.utils.hooks import RemovableHandle
 
 from detpress.detector.architecture import Convolution, MaxPool, Upsample
 from detpress.detector.network import needed_later, origin
-from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
+from detpress.detector.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
+from detpress.errors import InputError
 
 BATCH = 16  # images computed at a time
 
@@ -19,8 +20,8 @@ def with_scales_between(network: QuantizedNetwork, images: Tensor) -> QuantizedN
 
     images: float32 (N, 3, H, W) in [0, 1], those that the convolutions' inputs were calibrated on.
     A range goes from the smallest to the largest value of a batch, averaged over batches; a tensor that a quantized
-    convolution takes has that convolution's scale. What a convolution in float gives stays in float, and so do the
-    raw maps.
+    convolution takes has that convolution's scale. Where all of those are symmetric, the others are so, too. What a
+    convolution in float gives stays in float, and so do the raw maps.
     """
     architecture, inputs = network.architecture, network.quantization.inputs
     ranges = _Ranges()
@@ -37,7 +38,7 @@ def with_scales_between(network: QuantizedNetwork, images: Tensor) -> QuantizedN
         if i not in architecture.heads
     ]
     _run(lambda batch: network(batch, taken), images, hooks)
-    between = ranges.scales()
+    between = ranges.scales(symmetric={scale.zero_point for scale in inputs.values()} == {MIDDLE})
     between |= {f"layers.{origin(architecture, i - 1)}": scale for i, scale in inputs.items() if i > 0}
     shared = needed_later(architecture)
     for i, layer in reversed(list(enumerate(architecture.layers))):
@@ -74,14 +75,16 @@ class _Ranges:
     def see(self, name: str, x: Tensor) -> None:
         self.seen[name].append((float(x.min()), float(x.max())))
 
-    def scales(self) -> dict[str, InputScale]:
+    def scales(self, symmetric: bool = False) -> dict[str, InputScale]:
         means = {name: torch.tensor(ends, dtype=torch.float64).mean(dim=0) for name, ends in self.seen.items()}
-        return {name: InputScale.of_range(float(ends[0]), float(ends[1])) for name, ends in means.items()}
+        return {name: InputScale.of_range(float(ends[0]), float(ends[1]), symmetric) for name, ends in means.items()}
 
 
 def _run(network: Callable[[Tensor], object], images: Tensor, hooks: Sequence[RemovableHandle]) -> None:
-    """Batch by batch; the hooks are taken off afterwards."""
+    """Batch by batch; the hooks are taken off afterwards. Raises InputError without images."""
     try:
+        if not len(images):
+            raise InputError("no calibration images: the activations' ranges cannot be known")
         with torch.no_grad():
             for batch in torch.tensor_split(images, -(-len(images) // BATCH)):
                 network(batch)

@@ -11,6 +11,14 @@ So a convolution's input is rounded for both, and so are the inputs of additions
 pooling; for ONNX Runtime also what a convolution gives to its activation. Without the pairs between convolutions the
 numbers are those of `QuantizedNetwork`, and OpenVINO passes 33 of YOLOv3's 75 convolutions' outputs on in float, ONNX
 Runtime computes all of them in float.
+
+A symmetric scale is written for OpenVINO as signed codes about 0, each 127 less. A zero point other than 0 it makes up
+for in every run, by sums over the weights wherever a convolution pads: most of the time of a small network. The code
+255, which only the largest value of the calibration has, becomes 127 instead of 128.
+
+A dynamic network takes the scale of each convolution's input in every run, for which ONNX has operators of its own:
+
+    DynamicQuantizeLinear  ConvInteger  Cast to float  Mul by both scales  Add the bias
 """
 
 from collections.abc import Sequence
@@ -21,18 +29,22 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from detpress.detector.architecture import Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
+from detpress.detector.architecture import Architecture, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
+from detpress.detector.dynamic import DynamicNetwork
 from detpress.detector.network import origin
-from detpress.detector.quantized import InputScale, QuantizedNetwork
+from detpress.detector.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
 
 Target = Literal["openvino", "onnxruntime"]
 OPSET, IR_VERSION = 17, 8
 
 
-def int8_onnx(network: QuantizedNetwork, target: Target) -> onnx.ModelProto:
+def int8_onnx(network: QuantizedNetwork | DynamicNetwork, target: Target) -> onnx.ModelProto:
     """Input `images`, outputs `map_32`, ... as `detpress.detector.export` names them; weights are int8 constants."""
-    architecture, between = network.architecture, network.quantization.between
-    graph = _Graph({name: tensor.numpy() for name, tensor in network.state_dict().items()})
+    architecture = network.architecture
+    quantization = network.quantization if isinstance(network, QuantizedNetwork) else Quantization({})
+    between = quantization.between
+    dynamic = network.dynamic.layers if isinstance(network, DynamicNetwork) else ()
+    graph = _Graph({name: tensor.numpy() for name, tensor in network.state_dict().items()}, target)
     channels = (3, *architecture.output_channels)
     strides = [1]
     given = ["images"]  # by layer, from the one before the first on: the name of its output
@@ -46,7 +58,10 @@ def int8_onnx(network: QuantizedNetwork, target: Target) -> onnx.ModelProto:
         x, name, stride = given[i], f"layers.{i}", strides[i]
         match layer:
             case Convolution():
-                x = graph.convolution(x, f"{name}.convolution", layer, network.quantization.inputs.get(i))
+                if i in dynamic:
+                    x = graph.dynamic_convolution(x, f"{name}.convolution", layer)
+                else:
+                    x = graph.convolution(x, f"{name}.convolution", layer, quantization.inputs.get(i))
                 if layer.activation == "leaky":
                     scale = between.get(f"{name}.convolution") if target == "onnxruntime" else None
                     x = graph.add("LeakyRelu", [graph.rounded(x, scale) if scale else x], name, alpha=0.1)
@@ -70,18 +85,27 @@ def int8_onnx(network: QuantizedNetwork, target: Target) -> onnx.ModelProto:
         graph.nodes,
         architecture.name,
         [_batch("images", 3, side)],
-        [_batch(f"map_{strides[i]}", channels[i], side // strides[i]) for i in _yolo_indices(network)],
+        [_batch(f"map_{strides[i]}", channels[i], side // strides[i]) for i in _yolo_indices(architecture)],
         graph.constants,
     )
     return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
-def _yolo_indices(network: QuantizedNetwork) -> list[int]:
-    return [i for i, layer in enumerate(network.architecture.layers) if isinstance(layer, Yolo)]
+def _yolo_indices(architecture: Architecture) -> list[int]:
+    return [i for i, layer in enumerate(architecture.layers) if isinstance(layer, Yolo)]
 
 
 def _batch(name: str, channels: int, side: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, side, side])
+
+
+def _geometry(layer: Convolution) -> dict[str, Any]:
+    return {
+        "kernel_shape": [layer.size] * 2,
+        "strides": [layer.stride] * 2,
+        "pads": [layer.size // 2] * 4,
+        "group": layer.groups,
+    }
 
 
 class _Graph:
@@ -90,7 +114,8 @@ class _Graph:
     tensors: the network's state dict.
     """
 
-    def __init__(self, tensors: dict[str, NDArray[np.generic]]) -> None:
+    def __init__(self, tensors: dict[str, NDArray[np.generic]], target: Target) -> None:
+        self.signed = target == "openvino"
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.tensors = tensors
@@ -110,12 +135,13 @@ class _Graph:
         if (x, scale) not in self._rounded:
             others = sum(x == other for other, _ in self._rounded)
             name = f"{x}.rounded.{others}" if others else f"{x}.rounded"
-            numbers = [self.scalar(np.float32(scale.scale)), self.scalar(np.uint8(scale.zero_point))]
+            zero = np.int8(0) if self.signed and scale.zero_point == MIDDLE else np.uint8(scale.zero_point)
+            numbers = [self.scalar(np.float32(scale.scale)), self.scalar(zero)]
             q = self.add("QuantizeLinear", [x, *numbers], f"{name}.q")
             self._rounded[x, scale] = self.add("DequantizeLinear", [q, *numbers], name)
         return self._rounded[x, scale]
 
-    def scalar(self, value: np.float32 | np.uint8) -> str:
+    def scalar(self, value: np.float32 | np.uint8 | np.int8) -> str:
         """One constant for equal numbers: OpenVINO takes out a pair between equals only where they are one constant."""
         name = f"{value.dtype}.{value!s}"
         if name not in self._scalars:
@@ -131,15 +157,21 @@ class _Graph:
             zeros = self.constant(f"{name}.weight_zero_point", np.zeros(layer.filters, np.int8))
             x = self.rounded(x, scale)
             weight = self.add("DequantizeLinear", [weight, scales, zeros], f"{name}.weight.float", axis=0)
-        return self.add(
-            "Conv",
-            [x, weight, bias],
-            name,
-            kernel_shape=[layer.size] * 2,
-            strides=[layer.stride] * 2,
-            pads=[layer.size // 2] * 4,
-            group=layer.groups,
+        return self.add("Conv", [x, weight, bias], name, **_geometry(layer))
+
+    def dynamic_convolution(self, x: str, name: str, layer: Convolution) -> str:
+        """Its input rounded by the range that it has in the run; the same numbers as `DynamicConvolution`."""
+        weight = self.constant(f"{name}.weight", self.tensors[f"{name}.weight"])
+        scales = self.constant(f"{name}.weight_scale", self.tensors[f"{name}.weight_scale"].reshape(-1, 1, 1))
+        bias = self.constant(f"{name}.bias", self.tensors[f"{name}.bias"].reshape(-1, 1, 1))
+        codes, scale, zero = (f"{name}.input.{part}" for part in ("codes", "scale", "zero_point"))
+        self.nodes.append(
+            helper.make_node("DynamicQuantizeLinear", [x], [codes, scale, zero], name=f"{name}.input.rounded")
         )
+        sums = self.add("ConvInteger", [codes, weight, zero], f"{name}.sums", **_geometry(layer))
+        sums = self.add("Cast", [sums], f"{name}.sums.float", to=TensorProto.FLOAT)
+        both = self.add("Mul", [scale, scales], f"{name}.scale")
+        return self.add("Add", [self.add("Mul", [sums, both], f"{name}.product"), bias], name)
 
     def upsample(self, x: str, name: str, stride: int) -> str:
         scales = self.constant(f"{name}.scales", np.array([1, 1, stride, stride], np.float32))

@@ -14,6 +14,7 @@ import onnx
 import torch
 
 from detpress.detector.architecture import Architecture, Convolution, Layer, Yolo
+from detpress.detector.dynamic import DynamicNetwork
 from detpress.detector.half import HalfNetwork
 from detpress.detector.int8_onnx import Target, int8_onnx
 from detpress.detector.quantized import QuantizedNetwork
@@ -24,7 +25,10 @@ from detpress.model import Model
 def onnx_model(model: Model, target: Target = "onnxruntime") -> onnx.ModelProto:
     """The model in ONNX. `target`: the runtime that an int8 model's graph is for; others are the same for all."""
     network = model.network
-    proto = int8_onnx(network, target) if isinstance(network, QuantizedNetwork) else _float_model(model)
+    if isinstance(network, QuantizedNetwork | DynamicNetwork):
+        proto = int8_onnx(network, target)
+    else:
+        proto = _float_model(model)
     onnx.helper.set_model_props(proto, metadata(model.architecture))
     return proto
 

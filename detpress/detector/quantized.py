@@ -25,6 +25,8 @@ from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import as_it_is, plain_layer, run_layers
 from detpress.errors import InputError
 
+MIDDLE = 127  # the zero point of a symmetric scale, as INC has it
+
 
 @dataclass(frozen=True)
 class InputScale:
@@ -38,9 +40,11 @@ class InputScale:
             raise InputError(f"no scale of 8-bit numbers: {self}")
 
     @classmethod
-    def of_range(cls, low: float, high: float) -> "InputScale":
-        """The finest scale that holds 0 exactly and everything from `low` to `high`."""
+    def of_range(cls, low: float, high: float, symmetric: bool = False) -> "InputScale":
+        """The finest scale that holds 0 exactly and everything from `low` to `high`; symmetric: 0 is in the middle."""
         low, high = min(low, 0.0), max(high, 0.0)
+        if symmetric:
+            return cls(2 * max(-low, high) / 255 or 1.0, MIDDLE)
         scale = (high - low) / 255 or 1.0
         return cls(scale, round(-low / scale))
 

@@ -22,7 +22,13 @@ FIGURES = (
     "latency_ms.onnxruntime.median",
     "seconds",
 )
-OPEN_ENDED = ("ap.", "storage_bytes.", "latency_ms.")  # what follows is a class, an encoding, or a runtime
+OPEN_ENDED = (
+    "ap.",
+    "map_by_runtime.",
+    "storage_bytes.",
+    "latency_ms.",
+    "processing_ms.",
+)  # a class, a runtime, ...
 
 
 def flat_figures(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -41,7 +47,7 @@ def check_figure(name: str, where: str) -> None:
 
 
 def higher_is_better(name: str) -> bool:
-    return name == "map" or name.startswith("ap.")
+    return name == "map" or name.startswith(("ap.", "map_by_runtime."))
 
 
 def shown(name: str, value: float) -> str:
@@ -50,7 +56,9 @@ def shown(name: str, value: float) -> str:
         return f"{value:.4f}"
     if name.startswith("storage_bytes.") or name == "peak_memory_bytes":
         return f"{value / 1e6:,.2f} MB"
-    if name.startswith("latency_ms."):
+    if name.endswith(".joules"):
+        return f"{value:,.3f} J"
+    if name.startswith(("latency_ms.", "processing_ms.")):
         return f"{value:,.2f} ms"
     if name == "macs":
         return f"{value / 1e6:,.1f} M"
@@ -62,6 +70,11 @@ def heading(name: str) -> str:
     if name.startswith("latency_ms."):
         runtime, _, what = name.removeprefix("latency_ms.").rpartition(".")
         return f"{runtime} {what}"
+    if name.startswith("map_by_runtime."):
+        return f"mAP in {name.removeprefix('map_by_runtime.')}"
+    if name.startswith("processing_ms."):
+        part, _, what = name.removeprefix("processing_ms.").rpartition(".")
+        return f"{part} the network {what}"
     plain = {"map": "mAP", "macs": "MACs", "storage_bytes.on_disk": "on disk", "seconds": "seconds to make"}
     return plain.get(name, name.replace("_", " "))
 

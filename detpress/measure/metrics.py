@@ -1,6 +1,6 @@
 """Everything that is measured of a model after a stage, in the same way for every stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from detpress.voc.results import write_results
 
 INTEGER_RUNTIMES = ("openvino", "onnxruntime", "torch-compile", "openvino-bf16")  # execute an int8 model in integers
 PROCESSED = 50  # images on which reading and decoding are timed
-
-HALF_RUNTIMES = ("torch", "torch-compile", "openvino")  # compute in 16 bits; ONNX Runtime's CPU convolutions do not
 
 
 def scoring_runtime(form: Form, runtimes: list[str]) -> str:
@@ -57,9 +55,11 @@ def measure_model(
     scored_in = scoring_runtime(model.form, list(measure.runtimes))
     scored = {scored_in, *(measure.runtimes if model.form is Form.INT8 else ())}
     latency: dict[str, Any] = {}
+    precisions: dict[str, str] = {}
     evaluations: dict[str, Evaluation] = {}
     for name in dict.fromkeys([*measure.runtimes, scored_in]):
         runtime = open_runtime(name, model, measure.batch, measure.threads)
+        precisions[name] = runtime.precision
         if name in measure.runtimes:
             progress(f"latency in {name}", 0, 1)
             latency[name] = measure_latency(runtime, model.architecture, measure.batch)
@@ -82,29 +82,30 @@ def measure_model(
         "latency_ms": latency,
         "processing_ms": processing,
         "peak_memory_bytes": peak_memory(bundle) if measure.memory else None,
-        "simulated": simulated_figures(model.form, list(latency), scored_in),
+        "simulated": simulated_figures(model.form, list(latency), scored_in, precisions),
     }
 
 
-def simulated_figures(form: Form, runtimes: list[str], scored_in: str) -> list[str]:
+def simulated_figures(form: Form, runtimes: Sequence[str], scored_in: str, precisions: Mapping[str, str]) -> list[str]:
     """Names of the figures that only imitate what the form stands for. Sizes are arithmetic, and never among them.
 
-    runtimes: where latency was measured; scored_in: where mAP was.
+    runtimes: where latency was measured; scored_in: where mAP was; precisions: what each of them really computed in.
     """
-    simulated = [f"latency_ms.{name}" for name in runtimes if not _is_physical(form, name)]
-    if not _is_physical(form, scored_in):
+    simulated = [f"latency_ms.{name}" for name in runtimes if not _is_physical(form, precisions[name])]
+    if not _is_physical(form, precisions[scored_in]):
         simulated += ["map", "ap"]
     if form is Form.SIMULATED:
         simulated.append("peak_memory_bytes")  # of float arithmetic
     return simulated
 
 
-def _is_physical(form: Form, runtime: str) -> bool:
-    """Whether the runtime computes what the form stands for; if not, its figures only imitate it."""
+def _is_physical(form: Form, precision: str) -> bool:
+    """Whether convolutions were computed in what the form stands for, at least some: `fp32+int8` has heads in float."""
+    found = set(precision.split("+"))
     match form:
         case Form.INT8:
-            return runtime in INTEGER_RUNTIMES
+            return "int8" in found
         case Form.HALF:
-            return runtime in HALF_RUNTIMES
+            return bool(found & {"bf16", "fp16"})
         case _:
             return form is not Form.SIMULATED

@@ -52,6 +52,6 @@ def runtime_of_onnx(path_or_content: str | bytes, threads: int) -> Runtime:
     def run(images: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(found) for found in session.run(None, {"images": images.numpy()}))
 
-    convolutions = [operator for operator in operators if operator.endswith("Conv")]
-    precision = precision_name(["int8" if name == "QLinearConv" else "fp32" for name in convolutions])
+    convolutions = [operator for operator in operators if operator.endswith(("Conv", "ConvInteger"))]
+    precision = precision_name(["int8" if name in ("QLinearConv", "ConvInteger") else "fp32" for name in convolutions])
     return Runtime("onnxruntime", run, threads, precision)

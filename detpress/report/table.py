@@ -20,6 +20,7 @@ def run_table(results: dict[str, Any]) -> Table:
             "accumulates of the convolutions for one image. On disk: bytes of the bundle. Latency: median of the "
             f"network alone, batch {batch}, {threads} threads. x: ratio to stage {reference['index']}. "
             "~: simulated, the runtime only imitates this form."
+            f"{''.join(_beside_the_network(stage) for stage in stages)}"
         ),
         caption_justify="left",
         title_justify="left",
@@ -40,6 +41,19 @@ def baseline(results: dict[str, Any]) -> dict[str, Any]:
     weights, what the first step made of it."""
     stages: list[dict[str, Any]] = results["stages"]
     return stages[0 if results["recipe"]["model"]["weights"] else min(1, len(stages) - 1)]
+
+
+def _beside_the_network(stage: dict[str, Any]) -> str:
+    """A line of what the columns have no room for; of energy only where it could be measured."""
+    metrics = stage["metrics"]
+    before, after = (metrics["processing_ms"][part]["median"] for part in ("before", "after"))
+    line = f"\n{stage['index']} {stage['plugin']}: {before:.2f} ms an image before the network, {after:.2f} after it"
+    if len(metrics["map_by_runtime"]) > 1:
+        line += "; mAP " + ", ".join(f"{score:.4f} in {name}" for name, score in metrics["map_by_runtime"].items())
+    energy = {name: found["joules"] for name, found in metrics["latency_ms"].items() if "joules" in found}
+    if energy:
+        line += "; joules a batch: " + ", ".join(f"{joules:.3f} in {name}" for name, joules in energy.items())
+    return f"{line}."
 
 
 def _cells(metrics: dict[str, Any], reference: dict[str, Any], runtimes: list[str]) -> list[str]:

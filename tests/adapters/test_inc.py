@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detpress.adapters.inc import BATCH, Scheme, inc_program, network_of_program, quantize_static
+from detpress.adapters.inc import BATCH, Scheme, inc_program, int8_network, network_of_program, quantize_static
 from detpress.detector.architecture import Convolution, build_architecture
 from detpress.errors import InputError, StageError
 from detpress.model import Model, new_model
@@ -107,6 +107,17 @@ def test_a_network_that_does_not_give_finite_numbers_is_not_quantized(tiny: Mode
         network.get_submodule("layers.4.convolution").weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(StageError, match="not finite"):
         quantize_static(network, tiny.architecture, images, Scheme(), (), LOG)
+
+
+def test_a_program_that_rounds_another_operator_than_convolutions_is_refused(tiny: Model, images: Tensor) -> None:
+    program = inc_program(tiny.network, images, Scheme(), set(), LOG)
+    activation = next(node for node in program.graph.nodes if "leaky_relu" in str(node.target))
+    with program.graph.inserting_after(activation):
+        rounded = program.graph.call_function(torch.ops.aten.round.decimals, (activation,), {"decimals": 1})
+    activation.replace_all_uses_with(rounded, delete_user_cb=lambda user: user is not rounded)
+    program.recompile()
+    with pytest.raises(StageError, match="the engine's program does not compute what its scales and weights say"):
+        int8_network(program, tiny.architecture, images)
 
 
 def test_messages_go_to_the_log_and_no_file_is_left(

@@ -12,6 +12,7 @@ from detpress.bundle import load_bundle, save_bundle
 from detpress.detector.architecture import build_architecture
 from detpress.detector.dynamic import DynamicNetwork, DynamicQuantization, rounded
 from detpress.errors import InputError, StageError
+from detpress.measure.runtime import open_runtime
 from detpress.measure.size import storage_bytes
 from detpress.model import Model, new_model
 from detpress.plugin import Form
@@ -44,6 +45,19 @@ def test_the_bundle_gives_the_bits_of_incs_program(
             assert (one - dense).square().mean() < 0.05 * dense.square().mean()
     sizes = storage_bytes(again)
     assert sizes["int8"] < 0.3 * sizes["dense_fp32"]
+
+
+@pytest.mark.parametrize(("name", "precision"), [("onnxruntime", "int8"), ("openvino", "fp32")])
+def test_onnxruntime_executes_it_in_integers_and_openvino_says_that_it_does_not(
+    tiny: Model, images: Tensor, name: str, precision: str
+) -> None:
+    network = quantize_dynamic(tiny.network, tiny.architecture, images[:1], True, (), LOG)
+    runtime = open_runtime(name, tiny.with_network(network, Form.SIMULATED), threads=1)
+    assert runtime.precision == precision
+    with torch.inference_mode():
+        for one, other in zip(network(images[:1]), runtime.run(images[:1]), strict=True):
+            noise = (one - other).square().mean() / one.var()
+            assert float(noise) < 1e-3, "a value at the half is rounded otherwise here and there"
 
 
 def test_values_are_rounded_by_the_range_that_they_have() -> None:

@@ -16,7 +16,8 @@ from detpress.bundle import save_bundle
 from detpress.detector.architecture import Architecture, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
 from detpress.detector.calibration import with_scales_between
 from detpress.detector.int8_onnx import Target, int8_onnx
-from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
+from detpress.detector.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
+from detpress.errors import InputError
 from detpress.model import Model
 
 ANCHORS = ((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))
@@ -96,7 +97,7 @@ def test_every_kind_of_layer_is_computed_as_by_the_network(target: Target, image
         found = torch.from_numpy(session.run(["map_2"], {"images": images.numpy()})[0])
     assert found.shape == expected.shape
     noise = (found - expected).square().mean() / expected.var()
-    assert 0 < float(noise) < 1e-2, "rounded between convolutions, 20 dB below the signal"
+    assert 0 < float(noise) < 2e-3, "rounded between convolutions: 1.1e-3 for OpenVINO, 1.4e-3 for ONNX Runtime"
 
 
 def test_without_scales_between_the_graph_is_the_network(images: Tensor) -> None:
@@ -122,6 +123,26 @@ def test_a_tensor_that_a_convolution_takes_keeps_its_scale_and_pooling_shares_on
     assert "layers.8.convolution" not in between, "raw maps stay in float"
 
 
+def test_symmetric_scales_are_signed_for_openvino_and_cost_it_no_zero_points(images: Tensor) -> None:
+    scales = {i: InputScale(0.05, MIDDLE) for i in (0, 1, 4, 8)}
+    network = QuantizedNetwork(EVERY_KIND_OF_LAYER, Quantization(scales))
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if name.endswith(".weight"):
+            tensor.random_(-127, 128, generator=generator)
+        elif name.endswith(".weight_scale"):
+            tensor.fill_(1 / 512)
+    network = with_scales_between(network.eval(), images)
+    assert {scale.zero_point for scale in network.quantization.between.values()} == {MIDDLE}
+    by_target = {target: int8_onnx(network, target) for target in ("openvino", "onnxruntime")}
+    names = {target: {one.name for one in proto.graph.initializer} for target, proto in by_target.items()}
+    assert {name for name in names["openvino"] if name.startswith(("int8.", "uint8."))} == {"int8.0"}
+    assert {name for name in names["onnxruntime"] if name.startswith(("int8.", "uint8."))} == {"uint8.127"}
+    executed = executed_by_openvino(by_target["openvino"])
+    assert executed["Convolution", "i8"] > 0
+    assert executed["Convolution", "u8"] == 0
+
+
 def test_ranges_are_those_of_the_images(images: Tensor) -> None:
     network = every_kind(images)
     seen: list[Tensor] = []
@@ -134,6 +155,11 @@ def test_ranges_are_those_of_the_images(images: Tensor) -> None:
     scale = network.quantization.between["layers.1.convolution"]
     assert scale.scale == pytest.approx((high - low) / 255)
     assert scale.zero_point == round(-low / scale.scale)
+
+
+def test_no_calibration_images_is_an_error(images: Tensor) -> None:
+    with pytest.raises(InputError, match="no calibration images"):
+        with_scales_between(every_kind(images), images[:0])
 
 
 def test_what_a_convolution_in_float_gives_stays_in_float(images: Tensor) -> None:

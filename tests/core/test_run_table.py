@@ -1,0 +1,47 @@
+"""What stands below the table of a run."""
+
+from typing import Any
+
+from rich.console import Console
+
+from detpress.report.table import run_table
+
+
+def stage(index: int, **more: Any) -> dict[str, Any]:
+    metrics = {
+        "map": 0.5,
+        "map_by_runtime": {"torch": 0.5},
+        "parameters": 10,
+        "macs": 20,
+        "storage_bytes": {"on_disk": 30},
+        "latency_ms": {"openvino": {"median": 2.0, "threads": 2}},
+        "processing_ms": {"before": {"median": 1.25}, "after": {"median": 0.75}},
+        "simulated": [],
+    }
+    return {"index": index, "plugin": "model", "form": "dense", "metrics": metrics | more}
+
+
+def shown(*stages: dict[str, Any]) -> str:
+    recipe = {
+        "name": "r",
+        "data": {"test": "test"},
+        "measure": {"batch": 1},
+        "model": {"weights": "builtin:digits"},
+    }
+    console = Console(width=160)
+    with console.capture() as printed:
+        console.print(run_table({"recipe": recipe, "seed": 0, "protocol": "voc07", "stages": list(stages)}))
+    return " ".join(printed.get().split())
+
+
+def test_what_lies_around_the_network_is_reported_apart_from_its_latency() -> None:
+    text = shown(stage(0))
+    assert "0 model: 1.25 ms an image before the network, 0.75 after it." in text
+    assert "joules" not in text
+    assert "mAP 0.5" not in text
+
+
+def test_map_by_runtime_and_energy_are_shown_where_they_were_measured() -> None:
+    latency = {"openvino": {"median": 2.0, "threads": 2, "joules": 0.125}}
+    text = shown(stage(0), stage(1, map_by_runtime={"torch": 0.5, "openvino": 0.49}, latency_ms=latency))
+    assert "mAP 0.5000 in torch, 0.4900 in openvino; joules a batch: 0.125 in openvino." in text

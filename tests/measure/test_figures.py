@@ -1,0 +1,30 @@
+"""Figures by name: what they are called and counted in for people."""
+
+import pytest
+
+from detpress.errors import InputError
+from detpress.measure.figures import check_figure, heading, higher_is_better, shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "called", "text"),
+    [
+        ("latency_ms.openvino.median", 1.25, "openvino median", "1.25 ms"),
+        ("latency_ms.openvino.joules", 0.125, "openvino joules", "0.125 J"),
+        ("processing_ms.before.median", 0.5, "before the network median", "0.50 ms"),
+        ("map_by_runtime.onnxruntime", 0.9, "mAP in onnxruntime", "0.9000"),
+    ],
+)
+def test_a_study_may_show_it_with_its_unit(name: str, value: float, called: str, text: str) -> None:
+    check_figure(name, "study")
+    assert (heading(name), shown(name, value)) == (called, text)
+
+
+def test_more_map_is_better_in_every_runtime_and_more_time_is_not() -> None:
+    assert higher_is_better("map_by_runtime.openvino")
+    assert not higher_is_better("processing_ms.after.median")
+
+
+def test_a_figure_that_no_model_has_is_refused() -> None:
+    with pytest.raises(InputError, match="no figure 'latency'"):
+        check_figure("latency", "study")
