@@ -1,5 +1,6 @@
 """`detpress compare` and `detpress report`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,7 +94,7 @@ def compare(
     else:
         shown = rows if condition else results["rows"]
         figures = [name for name in study.metrics if name != "map" and any(name in row["figures"] for row in rows)]
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else 120)
         console.print(study_table(results, shown, figures))
         if best is not None and chosen is not None:
             console.print(f"Best {best}: {chosen['name']}", soft_wrap=True, highlight=False, markup=False)

@@ -26,9 +26,10 @@ def study_table(results: dict[str, Any], rows: Sequence[dict[str, Any]], figures
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("recipe")
+    longest = max((len(row["name"]) for row in rows), default=0)
+    table.add_column("recipe", min_width=min(longest, 20), overflow="fold")
     for name in ("mAP", "difference", *(heading(figure) for figure in figures)):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
     for row in rows:
         name = row["name"] + "".join(f"\n  seed {seed} failed" for seed in row["failed"])
         if row["figures"]:

@@ -25,7 +25,7 @@ from detpress.store import write_atomically
 from detpress.study.choose import pareto_front
 from detpress.study.definition import Study
 from detpress.study.running import Outcome, stage_folder
-from detpress.voc.bootstrap import RESAMPLES, Counts, draw_images, interval, resampled_map
+from detpress.voc.bootstrap import RESAMPLES, Counts, centred, draw_images, interval, resampled_map
 from detpress.voc.devkit import Devkit
 from detpress.voc.evaluate import find_matches
 from detpress.voc.results import read_results
@@ -96,11 +96,14 @@ def compare_rows(candidates: Mapping[str, Sequence[Scored]], baseline: str, scor
     for name, found in candidates.items():
         row = _row(name, found)
         if found:
-            row["map_interval"] = _bounds([resampled[name, scored.seed] for scored in found])
+            row["map_interval"] = _bounds(
+                [resampled[name, scored.seed] for scored in found], row["figures"]["map"]["mean"]
+            )
         paired = [scored for scored in found if scored.seed in baseline_map]
         if paired and name != baseline:
             by_seed = [scored.stages[-1].metrics["map"] - baseline_map[scored.seed] for scored in paired]
-            bounds = _bounds([resampled[name, scored.seed] - resampled[baseline, scored.seed] for scored in paired])
+            differences = [resampled[name, scored.seed] - resampled[baseline, scored.seed] for scored in paired]
+            bounds = _bounds(differences, float(np.mean(by_seed)))
             row["difference"] = {
                 "mean": float(np.mean(by_seed)),
                 **bounds,
@@ -174,9 +177,9 @@ def figures_of(stages: Sequence[Stage]) -> dict[str, float]:
     return dict(flat_figures(stages[-1].metrics)) | {"seconds": sum(stage.seconds for stage in stages)}
 
 
-def _bounds(by_seed: Sequence[NDArray[np.float64]]) -> dict[str, float]:
-    """The interval of the mean over the seeds."""
-    found = interval(np.mean(by_seed, axis=0))
+def _bounds(by_seed: Sequence[NDArray[np.float64]], measured: float) -> dict[str, float]:
+    """The interval of the mean over the seeds, which was measured as given."""
+    found = interval(centred(np.mean(by_seed, axis=0), measured))
     return {"low": found.low, "high": found.high}
 
 

@@ -5,7 +5,7 @@ from small_study import Finished
 
 from detpress.measure.figures import flat_figures
 from detpress.study.comparison import best_row, spread, verdict
-from detpress.voc.bootstrap import draw_images, interval, resampled_map
+from detpress.voc.bootstrap import centred, draw_images, interval, resampled_map
 from detpress.voc.evaluate import find_matches
 from detpress.voc.results import read_results
 
@@ -40,10 +40,10 @@ def test_a_row_has_the_interval_of_its_detections_and_the_paired_one_of_the_diff
         resampled[name] = resampled_map(find_matches(annotations, detections), "voc07", counts)
     rows = {row["name"]: row for row in finished.results["rows"]}
     whole, pruned = rows["whole"], rows["pruned"]
-    expected = interval(resampled["whole"])
+    expected = interval(centred(resampled["whole"], whole["figures"]["map"]["mean"]))
     assert whole["map_interval"] == {"low": expected.low, "high": expected.high}
     assert whole["difference"] is None
-    paired = interval(resampled["pruned"] - resampled["whole"])
+    paired = interval(centred(resampled["pruned"] - resampled["whole"], pruned["difference"]["mean"]))
     assert (pruned["difference"]["low"], pruned["difference"]["high"]) == (paired.low, paired.high)
     assert pruned["difference"]["mean"] == pruned["figures"]["map"]["mean"] - whole["figures"]["map"]["mean"]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
 from detpress.voc.annotation import Annotation
-from detpress.voc.bootstrap import draw_images, interval, resampled_map
+from detpress.voc.bootstrap import centred, draw_images, interval, resampled_map
 from detpress.voc.evaluate import PROTOCOLS, Protocol, evaluate, find_matches
 from detpress.voc.results import ClassDetections
 
@@ -106,6 +106,16 @@ def test_the_interval_is_scipys(annotate: Annotate) -> None:
     found = interval(resampled_map(find_matches(annotations, detections), "voc07", counts))
     assert found.high - found.low > 0.1
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_centred_interval_is_as_wide_and_holds_what_was_measured(annotate: Annotate) -> None:
+    annotations, detections = shaken_objects(annotate)
+    measured = evaluate(annotations, detections).map
+    resampled = resampled_map(find_matches(annotations, detections), "voc07", draw_images(len(annotations), 400))
+    found, plain = interval(centred(resampled, measured)), interval(resampled)
+    assert found.holds(measured)
+    assert found.high - found.low == pytest.approx(plain.high - plain.low, abs=1e-12)
+    assert np.mean(centred(resampled, measured)) == pytest.approx(measured, abs=1e-12)
 
 
 def test_resamples_without_an_object_do_not_count(annotate: Annotate) -> None:
