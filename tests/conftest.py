@@ -1,14 +1,44 @@
 """Small detectors that several tests share; a test that changes one takes a copy."""
 
 import logging
+from collections.abc import Iterator
 
+import boto3
 import pytest
 import torch
+from moto.server import ThreadedMotoServer
 from torch import Tensor
 
 from detpress.detector.architecture import build_architecture
 from detpress.model import Model, new_model
 from detpress.plugin import Form
+
+
+@pytest.fixture(scope="session", autouse=True)
+def matplotlib_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow brings matplotlib, and Lightning imports it where it is there: its font cache is no engine's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A bucket on a real S3 server of this machine; what boto3 and s3fs need to reach it is in the environment.
+
+    One for all tests: fsspec keeps its connections for as long as the process lives.
+    """
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="detpress")
+        yield "s3://detpress"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -3,34 +3,15 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from detpress.errors import InputError, StageError
 from detpress.shared_store import SharedStore
 from detpress.store import Store
 
 KEY = "ab" * 32
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of a bucket; what boto3 and s3fs need to reach it is in the environment."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="detpress")
-        yield "s3://detpress"
-    server.stop()
 
 
 @pytest.fixture(params=["file", "memory", "s3"])

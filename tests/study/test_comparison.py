@@ -41,10 +41,11 @@ def test_a_row_has_the_interval_of_its_detections_and_the_paired_one_of_the_diff
     rows = {row["name"]: row for row in finished.results["rows"]}
     whole, pruned = rows["whole"], rows["pruned"]
     expected = interval(centred(resampled["whole"], whole["figures"]["map"]["mean"]))
-    assert whole["map_interval"] == {"low": expected.low, "high": expected.high}
+    assert whole["map_interval"] == pytest.approx({"low": expected.low, "high": expected.high}, abs=1e-12)
     assert whole["difference"] is None
     paired = interval(centred(resampled["pruned"] - resampled["whole"], pruned["difference"]["mean"]))
-    assert (pruned["difference"]["low"], pruned["difference"]["high"]) == (paired.low, paired.high)
+    bounds = {key: pruned["difference"][key] for key in ("low", "high")}
+    assert bounds == pytest.approx({"low": paired.low, "high": paired.high}, abs=1e-12)
     assert pruned["difference"]["mean"] == pruned["figures"]["map"]["mean"] - whole["figures"]["map"]["mean"]
 
 

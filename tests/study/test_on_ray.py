@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import ray
-from moto.server import ThreadedMotoServer
 from ray.cluster_utils import Cluster
 from small_study import Told
 
@@ -33,21 +31,6 @@ recipes:
   - {{name: broken, chain: [inc.static_int8: {{calibration_images: 1000}}]}}
   - {{name: trained, chain: [train.finetune: {{epochs: {epochs}, learning_rate: 0.0001}}]}}
 """
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="detpress")
-        yield "s3://detpress"
-    server.stop()
 
 
 class Nodes:
@@ -94,11 +77,11 @@ def weights(outcome: Outcome) -> str:
 
 
 def test_a_cluster_gives_what_a_local_run_gives_bit_for_bit(
-    bucket: str, nodes: Nodes, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: str, nodes: Nodes, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "three.yaml"
     path.write_text(STUDY.format(data=study_file.parent / "digits", epochs=2))
-    monkeypatch.setenv("DETPRESS_STORE", f"{bucket}/equal")
+    monkeypatch.setenv("DETPRESS_STORE", f"{s3}/equal")
     monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "driver"))
     for _ in range(2):
         nodes.add(cpus=os.cpu_count() or 1)
@@ -122,11 +105,11 @@ def test_a_cluster_gives_what_a_local_run_gives_bit_for_bit(
 
 
 def test_a_node_that_dies_during_a_training_is_made_up_for_by_another(
-    bucket: str, nodes: Nodes, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: str, nodes: Nodes, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "three.yaml"
     path.write_text(STUDY.format(data=study_file.parent / "digits", epochs=40))
-    monkeypatch.setenv("DETPRESS_STORE", f"{bucket}/killed")
+    monkeypatch.setenv("DETPRESS_STORE", f"{s3}/killed")
     monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "driver"))
     nodes.add(cpus=0)  # the cluster's head, which outlives the others
     for _ in range(2):
