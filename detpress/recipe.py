@@ -33,7 +33,7 @@ from detpress.plugin import Config, Form, Plugin
 from detpress.registry import load_assessor, load_plugin, load_tuner, why_unavailable
 from detpress.search_section import Search, SearchSection, check_metric, read_condition, read_distribution
 from detpress.tuner import Assessor, Space, Tuner
-from detpress.yaml_source import Place, YamlSource, read_yaml
+from detpress.yaml_source import Place, YamlSource, read_yaml, spell
 
 
 class Data(Config):
@@ -246,7 +246,7 @@ def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
         document.seed,
         data,
         model,
-        tuple(steps),
+        tuple(_with_bundles_found(step, i, source) for i, step in enumerate(steps)),
         document.measure,
         source.text,
         source.where,
@@ -371,6 +371,17 @@ def _misfits(steps: Sequence[Step], form: Form | None, source: YamlSource) -> li
     return []
 
 
+def _with_bundles_found(step: Step, index: int, source: YamlSource) -> Step:
+    """The step with the bundles that its options name, such as a teacher, found like the recipe's other paths."""
+    bundles = step.plugin.bundles(step.config)
+    found = {
+        key: _resolve(value, ("chain", index, step.name, key), source)
+        for key, value in step.config
+        if isinstance(value, str) and value in bundles
+    }
+    return replace(step, config=step.config.model_copy(update=found))
+
+
 def _resolve(value: str, place: Place, source: YamlSource) -> str:
     """A path of the recipe, absolute. Relative ones start at the recipe's folder and stay below it; what the user
     gives by `--set` is the user's own and starts at the working directory."""
@@ -379,9 +390,10 @@ def _resolve(value: str, place: Place, source: YamlSource) -> str:
     if source.is_set(place):
         return str(Path(value).absolute())
     if ".." in PurePath(value).parts:
+        option = spell(place if len(place) == 2 else (*place[:-2], place[-1]))  # --set names no plugin
         raise InputError(
             f"{source.where(place)}: '{value}' climbs out of the recipe's folder; "
-            f"expected a path below it, an absolute one, or --set {place[0]}.{place[1]}=PATH"
+            f"expected a path below it, an absolute one, or --set {option}=PATH"
         )
     return str(source.path.parent.absolute() / value)
 

@@ -11,14 +11,17 @@ def run_table(results: dict[str, Any]) -> Table:
     stages = results["stages"]
     runtimes = list(stages[0]["metrics"]["latency_ms"])
     batch = results["recipe"]["measure"]["batch"]
-    threads = next(iter(stages[0]["metrics"]["latency_ms"].values()))["threads"] if runtimes else None
+    latency = ""
+    if runtimes:
+        threads = stages[0]["metrics"]["latency_ms"][runtimes[0]]["threads"]
+        latency = f"Latency: median of the network alone, batch {batch}, {threads} threads. "
     reference = baseline(results)
     table = Table(
         title=f"{results['recipe']['name']}, seed {results['seed']}",
         caption=(
             f"mAP: {results['protocol']} on the image set '{results['recipe']['data']['test']}'. MACs: multiply-"
-            "accumulates of the convolutions for one image. On disk: bytes of the bundle. Latency: median of the "
-            f"network alone, batch {batch}, {threads} threads. x: ratio to stage {reference['index']}. "
+            "accumulates of the convolutions for one image. On disk: bytes of the bundle. "
+            f"{latency}x: ratio to stage {reference['index']}. "
             "~: simulated, the runtime only imitates this form."
             f"{''.join(_beside_the_network(stage) for stage in stages)}"
         ),

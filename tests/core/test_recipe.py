@@ -106,3 +106,25 @@ def test_a_relative_data_folder_starts_at_the_recipe_and_one_given_by_set_at_the
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert Path(read_recipe(path, ["data.root=../mine"]).data.root).resolve() == tmp_path / "mine"
+
+
+def test_a_teacher_is_looked_for_beside_the_recipe_like_its_other_paths(tmp_path: Path) -> None:
+    path = tmp_path / "distil.yaml"
+    path.write_text(
+        "name: distil\n"
+        "data: {root: 'builtin:digits'}\n"
+        "model: {weights: 'builtin:digits'}\n"
+        "chain:\n"
+        "  - nni.dynamic_layerwise: {teacher: bundles/teacher, training: {epochs: 1}}\n"
+    )
+    [step] = read_recipe(path).chain
+    assert step.config.teacher == str(tmp_path / "bundles/teacher")
+    [step] = read_recipe(path, ["chain[0].teacher=mine"]).chain
+    assert step.config.teacher == str(Path("mine").absolute())
+    with pytest.raises(InputError, match=r"climbs out of the recipe's folder; .*--set chain\[0\]\.teacher=PATH"):
+        read_recipe(_rewritten(path, "bundles/teacher", "../teacher"))
+
+
+def _rewritten(path: Path, old: str, new: str) -> Path:
+    path.write_text(path.read_text().replace(old, new))
+    return path
