@@ -136,8 +136,7 @@ def _need_tianshou(name: str) -> None:
         import tianshou  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"strategy: {name} needs the package tianshou below 0.5, which is not installed; "
-            "docs/search.md says what installing it costs"
+            f"strategy: {name} needs the extra `rl`, which is not installed: pip install 'detpress[rl]'"
         ) from error
 
 

@@ -82,11 +82,11 @@ class NAS(Plugin):
     random, grid: drawn, or one after the other;
     evolution: regularized evolution, the oldest network dies; Real et al., arXiv:1802.01548, 2019;
     tpe: tree-structured Parzen estimator; Bergstra et al., NeurIPS 2011;
-    policy_rl: a policy trained by PPO; Zoph and Le, arXiv:1611.01578, 2017, use REINFORCE. Needs tianshou below 0.5;
+    policy_rl: a policy trained by PPO; Zoph and Le, arXiv:1611.01578, 2017, use REINFORCE. Needs the extra `rl`;
     darts: choices as weights of a sum, first order; Liu, Simonyan, Yang, arXiv:1806.09055, 2019;
     gumbel_darts: the same, sums drawn towards one-hot; Xie et al. (SNAS), arXiv:1812.09926, 2019;
     proxyless: one path at a time; Cai, Zhu, Han, arXiv:1812.00332, 2019;
-    enas: a controller trained by policy gradients; Pham et al., arXiv:1802.03268, 2018. Needs tianshou below 0.5;
+    enas: a controller trained by policy gradients; Pham et al., arXiv:1802.03268, 2018. Needs the extra `rl`;
     random_one_shot: uniform paths, then `trials` of them are scored with the shared weights; Guo et al.,
     arXiv:1904.00420, 2020, who search those by evolution and compute BatchNorm's statistics anew for each.
 

@@ -1,6 +1,5 @@
 """`nni.nas` with NNI's real strategies, on networks of some thousand parameters and a handful of images."""
 
-import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 from detpress.detector.architecture import Architecture, Convolution, build_architecture
 from detpress.detector.channels import stored_parameters
 from detpress.detector.training_config import TrainingConfig
-from detpress.errors import InputError, StageError
+from detpress.errors import StageError
 from detpress.measure.size import macs
 from detpress.model import Model, new_model
 from detpress.plugin import Form
@@ -35,7 +34,6 @@ SMALL: dict[str, Any] = {
     "trial": SHORT,
     "final": SHORT,
 }
-HAS_TIANSHOU = importlib.util.find_spec("tianshou") is not None
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +103,11 @@ def test_random_one_shot_scores_drawn_networks_with_the_shared_weights(
 
 
 @pytest.mark.parametrize("strategy", ["enas", "policy_rl"])
-def test_what_needs_tianshou_works_with_it_and_says_so_without(
+def test_what_learns_by_reinforcement_finds_a_network(
     strategy: str, model: Model, devkit: Devkit, tmp_path: Path
 ) -> None:
-    if HAS_TIANSHOU:
-        found, trials = searched(strategy, model, devkit, tmp_path / "a")
-        assert stored_parameters(found.architecture) in {trial["parameters"] for trial in trials}
-    else:
-        with pytest.raises(InputError, match=rf"strategy: {strategy} needs the package tianshou below 0\.5"):
-            searched(strategy, model, devkit, tmp_path / "a")
+    found, trials = searched(strategy, model, devkit, tmp_path / "a")
+    assert stored_parameters(found.architecture) in {trial["parameters"] for trial in trials}
 
 
 class Interrupted(StageWorkbench):
