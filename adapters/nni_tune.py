@@ -6,7 +6,8 @@ How they are brought to propose the same values again for the same seed, on curr
 - some seed themselves from the clock: their generators are seeded after they are made;
 - the Gaussian process hands SciPy a start in two dimensions and expects a list of one value back: SciPy's function is
   wrapped;
-- it rounds to whole numbers whatever the step is, fails on `randint`, and expects choices in order:
+- annealing compares hyperopt's NumPy numbers with an empty list, which NumPy refuses: they are made Python's;
+- the Gaussian process rounds to whole numbers whatever the step is, fails on `randint`, and expects choices in order:
   whatever has steps is given to it as a choice among sorted numbers.
 """
 
@@ -15,6 +16,7 @@ import random
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -132,6 +134,29 @@ def gaussian_process(space: Space, options: dict[str, Any], seed: int, log: logg
         )
         tuner._random_state.seed(seed)
         tuner.update_search_space(_search_space({key: _in_order(of) for key, of in space.items()}))
+    return TunerProposals(tuner, space, seed, log)
+
+
+@cache
+def _hyperopt() -> Any:
+    """NNI's module around hyperopt, which an extra brings."""
+    from nni.algorithms.hpo import hyperopt_tuner
+
+    read_values = hyperopt_tuner.json2vals
+
+    def read_plain_values(given: Any, values: Any, found: dict[str, Any], name: str = "root") -> None:
+        read_values(given, values, found, name)
+        found.update({key: value.item() for key, value in found.items() if isinstance(value, np.generic)})
+
+    hyperopt_tuner.json2vals = read_plain_values
+    return hyperopt_tuner
+
+
+def anneal(space: Space, seed: int, log: logging.Logger) -> TunerProposals:
+    with engine_messages(log, "nni"):
+        tuner = _hyperopt().HyperoptTuner("anneal", "maximize")
+        tuner.update_search_space(_search_space(space))
+        tuner.rval.rstate.seed(seed)
     return TunerProposals(tuner, space, seed, log)
 
 

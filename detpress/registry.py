@@ -147,6 +147,8 @@ def missing_package(user: Plugin | Tuner | Assessor) -> str | None:
     """What must be installed before the plugin, tuner or assessor can run; None where all is there."""
     if user.engine and installed_version(user.engine) is None:
         return f"needs the package {user.engine}"
+    if isinstance(user, Tuner | Assessor) and user.extra and installed_version(user.extra[0]) is None:
+        return f"needs the package {user.extra[0]}, which the extra `{user.extra[1]}` brings"
     return None
 
 

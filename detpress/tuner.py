@@ -70,6 +70,7 @@ class Tuner(ABC):
 
     Config: ClassVar[type[plugin.Config]]
     engine: ClassVar[str | None] = None  # the distribution that does the work
+    extra: ClassVar[tuple[str, str] | None] = None  # another that it needs, and the extra of its package that brings it
 
     def space(self, space: Space, config: Any) -> Space:
         """The space with what the tuner itself decides beside it.
@@ -98,6 +99,7 @@ class Assessor(ABC):
 
     Config: ClassVar[type[plugin.Config]]
     engine: ClassVar[str | None] = None
+    extra: ClassVar[tuple[str, str] | None] = None
 
     @abstractmethod
     def start(self, stages: int, config: Any, log: "logging.Logger") -> Judge:

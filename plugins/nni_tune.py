@@ -131,6 +131,24 @@ class GP(Tuner):
         return nni_tune.gaussian_process(space, config.model_dump(), seed, log)
 
 
+class Anneal(Tuner):
+    """Draws near the trials that were good, ever nearer as their number grows.
+
+    The simulated annealing of hyperopt (Bergstra, Yamins, Cox, "Making a Science of Model Search", ICML 2013), by NNI's
+    HyperoptTuner with its algorithm `anneal`. No paper describes the method; hyperopt's source is its only account.
+    Needs the extra `anneal`.
+    """
+
+    Config = NoOptions
+    engine = "nni"
+    extra = ("hyperopt", "anneal")
+
+    def start(self, space: Space, config: NoOptions, seed: int, log: "logging.Logger") -> Proposals:
+        from detpress.adapters import nni_tune
+
+        return nni_tune.anneal(space, seed, log)
+
+
 class HyperbandOptions(plugin.Config):
     """What a trial is granted."""
 

@@ -28,6 +28,7 @@ TUNERS = {
     "nni.grid": {},
     "nni.evolution": {"population": 4},
     "nni.gp": {"startup": 5, "candidates": 200, "starts": 3},
+    "nni.anneal": {},
     "nni.hyperband": {"budget": "chain[1].epochs", "most": 4, "eta": 2},
 }
 
@@ -84,7 +85,7 @@ def test_the_same_seed_and_scores_give_the_same_values_and_the_global_generators
         assert searched(started(name, seed=1), 8) != one
 
 
-@pytest.mark.parametrize("name", ["nni.tpe", "nni.evolution"])
+@pytest.mark.parametrize("name", ["nni.tpe", "nni.evolution", "nni.anneal"])
 def test_what_learns_from_trials_finds_better_ones_than_it_began_with(name: str) -> None:
     scores = [score(values) for values in searched(started(name), 24)]
     assert sum(scores[-6:]) > sum(scores[:5]) * 6 / 5
