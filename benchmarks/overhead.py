@@ -1,0 +1,181 @@
+"""What a stage costs beside the work in it: many stages that do next to nothing, run locally and on Ray.
+
+    python benchmarks/overhead.py local 100 1000 10000     a study run by processes of this machine, one after the other
+    python benchmarks/overhead.py ray 100 1000 10000       the same on a Ray cluster that is started for it
+    python benchmarks/overhead.py compare 1000             `detpress compare` of so many runs that are finished
+
+A stage adds a number to one bias of a tiny YOLOv3 and is scored on one image: simulated work, but real keys, bundles,
+measurements, store and processes. A recipe has up to 100 of them. Seconds are those of the whole study, starting what
+runs it included; memory is the largest of the processes at any moment, summed over this one and those below it; bytes
+are the store's. The table is Markdown.
+"""
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import yaml
+
+STEPS = 100  # of a recipe, at most
+PLUGIN = '''
+import copy
+
+import torch
+from detpress import plugin
+from detpress.plugin import Form, Plugin
+
+
+class Options(plugin.Config):
+    """What is added."""
+
+    amount: float
+
+
+class Nudge(Plugin):
+    """Adds a number to one bias: the least that is a change."""
+
+    Config = Options
+    accepts = frozenset({Form.DENSE})
+    returns = Form.DENSE
+
+    def apply(self, model, config, bench):
+        network = copy.deepcopy(model.network)
+        bias = next(tensor for name, tensor in network.named_parameters() if name.endswith("bias"))
+        with torch.no_grad():
+            bias[0] += config.amount
+        return model.with_network(network)
+'''
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("local", "ray", "compare"))
+    parser.add_argument("sizes", type=int, nargs="+", help="stages, or finished runs")
+    options = parser.parse_args()
+    if options.what == "compare":
+        print("| finished runs | seconds | seconds a run |\n|--:|--:|--:|")
+    else:
+        print("| runner | stages | seconds | ms a stage | peak memory, MB | store, MB | bytes a stage |")
+        print("|---|--:|--:|--:|--:|--:|--:|")
+    for size in options.sizes:
+        with tempfile.TemporaryDirectory() as folder, plugin_installed(Path(folder)):
+            if options.what == "compare":
+                compare_finished(size, Path(folder))
+            else:
+                run(options.what, size, Path(folder))
+
+
+@contextmanager
+def plugin_installed(folder: Path) -> Iterator[None]:
+    """Makes `bench.nudge` a plugin of this process and of all that it starts; their store is in `folder`."""
+    site, info = folder / "site", folder / "site/overhead-1.dist-info"
+    info.mkdir(parents=True)
+    (site / "overhead_plugin.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: overhead\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[detpress.plugins]\nbench.nudge = overhead_plugin:Nudge\n")
+    before = dict(os.environ)
+    os.environ |= {"PYTHONPATH": str(site), "DETPRESS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    sys.path.insert(0, str(site))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(site))
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def write_study(recipes: int, steps: int, folder: Path) -> Path:
+    """A study of so many recipes, no two stages of which are the same but the first."""
+    from detpress.voc.digits import write_digits
+
+    write_digits(folder / "digits", {"train": 1, "val": 1, "test": 1})
+    amounts = itertools.count(1)
+    chains = [[{"bench.nudge": {"amount": next(amounts) * 1e-6}} for _ in range(steps)] for _ in range(recipes)]
+    study = {
+        "name": "overhead",
+        "shared": {
+            "data": {"root": str(folder / "digits")},
+            "model": {"arch": "yolov3-tiny", "width": 0.03125, "image_size": 32},
+            "measure": {"runtimes": [], "memory": False},
+        },
+        "recipes": [{"name": f"r{i}", "chain": chain} for i, chain in enumerate(chains)],
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def run(runner: str, stages: int, folder: Path) -> None:
+    steps = min(stages, STEPS)
+    study = write_study(stages // steps, steps, folder)
+    command = [sys.executable, "-m", "detpress.cli", "compare", str(study), "--out", str(folder / "run"), "--quiet"]
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command + (["--ray", "auto"] if runner == "ray" else []), stdout=subprocess.DEVNULL, cwd=folder
+    )
+    peak = peak_memory(process)
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise SystemExit(f"{runner}, {stages} stages: detpress compare ended with {process.returncode}")
+    size = sum(path.stat().st_size for path in (folder / "cache/store").rglob("*") if path.is_file())
+    print(
+        f"| {runner} | {stages:,} | {seconds:,.1f} | {1000 * seconds / stages:.1f} | {peak / 1e6:,.0f} "
+        f"| {size / 1e6:,.1f} | {size / stages:,.0f} |",
+        flush=True,
+    )
+
+
+def peak_memory(process: "subprocess.Popen[bytes]") -> int:
+    """Waits for the process; the most bytes that it and those below it held, looked at every half second."""
+    peak = 0
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.5):
+            held = 0
+            for member in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+                try:
+                    held += member.memory_full_info().uss
+                except psutil.NoSuchProcess:
+                    continue  # it has just ended
+            peak = max(peak, held)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    process.wait()
+    ended.set()
+    return peak
+
+
+def compare_finished(runs: int, folder: Path) -> None:
+    from detpress.data import open_data
+    from detpress.run import run_chain
+    from detpress.store import open_store
+    from detpress.study.definition import read_study
+    from detpress.study.events import EventListener
+
+    path = write_study(runs, 1, folder)
+    study = read_study(path)
+    devkit, store = open_data(study.jobs[0].recipe.data.root), open_store()
+    for job in study.jobs:
+        for _ in run_chain(job.recipe, devkit, store, EventListener(lambda event: None)):
+            pass
+    command = [sys.executable, "-m", "detpress.cli", "compare", str(path), "--out", str(folder / "run"), "--quiet"]
+    started = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, cwd=folder)
+    seconds = time.perf_counter() - started
+    print(f"| {runs:,} | {seconds:.1f} | {seconds / runs:.4f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
