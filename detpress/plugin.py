@@ -101,6 +101,9 @@ class Workbench(Protocol):
     def evaluate(self, model: "Model", split: str = "val") -> float:
         """mAP (a fraction) by the recipe's protocol. The test split is refused."""
 
+    def latency_ms(self, model: "Model", runtime: str) -> float:
+        """Median of the network alone, with the recipe's threads and batch; measured now, on this CPU."""
+
     def training_set(self, architecture: "Architecture", split: str = "train") -> "TrainingSet":
         """Images and objects of `train` or `val` at this input size, for an engine that trains by itself."""
 

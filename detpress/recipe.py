@@ -66,14 +66,15 @@ class ModelSource(Config):
     )
 
 
+RuntimeName = Literal["torch", "torch-compile", "onnxruntime", "openvino", "openvino-bf16"]
+
+
 class Measure(Config):
     """How every stage is measured."""
 
     protocol: Literal["voc07", "voc10", "coco"] = Field("voc07", description="how average precision is computed")
     iou: float = Field(0.5, gt=0, lt=1, description="IoU above which a detection matches (coco has its own ten)")
-    runtimes: list[Literal["torch", "torch-compile", "onnxruntime", "openvino", "openvino-bf16"]] = Field(
-        ["torch", "openvino"], description="runtimes whose latency is measured"
-    )
+    runtimes: list[RuntimeName] = Field(["torch", "openvino"], description="runtimes whose latency is measured")
     batch: int = Field(1, ge=1, le=1024, description="images a batch when latency is measured")
     threads: int | None = Field(None, ge=1, le=1024, description="threads of a runtime; one a core by default")
     memory: bool = Field(True, description="measure the peak memory, which takes a process of its own")

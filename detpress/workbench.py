@@ -21,6 +21,8 @@ from detpress.detector.training import fit, train
 from detpress.detector.training_config import TrainingConfig
 from detpress.detector.training_step import EngineTraining, steps_per_epoch
 from detpress.errors import InputError
+from detpress.measure.latency import measure_latency
+from detpress.measure.runtime import open_runtime
 from detpress.model import Model
 from detpress.recipe import Data, Measure
 from detpress.store import digest, remember
@@ -99,6 +101,10 @@ class StageWorkbench:
 
         detections = predict_image_set(run, model.architecture, self.devkit, name)
         return evaluate(self.devkit.image_set(name), detections, self.measure.protocol, self.measure.iou).map
+
+    def latency_ms(self, model: Model, runtime: str) -> float:
+        opened = open_runtime(runtime, model, self.measure.batch, self.measure.threads)
+        return float(measure_latency(opened, model.architecture, self.measure.batch)["median"])
 
     def training_set(self, architecture: Architecture, split: str = "train") -> TrainingSet:
         name = {"train": self.data.train, "val": self.data.val}.get(split, split)

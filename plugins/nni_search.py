@@ -2,81 +2,29 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
-
-from detpress import plugin
-from detpress.detector.training_config import TrainingConfig
 from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.plugins.nni_search_space import TRIALS, BlockKind, NASOptions, space_of
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
-    from detpress.detector.backbone import Backbone
     from detpress.model import Model
-
-TRIALS = ("random", "grid", "evolution", "tpe", "policy_rl")
-ONE_SHOT = ("darts", "gumbel_darts", "enas", "random_one_shot", "proxyless")
-BlockKind = Literal["residual", "depthwise", "fire"]
-
-
-class NASOptions(plugin.Config):
-    """The space, how it is searched, and how the winner is trained."""
-
-    strategy: Literal[
-        "random",
-        "grid",
-        "evolution",
-        "tpe",
-        "policy_rl",
-        "darts",
-        "gumbel_darts",
-        "enas",
-        "random_one_shot",
-        "proxyless",
-    ] = Field("evolution", description="see the card")
-    widths: list[float] = Field([0.125], min_length=1, description="factors on 32, 64 ... 1024 filters; one a stage")
-    blocks: list[int] = Field([1, 2], min_length=1, description="numbers of blocks, one a stage")
-    kinds: list[BlockKind] = Field(["residual", "depthwise", "fire"], min_length=1, description="kinds of a block")
-    kernels: list[int] = Field([3, 5], min_length=1, description="kernels of a block in pixels, odd numbers")
-    ratios: list[float] = Field([0.5], min_length=1, description="bottlenecks of a block as shares of its filters")
-    max_parameters: int | None = Field(None, ge=1, description="networks with more are not trained")
-    max_macs: int | None = Field(None, ge=1, description="networks with more, for one image, are not trained")
-    trials: int = Field(12, ge=1, le=10_000, description="networks that are trained, or drawn from a trained supernet")
-    population: int = Field(
-        6, ge=2, description="evolution: networks kept; tpe: drawn at random first; policy_rl: made between two updates"
-    )
-    tournament: int = Field(3, ge=1, description="evolution: networks of which the best one is mutated")
-    mutation: float = Field(0.1, gt=0, le=1, description="evolution: probability that a choice is drawn anew")
-    architecture_rate: float = Field(3e-3, gt=0, description="darts, gumbel_darts, proxyless: choices' learning rate")
-    trial: TrainingConfig = Field(TrainingConfig(epochs=1), description="training of a trial, or of the supernet")
-    final: TrainingConfig = Field(TrainingConfig(epochs=10), description="training of the winner, from nothing")
-
-    @model_validator(mode="after")
-    def _makes_a_space(self) -> Self:
-        if any(kernel < 1 or kernel % 2 == 0 for kernel in self.kernels):
-            raise ValueError(f"expected odd `kernels`, got {self.kernels}")
-        if min(self.widths) <= 0 or min(self.ratios) <= 0 or min(self.blocks) < 0:
-            raise ValueError("expected `widths` and `ratios` above 0, and `blocks` of 0 or more")
-        if self.tournament > self.population:
-            raise ValueError(f"expected a `tournament` of at most `population`, {self.population}")
-        if self.strategy in ONE_SHOT:
-            if len(self.widths) > 1:
-                raise ValueError(f"expected one of `widths` for {self.strategy}: its candidates share their filters")
-            if self.strategy != "random_one_shot" and (self.max_parameters or self.max_macs):
-                raise ValueError(
-                    f"{self.strategy} keeps no budget; expected random_one_shot or one of {', '.join(TRIALS)}"
-                )
-        return self
 
 
 class NAS(Plugin):
     """Searches a backbone for the detector's heads, and trains the best one from nothing.
 
-    Of each of five stages a width and a number of blocks is chosen, of each block its kind (residual,
-    depthwise-separable, fire), kernel and bottleneck (`detpress.detector.backbone`). What the given model knew is gone;
-    its classes, anchors and input size stay. Trials are trained for a few epochs (`trial`), scored on the validation
-    images, and remembered across kills.
+    Spaces:
+    yolov3: of each of five stages a width and a number of blocks is chosen, of each block its kind (residual,
+    depthwise-separable, fire), kernel and bottleneck (`detpress.detector.backbone`);
+    mobilenetv3: MobileNetV3Space of NNI's hub, the largest space of Bender et al. (TuNAS), arXiv:2008.06120, 2020,
+    without squeeze-and-excitation, ReLU everywhere; of each stage a width and a number of blocks is chosen, of each
+    block its expansion (`ratios`) and its kernel of 3, 5 or 7 pixels.
+
+    What the given model knew is gone; its classes, anchors and input size stay. Trials are trained for a few epochs
+    (`trial`), scored on the validation images, and remembered across kills. Budgets are kept by what is counted from
+    the layer list, and by latency measured on this machine before a network is trained.
 
     By NNI 3.0, whose strategies are
     random, grid: drawn, or one after the other;
@@ -102,8 +50,9 @@ class NAS(Plugin):
     def plan(self, model: "Model", config: NASOptions) -> Plan:
         from detpress.model import new_model
 
-        first = {label: values[0] for label, values in choices_of(config).items()}
-        return Plan((), new_model(_detector(first, config, model.architecture), seed=0))
+        space = space_of(config)
+        first = {label: values[0] for label, values in space.choices.items()}
+        return Plan((), new_model(space.architecture_of(first, model.architecture), seed=0))
 
     def apply(self, model: "Model", config: NASOptions, bench: Workbench) -> "Model":
         from detpress.errors import StageError
@@ -123,51 +72,16 @@ class NAS(Plugin):
         return model.with_network(bench.fit(best, config.final).network)
 
 
-def choices_of(config: NASOptions) -> dict[str, list[Any]]:
-    """Label -> what may be chosen: of each stage, and of each block that it may have."""
-    choices: dict[str, list[Any]] = {}
-    for stage in range(1, 6):
-        choices[f"stage{stage}.width"] = config.widths
-        choices[f"stage{stage}.blocks"] = config.blocks
-        for block in range(max(config.blocks)):
-            choices[f"stage{stage}.block{block}.kind"] = list(config.kinds)
-            choices[f"stage{stage}.block{block}.kernel"] = config.kernels
-            choices[f"stage{stage}.block{block}.ratio"] = config.ratios
-    return {label: list(dict.fromkeys(values)) for label, values in choices.items()}
-
-
-def backbone_of(choices: dict[str, Any]) -> "Backbone":
-    """The backbone that a choice for every label makes; blocks beyond a stage's number are left out."""
-    from detpress.detector.backbone import Backbone, Block
-
-    stages = [f"stage{stage}" for stage in range(1, 6)]
-    return Backbone(
-        tuple(choices[f"{stage}.width"] for stage in stages),
-        tuple(
-            tuple(
-                Block(*(choices[f"{stage}.block{block}.{what}"] for what in ("kind", "kernel", "ratio")))
-                for block in range(choices[f"{stage}.blocks"])
-            )
-            for stage in stages
-        ),
-    )
-
-
-def _detector(choices: dict[str, Any], config: NASOptions, given: "Architecture") -> "Architecture":
-    from detpress.detector.backbone import with_backbone
-
-    return with_backbone(backbone_of(choices), given)
-
-
 class Trials:
     """The networks that were looked at, in order."""
 
     def __init__(self, given: "Architecture", config: NASOptions, bench: Workbench) -> None:
         self.given, self.config, self.bench = given, config, bench
+        self.space = space_of(config)
         self.made: list[dict[str, Any]] = []
 
     def architecture_of(self, choices: dict[str, Any]) -> "Architecture":
-        return _detector(choices, self.config, self.given)
+        return self.space.architecture_of(choices, self.given)
 
     def sizes(self, architecture: "Architecture") -> dict[str, int]:
         from detpress.detector.channels import stored_parameters
@@ -180,12 +94,27 @@ class Trials:
         limits = {"parameters": self.config.max_parameters, "macs": self.config.max_macs}
         return sum(max(0.0, sizes[name] / limit - 1) for name, limit in limits.items() if limit)
 
+    def slowness(self, architecture: "Architecture") -> tuple[dict[str, float], float]:
+        """Milliseconds in the runtimes with a limit, measured once for each architecture, and by what share they
+        exceed it."""
+        from detpress.model import new_model
+
+        def compute(folder: Path) -> None:
+            model = new_model(architecture, self.bench.seed)  # how fast it is, its weights do not matter to
+            found = {runtime: self.bench.latency_ms(model, runtime) for runtime in limits}
+            (folder / "latency.json").write_text(json.dumps(found))
+
+        limits = self.config.max_latency_ms
+        key = {"latency": architecture.as_dict(), "runtimes": sorted(limits)}
+        found = json.loads((self.bench.remember(key, compute) / "latency.json").read_text())
+        return found, sum(max(0.0, found[runtime] / limit - 1) for runtime, limit in limits.items())
+
     def enough(self) -> bool:
         """Whether as many were trained as asked for, or so many too large ones were drawn that the search is vain."""
         trained = sum(trial["map"] is not None for trial in self.made)
         return trained >= self.config.trials or len(self.made) >= 50 * self.config.trials
 
-    def add(self, choices: dict[str, Any], sizes: dict[str, int], score: float | None, why: str | None = None) -> None:
+    def add(self, choices: dict[str, Any], sizes: dict[str, Any], score: float | None, why: str | None = None) -> None:
         self.made.append({"trial": len(self.made), "map": score, **sizes, "why": why, "choices": choices})
 
     def winner(self) -> dict[str, Any] | None:
@@ -219,8 +148,11 @@ def _search_by_trials(trials: Trials, config: NASOptions, bench: Workbench) -> N
     def judge(choices: dict[str, Any]) -> float:
         """mAP; below 0 for what is too large, which is not trained, and for what could not be trained."""
         architecture = trials.architecture_of(choices)
-        sizes = trials.sizes(architecture)
-        if excess := trials.excess(sizes):
+        sizes: dict[str, Any] = {**trials.sizes(architecture)}
+        excess = trials.excess(sizes)
+        if not excess and config.max_latency_ms:
+            sizes["latency_ms"], excess = trials.slowness(architecture)
+        if excess:
             trials.add(choices, sizes, None, "exceeds a budget")
             return -excess / (1 + excess)
         bench.progress("trials", sum(trial["map"] is not None for trial in trials.made), config.trials)
@@ -230,7 +162,7 @@ def _search_by_trials(trials: Trials, config: NASOptions, bench: Workbench) -> N
         return -1.0 if score is None else score
 
     options = {"population": config.population, "tournament": config.tournament, "mutation": config.mutation}
-    run_trials(config.strategy, options, choices_of(config), judge, trials.enough, bench.seed, bench.log)
+    run_trials(config.strategy, options, trials.space.choices, judge, trials.enough, bench.seed, bench.log)
 
 
 def _trained(architecture: "Architecture", config: NASOptions, bench: Workbench) -> tuple[float | None, str | None]:

@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 from detpress.errors import InputError, nearest
 
+Activation = Literal["leaky", "relu", "linear"]  # as Darknet names them; leaky: 0.1 times what is negative
+
 
 @dataclass(frozen=True)
 class Convolution:
@@ -31,7 +33,7 @@ class Convolution:
     size: int
     stride: int = 1
     batch_normalize: bool = True
-    activation: Literal["leaky", "linear"] = "leaky"
+    activation: Activation = "leaky"
     groups: int = 1
 
 

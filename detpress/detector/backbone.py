@@ -50,7 +50,7 @@ class Backbone:
 def with_backbone(backbone: Backbone, given: Architecture) -> Architecture:
     """The detector of this backbone with the classes, the input size and the anchors of `given`.
 
-    Raises InputError where `given` has not YOLOv3's three scales.
+    Raises InputError as `under_heads` does.
     """
 
     def add_stage(net: LayerList, stage: int) -> None:
@@ -84,9 +84,6 @@ def supernet_parts(
 def _detector(
     widths: Sequence[float], add_stage: Callable[[LayerList, int], None], given: Architecture
 ) -> Architecture:
-    anchors = [layer.anchors for layer in given.layers if isinstance(layer, Yolo)]
-    if len(anchors) != 3:
-        raise InputError(f"{given.name} has {len(anchors)} scales; a backbone is searched for three, as yolov3 has")
     net = LayerList(widths[0])
     net.convolution(32, 3)
     ends = []
@@ -95,14 +92,28 @@ def _detector(
         net.convolution(filters, 3, stride=2)
         add_stage(net, stage)
         ends.append(len(net.layers) - 1)
+    return under_heads(net, ends[2:], widths[2:], given)
+
+
+def under_heads(net: LayerList, ends: Sequence[int], widths: Sequence[float], given: Architecture) -> Architecture:
+    """The backbone `net` under YOLOv3's heads, with the classes, the input size and the anchors of `given`.
+
+    ends: layers that give maps of strides 8, 16 and 32, the last of which is the backbone's last. widths: factors on
+    the filters of the head that stands on each.
+    Raises InputError where `given` has not YOLOv3's three scales.
+    """
+    anchors = [layer.anchors for layer in given.layers if isinstance(layer, Yolo)]
+    if len(anchors) != 3:
+        raise InputError(f"{given.name} has {len(anchors)} scales; a backbone is searched for three, as yolov3 has")
+    net.width = widths[2]
     branch = net.alternate(512, 6) - 1
     net.head(anchors[0], len(given.classes))
-    net.width = widths[3]
-    net.join(branch, 256, ends[3])
+    net.width = widths[1]
+    net.join(branch, 256, ends[1])
     branch = net.alternate(256, 6) - 1
     net.head(anchors[1], len(given.classes))
-    net.width = widths[2]
-    net.join(branch, 128, ends[2])
+    net.width = widths[0]
+    net.join(branch, 128, ends[0])
     net.alternate(128, 6)
     net.head(anchors[2], len(given.classes))
     return Architecture("yolov3", tuple(net.layers), given.classes, given.image_size, given.resize)

@@ -15,9 +15,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 from detpress.detector.architecture import (
+    Activation,
     Architecture,
     Convolution,
     Layer,
@@ -53,7 +54,7 @@ _TRAINING = {
     "yolo": "jitter ignore_thresh truth_thresh random max resize iou_thresh iou_loss iou_normalizer obj_normalizer "
     "cls_normalizer max_delta label_smooth_eps nms_kind beta_nms",
 }
-_ACTIVATIONS: dict[str, Literal["leaky", "linear"]] = {"leaky": "leaky", "linear": "linear"}
+_ACTIVATIONS: dict[str, Activation] = {name: name for name in get_args(Activation)}
 _TRAINING_OF_ANY_LAYER = "stopbackward onlyforward learning_rate clip truth smooth"
 
 
@@ -291,7 +292,7 @@ def _read_convolution(section: _Section) -> Convolution:
     batch_normalize = section.whole_number("batch_normalize", 0, 0, 1)
     activation = section.word("activation", "logistic")  # Darknet's default
     if activation not in _ACTIVATIONS:
-        raise section.error(f"activation: {activation[:40]}; leaky and linear are supported", "activation")
+        raise section.error(f"activation: {activation[:40]}; {', '.join(_ACTIVATIONS)} are supported", "activation")
     groups = section.whole_number("groups", 1, 1, LARGEST_COUNT)
     return Convolution(filters, size, stride, bool(batch_normalize), _ACTIVATIONS[activation], groups)
 

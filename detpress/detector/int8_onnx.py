@@ -65,6 +65,8 @@ def int8_onnx(network: QuantizedNetwork | DynamicNetwork, target: Target) -> onn
                 if layer.activation == "leaky":
                     scale = between.get(f"{name}.convolution") if target == "onnxruntime" else None
                     x = graph.add("LeakyRelu", [graph.rounded(x, scale) if scale else x], name, alpha=0.1)
+                elif layer.activation == "relu":  # both runtimes fuse it with the convolution
+                    x = graph.add("Relu", [x], name)
                 stride *= layer.stride
             case Shortcut(source=source):
                 x = graph.add("Add", [taken(i - 1), taken(source)], name)

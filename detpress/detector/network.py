@@ -142,6 +142,14 @@ def _convolution_block(incoming: int, layer: Convolution) -> nn.Sequential:
     )
     if layer.batch_normalize:
         parts["norm"] = nn.BatchNorm2d(layer.filters)
-    if layer.activation == "leaky":
-        parts["activation"] = nn.LeakyReLU(0.1)
+    add_activation(parts, layer)
     return nn.Sequential(parts)
+
+
+def add_activation(parts: OrderedDict[str, nn.Module], layer: Convolution) -> None:
+    """Adds the module of the layer's activation; of a linear layer there is none."""
+    match layer.activation:
+        case "leaky":
+            parts["activation"] = nn.LeakyReLU(0.1)
+        case "relu":
+            parts["activation"] = nn.ReLU()

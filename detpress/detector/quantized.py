@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detpress.detector.architecture import Architecture, Convolution
-from detpress.detector.network import as_it_is, plain_layer, run_layers
+from detpress.detector.network import add_activation, as_it_is, plain_layer, run_layers
 from detpress.errors import InputError
 
 MIDDLE = 127  # the zero point of a symmetric scale, as INC has it
@@ -170,6 +170,5 @@ def folded_block(incoming: int, layer: Convolution, convolution: nn.Module | Non
     parts["convolution"] = convolution or nn.Conv2d(
         incoming, layer.filters, layer.size, layer.stride, layer.size // 2, groups=layer.groups
     )
-    if layer.activation == "leaky":
-        parts["activation"] = nn.LeakyReLU(0.1)
+    add_activation(parts, layer)
     return nn.Sequential(parts)

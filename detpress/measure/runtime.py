@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -10,8 +11,9 @@ from torch import Tensor
 from detpress.detector.architecture import Architecture
 from detpress.errors import InputError, nearest
 from detpress.model import Model
+from detpress.recipe import RuntimeName
 
-RUNTIMES = ("torch", "torch-compile", "onnxruntime", "openvino", "openvino-bf16")
+RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 EXPORTED = {".onnx": "onnxruntime", ".xml": "openvino"}  # the runtime of an exported file
 

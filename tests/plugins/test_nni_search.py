@@ -16,7 +16,8 @@ from detpress.errors import StageError
 from detpress.measure.size import macs
 from detpress.model import Model, new_model
 from detpress.plugin import Form
-from detpress.plugins.nni_search import NAS, NASOptions, backbone_of, choices_of
+from detpress.plugins.nni_search import NAS
+from detpress.plugins.nni_search_space import NASOptions, YoloSpace, backbone_of
 from detpress.recipe import Data, Measure
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
@@ -110,6 +111,41 @@ def test_what_learns_by_reinforcement_finds_a_network(
     assert stored_parameters(found.architecture) in {trial["parameters"] for trial in trials}
 
 
+def test_a_network_of_nnis_hub_is_found(model: Model, devkit: Devkit, tmp_path: Path) -> None:
+    options = {name: value for name, value in SMALL.items() if name != "kernels"}
+    config = NASOptions(strategy="random", space="mobilenetv3", **(options | {"blocks": [1, 2], "ratios": [1.0, 2.0]}))
+    found = NAS().apply(model, config, bench(tmp_path, devkit, model.architecture))
+    trials = json.loads((tmp_path / "files/trials.json").read_text())
+    assert {trial["choices"]["s3_depth"] for trial in trials} <= {1, 2}
+    assert macs(found.architecture) in {trial["macs"] for trial in trials}
+    convolutions = [layer for layer in found.architecture.layers if isinstance(layer, Convolution)]
+    assert {layer.activation for layer in convolutions} == {"relu", "linear", "leaky"}
+
+
+def test_a_budget_on_latency_is_measured_before_a_network_is_trained(
+    model: Model, devkit: Devkit, tmp_path: Path
+) -> None:
+    """Within it, the figures stay with the trials; where nothing can meet it, nothing is trained."""
+    _, trials = searched("random", model, devkit, tmp_path / "a", max_latency_ms={"onnxruntime": 1e4, "torch": 1e4})
+    assert all(0 < trial["latency_ms"][name] < 1e4 for trial in trials for name in ("onnxruntime", "torch"))
+    plain = bench(tmp_path / "b", devkit, model.architecture)
+    counting = Interrupted(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
+    config = NASOptions(
+        **(SMALL | {"strategy": "grid", "kinds": ["fire"], "trials": 1, "blocks": [0]}), max_latency_ms={"torch": 1e-6}
+    )
+    with pytest.raises(StageError, match="none of 1 networks was within the budgets"):
+        NAS().apply(model, config, counting)
+    assert counting.trainings == 0
+
+
+def test_a_latency_is_measured_once_for_a_network_also_across_kills(
+    model: Model, devkit: Devkit, tmp_path: Path
+) -> None:
+    _, first = searched("random", model, devkit, tmp_path, max_latency_ms={"torch": 1e4})
+    _, again = searched("random", model, devkit, tmp_path, max_latency_ms={"torch": 1e4})
+    assert first == again
+
+
 class Interrupted(StageWorkbench):
     """Ends, as a kill does, at its third training; counts them all."""
 
@@ -169,6 +205,12 @@ def test_nothing_is_written_outside_of_the_stage(
         ({"widths": [0.0]}, "expected `widths` and `ratios` above 0"),
         ({"tournament": 9}, "expected a `tournament` of at most `population`, 6"),
         ({"strategy": "proxyless", "widths": [0.1, 0.2]}, "expected one of `widths` for proxyless"),
+        ({"strategy": "darts", "max_latency_ms": {"torch": 1.0}}, "darts trains no network that could be timed"),
+        ({"max_latency_ms": {"torch": 0.0}}, "expected `max_latency_ms` above 0"),
+        ({"max_latency_ms": {"tensorrt": 1.0}}, "Input should be 'torch', 'torch-compile'"),
+        ({"space": "mobilenetv3", "kernels": [3]}, "expected no kernels: mobilenetv3 has its own"),
+        ({"space": "mobilenetv3", "blocks": [0, 1]}, "expected `blocks` of 1 or more in mobilenetv3"),
+        ({"space": "mobilenetv3", "blocks": [1], "strategy": "darts"}, "for mobilenetv3, whose widths are chosen"),
         ({"strategy": "darts", "max_macs": 10}, "darts keeps no budget; expected random_one_shot or one of random"),
     ],
 )
@@ -178,7 +220,7 @@ def test_options_that_make_no_search_are_refused(options: dict[str, Any], messag
 
 
 def test_blocks_beyond_a_stages_number_are_left_out() -> None:
-    choices = {label: values[-1] for label, values in choices_of(NASOptions(blocks=[1, 3])).items()}
+    choices = {label: values[-1] for label, values in YoloSpace(NASOptions(blocks=[1, 3])).choices.items()}
     choices |= {"stage1.blocks": 1, "stage4.blocks": 2}
     assert [len(blocks) for blocks in backbone_of(choices).blocks] == [1, 3, 3, 2, 3]
 
