@@ -9,6 +9,8 @@ What stands in NNI's space as it is:    what the layer list has no words for, an
 Its classification head is left out. YOLOv3's heads stand where strides 8, 16 and 32 end, behind stages 2, 4 and 5.
 """
 
+import contextlib
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +20,8 @@ from torch import nn
 from detpress.detector.architecture import Activation, Architecture, Convolution, LayerList, Shortcut
 from detpress.detector.backbone import STAGE_FILTERS, under_heads
 
-with warnings.catch_warnings():
+# Tianshou, of the extra `rl`, imports gym, which advertises its successor on stderr.
+with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
     warnings.simplefilter("ignore")
     from nni.nas.hub.pytorch import MobileNetV3Space
     from nni.nas.hub.pytorch.proxylessnas import ConvBNReLU, DepthwiseSeparableConv, InvertedResidual

@@ -11,6 +11,7 @@ engine, and that is all that is needed.
 """
 
 import contextlib
+import io
 import logging
 import random
 import warnings
@@ -31,7 +32,8 @@ from detpress.detector.training_config import TrainingConfig
 from detpress.engine_log import engine_messages
 from detpress.errors import InputError, StageError
 
-with warnings.catch_warnings():
+# Tianshou, of the extra `rl`, imports gym, which advertises its successor on stderr.
+with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
     warnings.simplefilter("ignore")
     import nni
     from nni.mutable import Categorical, MutableDict, SampleValidationError

@@ -36,6 +36,7 @@ with warnings.catch_warnings():
     from nni.algorithms.hpo.hyperband_advisor import Bracket
     from nni.algorithms.hpo.medianstop_assessor import MedianstopAssessor
     from nni.algorithms.hpo.random_tuner import RandomTuner
+    from nni.algorithms.hpo.regularized_evolution_tuner import RegularizedEvolutionTuner
     from nni.algorithms.hpo.tpe_tuner import TpeTuner
     from nni.assessor import AssessResult
 
@@ -63,7 +64,7 @@ class TunerProposals:
         self.states = random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def at_work(self) -> Iterator[None]:
         """NNI's messages go to the log, and its draws come from states of this tuner's own."""
         outside = random.getstate(), np.random.get_state()
         random.setstate(self.states[0])
@@ -77,7 +78,7 @@ class TunerProposals:
             np.random.set_state(outside[1])
 
     def ask(self) -> dict[str, Any] | None:
-        with self._at_work():
+        with self.at_work():
             try:
                 self.raw = self.tuner.generate_parameters(self.trials)
             except nni.NoMoreTrialError:
@@ -85,7 +86,7 @@ class TunerProposals:
         return _plain(self.raw, self.space)
 
     def tell(self, values: dict[str, Any], score: float) -> None:
-        with self._at_work():
+        with self.at_work():
             self.tuner.receive_trial_result(self.trials, self.raw, score)
             self.tuner.trial_end(self.trials, True)
         self.trials += 1
@@ -121,6 +122,26 @@ def evolution(space: Space, population: int, seed: int, log: logging.Logger) -> 
         for _ in range(population):
             tuner._random_generate_individual()
     return TunerProposals(tuner, space, seed, log)
+
+
+class _RegularizedEvolution(RegularizedEvolutionTuner):  # type: ignore[misc]
+    """NNI's, which is made for the layers of networks, over numbers that have steps."""
+
+    def update_search_space(self, search_space: dict[str, Any]) -> None:
+        layers = {key: {"_type": "layer_choice", "_value": of["_value"]} for key, of in search_space.items()}
+        super().update_search_space(layers)
+
+    def generate_parameters(self, parameter_id: int, **kwargs: Any) -> dict[str, Any]:
+        return {key: chosen["_value"] for key, chosen in super().generate_parameters(parameter_id, **kwargs).items()}
+
+
+def regularized_evolution(
+    space: Space, population: int, tournament: int, seed: int, log: logging.Logger
+) -> TunerProposals:
+    proposals = TunerProposals(_RegularizedEvolution("maximize", population, tournament), space, seed, log)
+    with proposals.at_work():  # it draws its first population now
+        proposals.tuner.update_search_space(_search_space({key: _in_order(of) for key, of in space.items()}))
+    return proposals
 
 
 def gaussian_process(space: Space, options: dict[str, Any], seed: int, log: logging.Logger) -> TunerProposals:

@@ -260,9 +260,7 @@ def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
     chain = source.data.get("chain")
     for i, item in enumerate(chain if isinstance(chain, list) else []):
         found = _read_named(item, ("chain", i), load_plugin, "plugin", "nni.speedup: {}", source, mistakes)
-        if found and (reason := why_unavailable(found[1])):
-            mistakes.append(f"{source.where(('chain', i, found[0]))}: the plugin cannot run here: {reason}")
-        elif found:
+        if found:
             yield Step(*found)
 
 
@@ -288,6 +286,9 @@ def _read_named(
         loaded = load(name)
     except InputError as error:
         mistakes.append(f"{source.where(place)}: {error}")
+        return None
+    if reason := why_unavailable(loaded):
+        mistakes.append(f"{source.where((*place, name))}: the {word} cannot run here: {reason}")
         return None
     try:
         return name, loaded, loaded.Config.model_validate({} if options is None else options)

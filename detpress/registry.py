@@ -104,9 +104,15 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
-def why_unavailable(plugin: Plugin) -> str | None:
-    """Why the plugin cannot run here; None where it can."""
-    return plugin.unavailable or missing_package(plugin)
+def why_unavailable(user: Plugin | Tuner | Assessor) -> str | None:
+    """Why the plugin, tuner or assessor cannot run here; None where it can."""
+    if user.unavailable:
+        return user.unavailable
+    if user.engine and installed_version(user.engine) is None:
+        return f"needs the package {user.engine}"
+    if isinstance(user, Tuner | Assessor) and user.extra and installed_version(user.extra[0]) is None:
+        return f"needs the package {user.extra[0]}, which the extra `{user.extra[1]}` brings"
+    return None
 
 
 @dataclass(frozen=True)
@@ -136,20 +142,11 @@ def _chooser(name: str, group: str, kind: type[Tuner] | type[Assessor]) -> Choos
         loaded: Tuner | Assessor = _load(name, group, kind)
     except InputError as error:
         return ChooserListing(name, word, "broken", str(error), None, None, distribution)
-    reason = missing_package(loaded)
+    reason = why_unavailable(loaded)
     installed = installed_version(loaded.engine) if loaded.engine else None
     return ChooserListing(
         name, word, "unavailable" if reason else "working", reason, loaded.engine, installed, distribution
     )
-
-
-def missing_package(user: Plugin | Tuner | Assessor) -> str | None:
-    """What must be installed before the plugin, tuner or assessor can run; None where all is there."""
-    if user.engine and installed_version(user.engine) is None:
-        return f"needs the package {user.engine}"
-    if isinstance(user, Tuner | Assessor) and user.extra and installed_version(user.extra[0]) is None:
-        return f"needs the package {user.extra[0]}, which the extra `{user.extra[1]}` brings"
-    return None
 
 
 def list_plugins(names: Iterable[str] | None = None) -> list[Listing]:

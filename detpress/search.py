@@ -23,7 +23,6 @@ from detpress.initial_model import initial_model
 from detpress.measure.metrics import protocol_id, scoring_runtime
 from detpress.plugin import Form
 from detpress.recipe import Recipe, recipe_text, trial_recipe
-from detpress.registry import missing_package
 from detpress.run import chain_keys, run_chain
 from detpress.search_section import Search, figure
 from detpress.stage import Listener, Stage, log_file
@@ -91,13 +90,10 @@ def run_search(
     """The search so far, after every trial; trials.json in `folder` is written each time, search.log grows.
 
     A trial that fails is recorded and the search goes on. Raises InputError or StageError where the model before the
-    chain cannot be measured, and InputError where the tuner needs a package that is not there.
+    chain cannot be measured.
     """
     search = recipe.search
     assert search is not None
-    for chooser in (search.tuner, search.assessor):
-        if chooser and (missing := missing_package(chooser)):
-            raise InputError(f"{recipe.path}: search: this tuner or assessor {missing}")
     folder.mkdir(parents=True, exist_ok=True)
     failures = _known_failures(folder / "trials.json")
     with log_file(str(folder), folder / "search.log") as log:

@@ -69,6 +69,7 @@ class Tuner(ABC):
     """A method of choosing values. Its docstring is its card: what it does, and the citation."""
 
     Config: ClassVar[type[plugin.Config]]
+    unavailable: ClassVar[str | None] = None  # why it can never run here, where that is so; listed, refused in recipes
     engine: ClassVar[str | None] = None  # the distribution that does the work
     extra: ClassVar[tuple[str, str] | None] = None  # another that it needs, and the extra of its package that brings it
 
@@ -98,6 +99,7 @@ class Assessor(ABC):
     """A rule for ending a trial before its last stage. Its docstring is its card."""
 
     Config: ClassVar[type[plugin.Config]]
+    unavailable: ClassVar[str | None] = None
     engine: ClassVar[str | None] = None
     extra: ClassVar[tuple[str, str] | None] = None
 

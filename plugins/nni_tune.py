@@ -94,6 +94,39 @@ class Evolution(Tuner):
         return nni_tune.evolution(space, config.population, seed, log)
 
 
+class RegularizedEvolutionOptions(plugin.Config):
+    """The population."""
+
+    population: int = Field(20, ge=2, description="trials drawn at random first, and kept; the oldest one dies")
+    tournament: int = Field(5, ge=1, description="trials drawn from them, of which the best is mutated")
+
+
+class RegularizedEvolution(Tuner):
+    """Mutates one number of the best of a few living trials; each lives for as long as `population` others are made.
+
+    Real et al., "Regularized Evolution for Image Classifier Architecture Search", arXiv:1802.01548, 2018, by NNI's
+    RegularizedEvolutionTuner, made for the layers of a network (its defaults, and the paper's, are 100 and 25); here it
+    chooses among the values of numbers that have steps.
+    """
+
+    Config = RegularizedEvolutionOptions
+    engine = "nni"
+
+    def space(self, space: Space, config: RegularizedEvolutionOptions) -> Space:
+        for key, of in space.items():
+            if of.kind not in ("choice", "randint", "quniform"):
+                raise InputError(
+                    f"nni.regularized_evolution chooses among steps; expected choice, randint or quniform for {key}, "
+                    f"not {of.kind}"
+                )
+        return space
+
+    def start(self, space: Space, config: RegularizedEvolutionOptions, seed: int, log: "logging.Logger") -> Proposals:
+        from detpress.adapters import nni_tune
+
+        return nni_tune.regularized_evolution(space, config.population, config.tournament, seed, log)
+
+
 class GPOptions(plugin.Config):
     """The Gaussian process."""
 

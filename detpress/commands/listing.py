@@ -113,7 +113,8 @@ def tuners(
         print_json([asdict(listing) for listing in listings])
     elif name is not None and listings[0].status != "broken":
         kind = listings[0].kind
-        typer.echo(card(f"{name}  ({kind})", load_tuner(name) if kind == "tuner" else load_assessor(name)))
+        reason = f"\nunavailable: {listings[0].reason}" if listings[0].status == "unavailable" else ""
+        typer.echo(card(f"{name}  ({kind}){reason}", load_tuner(name) if kind == "tuner" else load_assessor(name)))
     else:
         echo_columns(
             [

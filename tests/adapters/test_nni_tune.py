@@ -101,6 +101,41 @@ def test_a_grid_tries_every_combination_once_and_ends() -> None:
     assert sorted(tried) == [(a, b) for a in (1, 2, 3) for b in (0, 1)]
 
 
+def test_regularized_evolution_mutates_one_number_of_the_best_of_the_living() -> None:
+    """A tournament as large as the population, so that its best one is nearly always the parent."""
+    space = {key: of for key, of in SPACE.items() if of.kind in ("quniform", "randint", "choice")}
+    tuner = load_tuner("nni.regularized_evolution")
+    config = tuner.Config(population=4, tournament=40)
+
+    def quality(values: dict[str, Any]) -> float:
+        return -abs(values["chain[0].e"] - 3) - abs(values["chain[0].f"] - 16)
+
+    def made(seed: int) -> list[dict[str, Any]]:
+        proposals = tuner.start(tuner.space(space, config), config, seed, LOG)
+        trials = []
+        for _ in range(12):
+            values = proposals.ask()
+            assert values is not None
+            proposals.tell(values, quality(values))
+            trials.append(values)
+        return trials
+
+    trials = made(0)
+    assert made(0) == trials != made(1)
+    for i, values in enumerate(trials):
+        assert set(values) == set(space)
+        if i >= 4:
+            best = max(map(quality, trials[i - 4 : i]))
+            parents = [parent for parent in trials[i - 4 : i] if quality(parent) == best]
+            assert any(sum(parent[key] != values[key] for key in space) <= 1 for parent in parents)
+
+
+def test_regularized_evolution_refuses_what_has_no_steps() -> None:
+    tuner = load_tuner("nni.regularized_evolution")
+    with pytest.raises(InputError, match="expected choice, randint or quniform for a, not loguniform"):
+        tuner.space({"a": Distribution("loguniform", (0.1, 1.0))}, tuner.Config())
+
+
 def test_hyperband_promotes_the_better_trials_to_larger_budgets() -> None:
     """Largest budget 4, eta 2: brackets of 4, 3 and 3 configurations, by hand from the paper's formulas."""
     trials = searched(started("nni.hyperband"), 100)

@@ -12,7 +12,7 @@ from detpress.errors import InputError
 from detpress.plugin import Plugin
 from detpress.plugin_card import option_lines
 from detpress.recipe import read_recipe
-from detpress.registry import list_plugins, load_plugin, plugin_names
+from detpress.registry import list_choosers, list_plugins, load_plugin, plugin_names
 
 BUILT_IN = {
     "deploy.int8",
@@ -88,6 +88,26 @@ def test_what_an_engine_has_and_cannot_do_here_is_listed_with_its_reason_and_ref
         "  - inc.smooth_quant: {}\n"
     )
     with pytest.raises(InputError, match=r"recipe\.yaml:5: chain\[0\].*inc\.smooth_quant.*intel_extension_for_pytorch"):
+        read_recipe(recipe)
+
+
+UNAVAILABLE_TUNERS = {"nni.bohb", "nni.dngo", "nni.metis", "nni.network_morphism", "nni.pbt", "nni.ppo", "nni.smac"}
+
+
+def test_a_tuner_of_nni_that_cannot_run_is_listed_with_its_reason_and_refused_in_recipes(tmp_path: Path) -> None:
+    unavailable = {listing.name: listing.reason for listing in list_choosers() if listing.status == "unavailable"}
+    assert set(unavailable) == {
+        f"nni.{name}" for name in ["bohb", "dngo", "metis", "network_morphism", "pbt", "ppo", "smac"]
+    }
+    assert all(unavailable.values())
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: x\ndata: {root: 'builtin:digits'}\nmodel: {weights: 'builtin:digits'}\n"
+        "chain: [{nni.level: {sparsity: 0.5}}]\n"
+        "search:\n  space: {'chain[0].sparsity': {uniform: [0.3, 0.9]}}\n  trials: 2\n  maximize: map\n"
+        "  tuner: nni.smac\n"
+    )
+    with pytest.raises(InputError, match=r"recipe\.yaml:9: search\.tuner.*the tuner cannot run here: .*smac"):
         read_recipe(recipe)
 
 

@@ -25,7 +25,7 @@ EVERY_KIND_OF_LAYER = Architecture(
     "every-kind",
     (
         Convolution(8, size=3, stride=2),
-        Convolution(8, size=3),
+        Convolution(8, size=3, activation="relu"),
         Shortcut(0),
         MaxPool(2, 2),
         Convolution(8, size=1),
