@@ -22,65 +22,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from detpress.builtin import BUILTIN
 from detpress.errors import InputError, nearest
 from detpress.plugin import Config, Form, Plugin
+from detpress.recipe_sections import Data, Measure, ModelSource
 from detpress.registry import load_assessor, load_plugin, load_tuner, why_unavailable
 from detpress.search_section import Search, SearchSection, check_metric, read_condition, read_distribution
 from detpress.tuner import Assessor, Space, Tuner
-from detpress.yaml_source import Place, YamlSource, read_yaml, spell
-
-
-class Data(Config):
-    """The data set."""
-
-    root: str = Field(description="`builtin:digits`, or the folder of a VOC devkit")
-    classes: list[str] | None = Field(None, min_length=1, description="class names; by default the annotations' own")
-    train: str = Field("train", description="image set to train and calibrate on")
-    val: str = Field("val", description="image set that plugins may choose by")
-    test: str = Field("test", description="image set that every stage is scored on")
-    bad_boxes: Literal["skip", "refuse"] = Field(
-        "skip", description="training boxes without area or outside the image: left out and counted, or an error"
-    )
-
-
-class ModelSource(Config):
-    """The network that the chain starts from."""
-
-    arch: Literal["yolov3", "yolov3-tiny", "yolov3-spp"] | None = Field(None, description="the published layer list")
-    width: float | None = Field(None, gt=0, le=4, description="multiplies the filters of every layer; 1 by default")
-    image_size: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="side of the input in pixels")
-    weights: str | None = Field(
-        None, description="a bundle: `builtin:digits` or a folder; initial weights drawn from the seed by default"
-    )
-    anchors: Literal["published", "kmeans"] | None = Field(
-        None, description="anchor boxes: those published with YOLOv3, or k-means on the training set"
-    )
-    resize: Literal["letterbox", "stretch"] | None = Field(
-        None, description="how an image becomes square: proportions kept and padded, or stretched"
-    )
-
-
-RuntimeName = Literal["torch", "torch-compile", "onnxruntime", "openvino", "openvino-bf16"]
-
-
-class Measure(Config):
-    """How every stage is measured."""
-
-    protocol: Literal["voc07", "voc10", "coco"] = Field("voc07", description="how average precision is computed")
-    iou: float = Field(0.5, gt=0, lt=1, description="IoU above which a detection matches (coco has its own ten)")
-    runtimes: list[RuntimeName] = Field(["torch", "openvino"], description="runtimes whose latency is measured")
-    batch: int = Field(1, ge=1, le=1024, description="images a batch when latency is measured")
-    threads: int | None = Field(None, ge=1, le=1024, description="threads of a runtime; one a core by default")
-    memory: bool = Field(True, description="measure the peak memory, which takes a process of its own")
-    max_map_loss: float | None = Field(
-        None, gt=0, le=1, description="share of its parent's mAP that a stage may lose before the chain is stopped"
-    )
+from detpress.yaml_source import Place, YamlSource, read_yaml, spell, spell_out
 
 
 class _Document(Config):
@@ -398,30 +352,3 @@ def _resolve(value: str, place: Place, source: YamlSource) -> str:
             f"expected a path below it, an absolute one, or --set {option}=PATH"
         )
     return str(source.path.parent.absolute() / value)
-
-
-def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:
-    """pydantic's findings, one line each, in the words of the file."""
-    for finding in error.errors():
-        place: Place = (*at, *finding["loc"])
-        where = source.where(place)
-        if finding["type"] == "extra_forbidden":
-            fields = _fields_at(model, finding["loc"][:-1])
-            yield f"{where}: unknown key; {nearest(str(finding['loc'][-1]), fields)}"
-        elif finding["type"] == "missing":
-            yield f"{where}: missing"
-        else:
-            message = finding["msg"].removeprefix("Value error, ")
-            expected = message.replace("Input should be ", "expected ", 1)
-            yield f"{where}: {expected[0].lower()}{expected[1:]}, got {finding['input']!r}"
-
-
-def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    """Names of the keys allowed in the section that `loc` leads to."""
-    for part in loc:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)

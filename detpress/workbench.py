@@ -24,7 +24,7 @@ from detpress.errors import InputError
 from detpress.measure.latency import measure_latency
 from detpress.measure.runtime import open_runtime
 from detpress.model import Model
-from detpress.recipe import Data, Measure
+from detpress.recipe_sections import Data, Measure
 from detpress.store import digest, remember
 from detpress.voc.devkit import Devkit, check_boxes
 from detpress.voc.evaluate import evaluate

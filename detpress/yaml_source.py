@@ -2,12 +2,14 @@
 
 import copy
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
-from detpress.errors import InputError
+from detpress.errors import InputError, nearest
 
 Place = tuple[str | int, ...]  # keys and list indices from the root of the document to a value
 
@@ -195,3 +197,30 @@ def spell(place: Place) -> str:
 
 def _is_step(place: list[str | int]) -> bool:
     return len(place) == 2 and place[0] == "chain" and isinstance(place[1], int)
+
+
+def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:
+    """pydantic's findings, one line each, in the words of the file."""
+    for finding in error.errors():
+        place: Place = (*at, *finding["loc"])
+        where = source.where(place)
+        if finding["type"] == "extra_forbidden":
+            fields = _fields_at(model, finding["loc"][:-1])
+            yield f"{where}: unknown key; {nearest(str(finding['loc'][-1]), fields)}"
+        elif finding["type"] == "missing":
+            yield f"{where}: missing"
+        else:
+            message = finding["msg"].removeprefix("Value error, ")
+            expected = message.replace("Input should be ", "expected ", 1)
+            yield f"{where}: {expected[0].lower()}{expected[1:]}, got {finding['input']!r}"
+
+
+def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """Names of the keys allowed in the section that `loc` leads to."""
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

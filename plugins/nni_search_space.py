@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from detpress import plugin
 from detpress.detector.training_config import TrainingConfig
-from detpress.recipe import RuntimeName
+from detpress.recipe_sections import RuntimeName
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture

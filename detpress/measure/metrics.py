@@ -13,7 +13,7 @@ from detpress.measure.runtime import open_runtime
 from detpress.measure.size import macs, nonzero_parameters, parameter_count, storage_bytes
 from detpress.model import Model
 from detpress.plugin import Form
-from detpress.recipe import Measure
+from detpress.recipe_sections import Measure
 from detpress.voc.devkit import Devkit
 from detpress.voc.evaluate import Evaluation, evaluate
 from detpress.voc.results import write_results

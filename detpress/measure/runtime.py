@@ -11,7 +11,7 @@ from torch import Tensor
 from detpress.detector.architecture import Architecture
 from detpress.errors import InputError, nearest
 from detpress.model import Model
-from detpress.recipe import RuntimeName
+from detpress.recipe_sections import RuntimeName
 
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 

@@ -11,7 +11,7 @@ from detpress.data import open_data
 from detpress.errors import InputError
 from detpress.measure.figures import DEFAULT_FIGURES
 from detpress.plugin import Form
-from detpress.recipe import Measure
+from detpress.recipe_sections import Measure
 from detpress.report.table import baseline
 from detpress.stage import Stage
 from detpress.study.comparison import Scored, Scoring, compare_rows

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from detpress.measure.figures import flat_figures, higher_is_better, is_simulated
 from detpress.measure.metrics import protocol_id
-from detpress.recipe import Measure, Recipe
+from detpress.recipe import Recipe
+from detpress.recipe_sections import Measure
 from detpress.registry import engine_version
 from detpress.stage import Stage
 from detpress.store import write_atomically

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detpress.adapters import nni_quantize
-from detpress.adapters.nni_quantize import LayerTargets, Method, least_squares_grid, quantize
+from detpress.adapters import nni_quantize, nni_quantizers
+from detpress.adapters.nni_quantize import LayerTargets, quantize
+from detpress.adapters.nni_quantizers import Method, least_squares_grid
 from detpress.bundle import load_bundle, save_bundle
 from detpress.detector import training
 from detpress.detector.architecture import Convolution, build_architecture
@@ -21,7 +22,7 @@ from detpress.detector.training_config import TrainingConfig
 from detpress.errors import StageError
 from detpress.model import Model, new_model
 from detpress.plugin import Form
-from detpress.recipe import Data, Measure
+from detpress.recipe_sections import Data, Measure
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
 from detpress.workbench import StageWorkbench
@@ -222,7 +223,7 @@ def test_learned_scales_begin_at_the_papers_values_and_move_in_proportion(
 def test_a_scale_that_is_none_is_refused(
     devkit: Devkit, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nni_quantize, "_shaped", lambda space, values: -torch.ones(1))
+    monkeypatch.setattr(nni_quantizers, "_shaped", lambda space, values: -torch.ones(1))
     with pytest.raises(StageError, match=r"layers\.\d+: a scale of its (weight|input) was trained to -"):
         quantized("lsq", model, workbench(devkit, model, tmp_path), per_channel=False)
 

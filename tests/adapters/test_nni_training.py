@@ -20,7 +20,7 @@ from detpress.detector.network import Network
 from detpress.detector.training_config import TrainingConfig
 from detpress.errors import InputError, StageError
 from detpress.model import Model, new_model
-from detpress.recipe import Data, Measure
+from detpress.recipe_sections import Data, Measure
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
 from detpress.workbench import StageWorkbench

@@ -121,6 +121,6 @@ except Exception as error:
 
 
 def test_runtimes_of_the_recipe_are_these() -> None:
-    from detpress.recipe import Measure
+    from detpress.recipe_sections import Measure
 
     assert Measure(runtimes=list(RUNTIMES)).runtimes == list(RUNTIMES)

@@ -31,7 +31,7 @@ from detpress.plugins.nni_prune_options import (
     filter_targets,
 )
 from detpress.plugins.nni_speedup import NoOptions, Speedup, largest_difference
-from detpress.recipe import Data, Measure
+from detpress.recipe_sections import Data, Measure
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
 from detpress.workbench import StageWorkbench

@@ -18,7 +18,7 @@ from detpress.model import Model, new_model
 from detpress.plugin import Form
 from detpress.plugins.nni_search import NAS
 from detpress.plugins.nni_search_space import NASOptions, YoloSpace, backbone_of
-from detpress.recipe import Data, Measure
+from detpress.recipe_sections import Data, Measure
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
 from detpress.workbench import StageWorkbench
