@@ -54,7 +54,8 @@ class StageWorkbench:
         losses: tuple[Callable[..., Tensor], ...] = (),
         after_step: tuple[Callable[[nn.Module], None], ...] = (),
     ) -> Model:
-        return fit(model, training, **self._for_training(), losses=losses, after_step=after_step)
+        score = self.evaluate if self._has_unseen_images() else None
+        return fit(model, training, **self._for_training(), losses=losses, after_step=after_step, score=score)
 
     def train(
         self,
@@ -86,6 +87,13 @@ class StageWorkbench:
             "log": self.log,
             "progress": self.progress,
         }
+
+    def _has_unseen_images(self) -> bool:
+        """Whether there are validation images, and none of them is trained on."""
+        if self.data.val not in self.devkit.image_set_names:
+            return False
+        train, val = ({a.path for a in self.devkit.image_set(name)} for name in (self.data.train, self.data.val))
+        return train.isdisjoint(val)
 
     def steps_per_epoch(self, training: TrainingConfig) -> int:
         return steps_per_epoch(len(self.devkit.image_set(self.data.train)), training)

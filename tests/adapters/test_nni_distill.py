@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detpress.adapters.nni_distill import TappedNetwork, distill
-from detpress.detector import training
+from detpress.detector import training_module
 from detpress.detector.architecture import build_architecture
 from detpress.detector.network import Network
 from detpress.detector.training_config import TrainingConfig
@@ -138,7 +138,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
     distiller: Any, links: dict[int, list[int]], devkit: Devkit, student: Model, teacher: Model, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
     before = [copy.deepcopy(model.network.state_dict()) for model in (student, teacher)]
     whole = distilled(distiller, student, teacher, workbench(devkit, student, tmp_path / "whole"), links)
     killed = workbench(devkit, student, tmp_path / "killed", stop_at=STEPS - 1)

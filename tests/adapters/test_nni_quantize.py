@@ -14,7 +14,7 @@ from detpress.adapters import nni_quantize, nni_quantizers
 from detpress.adapters.nni_quantize import LayerTargets, quantize
 from detpress.adapters.nni_quantizers import Method, least_squares_grid
 from detpress.bundle import load_bundle, save_bundle
-from detpress.detector import training
+from detpress.detector import training_module
 from detpress.detector.architecture import Convolution, build_architecture
 from detpress.detector.network import Network
 from detpress.detector.simulated import Codes, SimulatedConvolution, SimulatedNetwork
@@ -147,7 +147,7 @@ def test_the_model_has_nothing_of_nni(devkit: Devkit, model: Model, tmp_path: Pa
 def test_a_training_that_was_killed_goes_on_to_the_same_bits(
     method: Method, devkit: Devkit, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
     whole = quantized(method, model, workbench(devkit, model, tmp_path / "whole"))
     with pytest.raises(KilledError):
         quantized(method, model, workbench(devkit, model, tmp_path / "killed", stop_at=STEPS - 1))

@@ -14,7 +14,7 @@ from nni.compression.quantization import LsqQuantizer, QATQuantizer
 from torch import Tensor, nn
 
 from detpress.adapters.nni_training import WorkbenchEvaluator, without_wrappers
-from detpress.detector import training
+from detpress.detector import training_module
 from detpress.detector.architecture import Architecture, Convolution, build_architecture
 from detpress.detector.network import Network
 from detpress.detector.training_config import TrainingConfig
@@ -125,7 +125,7 @@ def test_a_training_that_stopped_goes_on_to_the_same_bits(
         if done == STEPS - 1:
             raise KilledError
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
     model = small_model(devkit)
     _, tensors = compressed(method, model, workbench(devkit, tmp_path / "whole"))
     with pytest.raises(KilledError):

@@ -19,7 +19,7 @@ from detpress.store import Store
 KILLED = """
 import os, signal, sys
 from detpress import cli, store
-from detpress.detector import training
+from detpress.detector import training_module
 from detpress.terminal import TerminalListener
 
 _, at_stage, at_progress = sys.argv
@@ -37,7 +37,7 @@ def finish(self, key, folder):
     progress(None, "finish", 1, 1)
     return whole(self, key, folder)
 
-training.CHECKPOINT_SECONDS = 0.0
+training_module.CHECKPOINT_SECONDS = 0.0
 whole, store.Store.finish = store.Store.finish, finish
 TerminalListener.begin, TerminalListener.progress = begin, progress
 sys.argv = ["detpress", "run", "small.yaml"]

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from detpress.detector import training
+from detpress.detector import training_module
 from detpress.detector.architecture import build_architecture
 from detpress.detector.predict import predict_image_set
 from detpress.detector.training import fit
@@ -50,7 +51,7 @@ def train(
     scratch: Path,
     config: TrainingConfig = SHORT,
     seed: int = 0,
-    **hooks: Sequence[training.ExtraLoss] | Sequence[training.AfterStep] | training.Progress,
+    **hooks: Any,
 ) -> Model:
     scratch.mkdir(exist_ok=True)
     return fit(model, config, devkit, "train", seed, scratch, LOG, **{"progress": quiet, **hooks})
@@ -69,8 +70,9 @@ def same_weights(a: Model, b: Model) -> bool:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, {tests!r})
-from detpress.detector import training
+from detpress.detector import training_module
 from detpress.voc.devkit import open_devkit
 from test_training import small_model, train
 
@@ -78,7 +80,7 @@ def progress(what, done, total):
     if done == 10:
         os.kill(os.getpid(), signal.SIGKILL)
 
-training.CHECKPOINT_SECONDS = 0.0
+training_module.CHECKPOINT_SECONDS = 0.0
 devkit = open_devkit(Path({root!r}))
 train(small_model(devkit), devkit, Path({scratch!r}), progress=progress)
 """
@@ -97,6 +99,30 @@ def test_a_killed_training_goes_on_to_the_same_weights(root: Path, devkit: Devki
     assert steps == [10, 11, 12]  # three epochs of three steps were kept
     assert same_weights(resumed, whole)
     assert (scratch / "training.csv").read_text() == (tmp_path / "whole" / "training.csv").read_text()
+
+
+def test_the_average_is_scored_now_and_then_and_nothing_else_changes(
+    devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four epochs of three steps; the last one is not scored, since the model is when it is done."""
+    unwatched = train(small_model(devkit), devkit, tmp_path / "unwatched")
+    monkeypatch.setattr(training_module, "SCORE_SECONDS", 0.0)
+    monkeypatch.setattr(training_module, "SCORE_SHARE", 1e9)
+    scored: list[Model] = []
+    shown: list[str] = []
+
+    def score(model: Model) -> float:
+        scored.append(model)
+        return len(scored) / 10
+
+    def progress(what: str, done: int, total: int) -> None:
+        shown.append(what)
+
+    watched = train(small_model(devkit), devkit, tmp_path / "watched", progress=progress, score=score)
+    assert same_weights(watched, unwatched)
+    assert not any(same_weights(model, watched) for model in scored)
+    maps = [what.partition(", mAP ")[2] for what in shown[::3]]
+    assert maps == ["", "0.1000 after 1", "0.2000 after 2", "0.3000 after 3"]
 
 
 def test_a_checkpoint_half_written_is_not_gone_on_from(devkit: Devkit, tmp_path: Path) -> None:
