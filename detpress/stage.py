@@ -37,6 +37,8 @@ from detpress.store import Store, digest
 from detpress.voc.devkit import Devkit
 from detpress.workbench import StageWorkbench
 
+FIGURES = 2  # raised when a measurement has other figures than before
+
 
 class Listener(Protocol):
     """Is told how a run goes on."""
@@ -192,6 +194,7 @@ def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:
     """Names what is measured, on the images of which set and by which versions."""
     return digest(
         {
+            "figures": FIGURES,
             "protocol": protocol_id(recipe.measure),
             "measure": recipe.measure.model_dump(exclude={"max_map_loss"}),
             "data": devkit.fingerprint([split]),

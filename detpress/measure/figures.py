@@ -82,3 +82,16 @@ def heading(name: str) -> str:
 def is_simulated(name: str, simulated: Iterable[str]) -> bool:
     """Whether the figure only imitates what the model's form stands for; `simulated` as a stage's metrics list it."""
     return any(name == what or name.startswith(f"{what}.") for what in simulated)
+
+
+def measured_on(processors: Iterable[tuple[str, str]]) -> str:
+    """A sentence on where latency was measured; none for no figure. processors: what was timed, and where."""
+    names: dict[str, list[str]] = {}
+    for name, processor in processors:
+        names.setdefault(processor, []).append(name)
+    if not names:
+        return ""
+    if len(names) == 1:
+        return f"Latency was measured on {next(iter(names))}."
+    found = "; ".join(f"{processor}: {', '.join(dict.fromkeys(of))}" for processor, of in names.items())
+    return f"Latencies were measured on different processors and cannot be compared. {found}."

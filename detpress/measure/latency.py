@@ -1,7 +1,10 @@
 """How long a runtime takes for one batch, and what is done to an image before and after."""
 
+import os
+import platform
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from detpress.detector.images import place_image, read_image
 from detpress.measure.energy import joules_between, read_energy
 from detpress.measure.runtime import Runtime
 
+CPUINFO = Path("/proc/cpuinfo")
 WARM_UP = 3  # runs that are not counted
 SECONDS = 2.0  # time for the runs that are
 FEWEST, MOST = 10, 1000  # how many these are
@@ -68,6 +72,16 @@ def measure_processing(runtime: Runtime, architecture: Architecture, paths: Sequ
             suppress(*decode(maps, architecture))
         after.append(time.perf_counter() - started)
     return {"before": _median_and_p95(before), "after": _median_and_p95(after), "images": len(paths)}
+
+
+@cache
+def processor() -> str:
+    """What latency is measured on, such as `Intel(R) Xeon(R) Processor, 2 cores`."""
+    name = platform.processor() or platform.machine()
+    if CPUINFO.is_file():  # Linux, where `platform` knows the family only
+        lines = (line.partition(":") for line in CPUINFO.read_text().splitlines())
+        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def _median_and_p95(seconds: list[float]) -> dict[str, float]:

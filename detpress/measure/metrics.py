@@ -7,7 +7,7 @@ from typing import Any
 from detpress.bundle import bundle_bytes
 from detpress.detector.boxes import PROTOCOL
 from detpress.detector.predict import predict_image_set
-from detpress.measure.latency import measure_latency, measure_processing
+from detpress.measure.latency import measure_latency, measure_processing, processor
 from detpress.measure.memory import peak_memory
 from detpress.measure.runtime import open_runtime
 from detpress.measure.size import macs, nonzero_parameters, parameter_count, storage_bytes
@@ -80,6 +80,7 @@ def measure_model(
         "macs": macs(model.architecture),
         "storage_bytes": storage_bytes(model) | {"on_disk": bundle_bytes(bundle)},
         "latency_ms": latency,
+        "processor": processor(),
         "processing_ms": processing,
         "peak_memory_bytes": peak_memory(bundle) if measure.memory else None,
         "simulated": simulated_figures(model.form, list(latency), scored_in, precisions),

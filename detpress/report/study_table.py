@@ -6,13 +6,16 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from detpress.measure.figures import heading, is_simulated, shown
+from detpress.measure.figures import heading, is_simulated, measured_on, shown
 
 
 def study_table(results: dict[str, Any], rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table:
     """results: as study.json has them; rows: those of its rows to show, with the figures beside mAP."""
     reference = next((row for row in results["rows"] if row["name"] == results["baseline"]), None)
     test_set = results["test_set"]
+    latency = ""
+    if any(figure.startswith("latency_ms.") for figure in figures):
+        latency = " " + measured_on((row["name"], processor) for row in rows for processor in row["processors"])
     table = Table(
         title=f"{results['study']}, seeds {', '.join(map(str, results['seeds']))}",
         caption=(
@@ -20,6 +23,7 @@ def study_table(results: dict[str, Any], rows: Sequence[dict[str, Any]], figures
             f"'{test_set['name']}'; ±: standard deviation over the seeds; in brackets the 95 % interval, by "
             f"{results['resamples']:,} bootstrap resamples of the images. Difference: from {results['baseline']}, on "
             "the same resamples. x: ratio to its figure. ~: simulated, the runtime only imitates the form."
+            f"{latency}"
         ),
         caption_justify="left",
         title_justify="left",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from detpress.measure.figures import heading, is_simulated, shown
+from detpress.measure.figures import heading, is_simulated, measured_on, shown
 
 
 def summary(results: dict[str, Any]) -> list[str]:
@@ -36,6 +36,8 @@ def summary(results: dict[str, Any]) -> list[str]:
     costs = [name for name in results["metrics"] if name != "map" and not name.startswith("ap.")]
     for cost in costs:
         said += _cheapest(good, baseline, cost)
+    if any(cost.startswith("latency_ms.") for cost in costs):
+        said.append(measured_on((row["name"], processor) for row in rows for processor in row["processors"]))
     failed = [f"{row['name']} (seed {', '.join(row['failed'])})" for row in results["rows"] if row["failed"]]
     if failed:
         said.append(f"Failed: {'; '.join(failed)}.")

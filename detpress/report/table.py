@@ -5,6 +5,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from detpress.measure.figures import measured_on
+
 
 def run_table(results: dict[str, Any]) -> Table:
     """results: as results.json has them. Below each figure stands its ratio to the baseline's."""
@@ -14,7 +16,11 @@ def run_table(results: dict[str, Any]) -> Table:
     latency = ""
     if runtimes:
         threads = stages[0]["metrics"]["latency_ms"][runtimes[0]]["threads"]
-        latency = f"Latency: median of the network alone, batch {batch}, {threads} threads. "
+        latency = (
+            f"Latency: median of the network alone, batch {batch}, {threads} threads. "
+            + measured_on((f"{stage['index']} {stage['plugin']}", stage["metrics"]["processor"]) for stage in stages)
+            + " "
+        )
     reference = baseline(results)
     table = Table(
         title=f"{results['recipe']['name']}, seed {results['seed']}",

@@ -167,6 +167,7 @@ def _row(name: str, found: Sequence[Scored]) -> dict[str, Any]:
         "seeds": [scored.seed for scored in found],
         "figures": {key: spread([other[key] for other in figures]) for key in shared},
         "simulated": sorted({what for scored in found for what in scored.stages[-1].metrics["simulated"]}),
+        "processors": sorted({scored.stages[-1].metrics["processor"] for scored in found}),
         "map_interval": None,
         "difference": None,
         "fronts": [],

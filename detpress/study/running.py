@@ -10,11 +10,11 @@ import json
 import signal
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any, Protocol
 
 from detpress.data import open_data
@@ -69,8 +69,10 @@ class Plan:
         everything = [value for values in self.seconds.values() for value in values]
         if not everything:
             return None
-        missing = [plugin for key, plugin in self.plugins.items() if key not in self.there | self.given_up]
-        return sum(mean(self.seconds.get(plugin) or everything) for plugin in missing)
+        missing = Counter(
+            plugin for key, plugin in self.plugins.items() if key not in self.there and key not in self.given_up
+        )
+        return sum(count * fmean(self.seconds.get(plugin) or everything) for plugin, count in missing.items())
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ def stage(index: int, **more: Any) -> dict[str, Any]:
         "macs": 20,
         "storage_bytes": {"on_disk": 30},
         "latency_ms": {"openvino": {"median": 2.0, "threads": 2}},
+        "processor": "Xeon, 2 cores",
         "processing_ms": {"before": {"median": 1.25}, "after": {"median": 0.75}},
         "simulated": [],
     }
@@ -45,3 +46,9 @@ def test_map_by_runtime_and_energy_are_shown_where_they_were_measured() -> None:
     latency = {"openvino": {"median": 2.0, "threads": 2, "joules": 0.125}}
     text = shown(stage(0), stage(1, map_by_runtime={"torch": 0.5, "openvino": 0.49}, latency_ms=latency))
     assert "mAP 0.5000 in torch, 0.4900 in openvino; joules a batch: 0.125 in openvino." in text
+
+
+def test_stages_measured_on_different_processors_are_said_to_be() -> None:
+    assert "Latency was measured on Xeon, 2 cores. x: ratio" in shown(stage(0), stage(1))
+    text = shown(stage(0), stage(1, processor="EPYC, 8 cores"))
+    assert "cannot be compared. Xeon, 2 cores: 0 model; EPYC, 8 cores: 1 model. x: ratio" in text

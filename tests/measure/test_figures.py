@@ -3,7 +3,7 @@
 import pytest
 
 from detpress.errors import InputError
-from detpress.measure.figures import check_figure, heading, higher_is_better, shown
+from detpress.measure.figures import check_figure, heading, higher_is_better, measured_on, shown
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,11 @@ def test_more_map_is_better_in_every_runtime_and_more_time_is_not() -> None:
 def test_a_figure_that_no_model_has_is_refused() -> None:
     with pytest.raises(InputError, match="no figure 'latency'"):
         check_figure("latency", "study")
+
+
+def test_latencies_of_different_processors_are_not_passed_off_as_comparable() -> None:
+    assert measured_on([]) == ""
+    assert measured_on([("a", "Xeon, 2 cores"), ("b", "Xeon, 2 cores")]) == "Latency was measured on Xeon, 2 cores."
+    assert measured_on([("a", "Xeon, 2 cores"), ("b", "EPYC, 8 cores"), ("c", "Xeon, 2 cores")]) == (
+        "Latencies were measured on different processors and cannot be compared. Xeon, 2 cores: a, c; EPYC, 8 cores: b."
+    )
