@@ -30,12 +30,13 @@ class Scheme:
 
     algorithm: how an activation's range follows from what was seen: `minmax`, the smallest and the largest value of a
         batch, averaged over batches; `kl`, the range in which a histogram loses least by rounding.
-    symmetric: an activation's zero is the middle of its 256 values, whichever values it takes.
+    symmetric: an activation's zero is the middle of its 256 values, whichever values it takes; not of the images,
+        which are never negative: their zero is the lowest in any case.
     per_channel: one scale for each of a convolution's filters, or one for all of them.
     """
 
     algorithm: Literal["minmax", "kl"] = "minmax"
-    symmetric: bool = False
+    symmetric: bool = True
     per_channel: bool = True
 
     def config(self, float_layers: Collection[int]) -> Any:
@@ -43,7 +44,12 @@ class Scheme:
         from neural_compressor.torch.quantization import StaticQuantConfig
 
         granularity = "per_channel" if self.per_channel else "per_tensor"
-        config = StaticQuantConfig(act_algo=self.algorithm, act_sym=self.symmetric, w_granularity=granularity)
+
+        def of_layer(symmetric: bool) -> Any:
+            return StaticQuantConfig(act_algo=self.algorithm, act_sym=symmetric, w_granularity=granularity)
+
+        config = of_layer(self.symmetric)
+        config.set_local("layers.0.convolution", of_layer(symmetric=False))
         for i in sorted(float_layers):
             config.set_local(f"layers.{i}.convolution", StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
         return config

@@ -71,7 +71,7 @@ def fake_quantized(network: Network, float_layers: Collection[int], log: logging
 
 
 def _rounding() -> Any:
-    """What INC's default rounds, in its form for training: inputs and weights of convolutions, and nothing else.
+    """What INC rounds by the default `Scheme`, in its form for training: inputs and weights of convolutions, and nothing else.
 
     torchao's own default rounds every output as well, and takes no scale below 2**-12, which weights folded with their
     BatchNorm often need.
@@ -85,7 +85,7 @@ def _rounding() -> Any:
         dtype=torch.uint8,
         quant_min=0,
         quant_max=255,
-        qscheme=torch.per_tensor_affine,
+        qscheme=torch.per_tensor_symmetric,  # as `Scheme` has it by default
         observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver),
     )
     weight = QuantizationSpec(

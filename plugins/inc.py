@@ -28,9 +28,9 @@ class StaticInt8Options(LayerOptions):
         "minmax", description="range of an activation: what was seen, or what loses least of its histogram"
     )
     symmetric: bool = Field(
-        False,
-        description="an activation's zero is the middle of its 256 values, whichever values it takes: coarser, and a "
-        "quarter faster in OpenVINO (docs/benchmarks.md)",
+        True,
+        description="an activation's zero is the middle of its 256 values, whichever values it takes; false: finer by "
+        "3 to 5 dB, and a third slower in OpenVINO (docs/benchmarks.md)",
     )
     per_channel: bool = Field(True, description="one scale for each filter's weights; false: one for the whole layer's")
 
@@ -40,8 +40,8 @@ class StaticInt8(Plugin):
 
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
     arXiv:1712.05877, 2018, by Intel Neural Compressor's post-training static quantization (PyTorch 2 export):
-    weights signed, symmetric, one scale a filter or a layer; activations unsigned, one scale and zero a tensor;
-    BatchNorm folded. Ranges of activations: `minmax` is the mean over batches of the smallest and largest value; `kl`
+    weights signed, symmetric, one scale a filter or a layer; activations in one scale a tensor, and one zero unless
+    `symmetric`, which is not INC's default and here it is, but for the images; BatchNorm folded. Ranges of activations: `minmax` is the mean over batches of the smallest and largest value; `kl`
     is the range in which the histogram of the values loses least by rounding, as INC names it (what runs is PyTorch's
     HistogramObserver, whose measure is the squared error, not the divergence of that name). The network takes any
     number of images. The paper also keeps biases in integers and trains with quantization in the loop; here biases are

@@ -24,7 +24,7 @@ class SchemeOptions(plugin.Config):
     """One way to choose scales; see `inc.static_int8`."""
 
     algorithm: Literal["minmax", "kl"] = Field("minmax", description="range of an activation")
-    symmetric: bool = Field(False, description="an activation's zero is the middle of its values")
+    symmetric: bool = Field(True, description="an activation's zero is the middle of its values")
     per_channel: bool = Field(True, description="one scale for each filter's weights")
 
 
@@ -33,7 +33,7 @@ class AutotuneOptions(LayerOptions):
 
     tolerable_loss: float = Field(0.01, ge=0, lt=1, description="share of the float model's mAP that may be lost")
     schemes: list[SchemeOptions] = Field(
-        [SchemeOptions(), SchemeOptions(algorithm="kl"), SchemeOptions(symmetric=True)],
+        [SchemeOptions(), SchemeOptions(symmetric=False), SchemeOptions(algorithm="kl", symmetric=False)],
         min_length=1,
         description="tried in this order with all layers in int8",
     )

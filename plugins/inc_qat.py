@@ -46,6 +46,7 @@ class QuantizationAwareTraining(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "torchao"
+    version = 2
 
     def plan(self, model: "Model", config: QatOptions) -> Plan:
         return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)

@@ -38,7 +38,7 @@ def with_scales_between(network: QuantizedNetwork, images: Tensor) -> QuantizedN
         if i not in architecture.heads
     ]
     _run(lambda batch: network(batch, taken), images, hooks)
-    between = ranges.scales(symmetric={scale.zero_point for scale in inputs.values()} == {MIDDLE})
+    between = ranges.scales(symmetric={scale.zero_point for i, scale in inputs.items() if i} == {MIDDLE})
     between |= {f"layers.{origin(architecture, i - 1)}": scale for i, scale in inputs.items() if i > 0}
     shared = needed_later(architecture)
     for i, layer in reversed(list(enumerate(architecture.layers))):

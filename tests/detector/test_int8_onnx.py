@@ -66,9 +66,9 @@ def test_openvino_hands_on_integers_from_the_first_convolution_to_the_heads(int8
     assert isinstance(int8_model.network, QuantizedNetwork)
     found = executed_by_openvino(int8_onnx(int8_model.network, "openvino"))
     del found["Const", "i8"], found["Const", "f32"], found["Const", "i32"]
-    assert found["Convolution", "u8"] == 72, "with activations and additions fused into them"
+    assert found["Convolution", "i8"] == 72, "with activations and additions fused into them"
     assert found["Convolution", "f32"] == 3, "heads"
-    assert (found["Concatenation", "u8"], found["Interpolate", "u8"]) == (2, 2)
+    assert (found["Concatenation", "i8"], found["Interpolate", "i8"]) == (2, 2)
     assert found["Subgraph", "u8"] == 1, "what rounds the images; nothing else is left between the convolutions"
 
 
