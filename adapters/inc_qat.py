@@ -71,7 +71,7 @@ def fake_quantized(network: Network, float_layers: Collection[int], log: logging
 
 
 def _rounding() -> Any:
-    """What INC rounds by the default `Scheme`, in its form for training: inputs and weights of convolutions, and nothing else.
+    """What INC rounds by the default `Scheme`, in its form for training: inputs and weights of convolutions, no more.
 
     torchao's own default rounds every output as well, and takes no scale below 2**-12, which weights folded with their
     BatchNorm often need.

@@ -13,6 +13,7 @@ are the store's. The table is Markdown.
 import argparse
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -66,24 +67,28 @@ def main() -> None:
     else:
         print("| runner | stages | seconds | ms a stage | peak memory, MB | store, MB | bytes a stage |")
         print("|---|--:|--:|--:|--:|--:|--:|")
-    for size in options.sizes:
-        with tempfile.TemporaryDirectory() as folder, plugin_installed(Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, plugin_installed(Path(folder)):
+        for size in options.sizes:
+            of_size = Path(folder, str(size))
+            of_size.mkdir()
+            os.environ["DETPRESS_CACHE"] = str(of_size / "cache")
             if options.what == "compare":
-                compare_finished(size, Path(folder))
+                compare_finished(size, of_size)
             else:
-                run(options.what, size, Path(folder))
+                run(options.what, size, of_size)
+            shutil.rmtree(of_size)
 
 
 @contextmanager
 def plugin_installed(folder: Path) -> Iterator[None]:
-    """Makes `bench.nudge` a plugin of this process and of all that it starts; their store is in `folder`."""
+    """Makes `bench.nudge` a plugin of this process and of all that it starts."""
     site, info = folder / "site", folder / "site/overhead-1.dist-info"
     info.mkdir(parents=True)
     (site / "overhead_plugin.py").write_text(PLUGIN)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: overhead\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[detpress.plugins]\nbench.nudge = overhead_plugin:Nudge\n")
     before = dict(os.environ)
-    os.environ |= {"PYTHONPATH": str(site), "DETPRESS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     sys.path.insert(0, str(site))
     try:
         yield

@@ -39,9 +39,10 @@ class StaticInt8(Plugin):
     """Weights and activations in 8-bit integers, their ranges calibrated on training images.
 
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-    arXiv:1712.05877, 2018, by Intel Neural Compressor's post-training static quantization (PyTorch 2 export):
-    weights signed, symmetric, one scale a filter or a layer; activations in one scale a tensor, and one zero unless
-    `symmetric`, which is not INC's default and here it is, but for the images; BatchNorm folded. Ranges of activations: `minmax` is the mean over batches of the smallest and largest value; `kl`
+    arXiv:1712.05877, 2018, by Intel Neural Compressor's post-training static quantization (PyTorch 2 export): weights
+    signed, symmetric, one scale a filter or a layer; activations with one scale a tensor, and with a zero of their own
+    unless `symmetric`, which is not INC's default and here it is, for all but the images; BatchNorm folded. Ranges of
+    activations: `minmax` is the mean over batches of the smallest and largest value; `kl`
     is the range in which the histogram of the values loses least by rounding, as INC names it (what runs is PyTorch's
     HistogramObserver, whose measure is the squared error, not the divergence of that name). The network takes any
     number of images. The paper also keeps biases in integers and trains with quantization in the loop; here biases are
