@@ -82,7 +82,7 @@ def run_study_on_ray(
         waiting = list(range(len(jobs)))
         while waiting:
             pending = [task for task in keys if task not in made]
-            for task in ray.wait(pending, timeout=0.2)[0] if pending else ():
+            for task in ray.wait(pending, num_returns=len(pending), timeout=0.2)[0] if pending else ():
                 made[task] = _result(task)
                 _tell(keys[task], made[task], plan, listener, cluster)
             for event in events.get_nowait_batch(events.qsize()):
