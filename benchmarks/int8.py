@@ -1,11 +1,13 @@
 """Int8 by detpress (INC's scales) beside fp32, bf16, NNCF's int8 and ONNX Runtime's own, in the runtimes they are for.
 
-    python benchmarks/int8.py [full small digits] [--bundle BUNDLE --data DEVKIT] [--threads 2] [--rounds 5] [--json]
+    python benchmarks/int8.py [full small digits] [--bundle BUNDLE --data DEVKIT] [--more] [--threads 2] [--rounds 5]
+                              [--json]
 
 full, small   YOLOv3 at 416 pixels, and of width 0.25 at 160, with random weights whose BatchNorms have seen images
 digits        the shipped model on its data; like any --bundle with its --data, scored on the test images
 
 All quantizers see the same calibration images and quantize everything, with minmax ranges and a scale a filter.
+`--more` adds torch.compile, which takes minutes, and activations rounded dynamically, each batch by its own range.
 "Asymmetric" is `inc.static_int8` with `symmetric: false`, whose zero points cost OpenVINO time.
 NNCF: its default preset. ONNX Runtime: its pre-processing, then quantize_static to Q/DQ with uint8 activations and int8
 weights. Latency is of the network alone, batch 1; the cases take turns, round by round, so that whatever else the
@@ -35,6 +37,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from detpress.adapters.inc import Scheme, quantize_static
+from detpress.adapters.inc_dynamic import quantize_dynamic
 from detpress.bundle import find_bundle, load_bundle
 from detpress.data import open_data
 from detpress.detector.architecture import build_architecture
@@ -43,7 +46,8 @@ from detpress.detector.onnx_model import onnx_model
 from detpress.detector.predict import predict_image_set
 from detpress.measure.onnx_runtime import runtime_of_onnx
 from detpress.measure.openvino_runtime import runtime_of_program
-from detpress.measure.runtime import Runtime
+from detpress.measure.runtime import Runtime, open_runtime
+from detpress.measure.size import storage_bytes
 from detpress.model import Model, new_model
 from detpress.plugin import Form
 from detpress.voc.devkit import Devkit
@@ -51,6 +55,7 @@ from detpress.voc.evaluate import evaluate
 
 SIZES = {"full": (1.0, 416), "small": (0.25, 160)}  # width, pixels
 CALIBRATION, HELD_OUT = 32, 8  # images
+STORED_AS = {Form.DENSE: "dense_fp32", Form.INT8: "int8"}
 SECONDS = 0.5  # of a case in a round
 
 
@@ -69,6 +74,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", help="of full, small, digits; all by default", metavar="MODEL")
     parser.add_argument("--bundle", help="another float model")
     parser.add_argument("--data", help="its devkit")
+    parser.add_argument("--more", action="store_true", help="also torch.compile, and dynamic int8")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -119,7 +125,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     images = squares(devkit, "train", CALIBRATION, model)
     held_out = squares(devkit, "test", HELD_OUT, model)
-    cases = cases_of(model, images, options.threads)
+    cases = cases_of(model, images, options.threads, options.more)
     seconds: list[list[float]] = [[] for _ in cases]
     for _ in range(options.rounds):
         for case, taken in zip(cases, seconds, strict=True):
@@ -151,7 +157,7 @@ def measure(
     return rows
 
 
-def cases_of(model: Model, images: Tensor, threads: int) -> list[Case]:
+def cases_of(model: Model, images: Tensor, threads: int, more: bool) -> list[Case]:
     log = logging.getLogger("int8")
     log.addHandler(logging.NullHandler())
     log.propagate = False
@@ -166,7 +172,7 @@ def cases_of(model: Model, images: Tensor, threads: int) -> list[Case]:
     program = core.read_model(in_float.SerializeToString())
     by_nncf = nncf.quantize(program, nncf.Dataset([image[None].numpy() for image in images]), subset_size=len(images))
     ours, ours_finer = (core.read_model(onnx_model(one, "openvino").SerializeToString()) for one in (int8, finer))
-    return [
+    cases = [
         of_onnx("fp32", in_float, threads, "fp32"),
         of_onnx("int8, ONNX Runtime", by_onnxruntime(in_float, images), threads, "fp32"),
         of_onnx("int8, detpress", onnx_model(int8, "onnxruntime"), threads, "int8, ONNX Runtime"),
@@ -177,6 +183,14 @@ def cases_of(model: Model, images: Tensor, threads: int) -> list[Case]:
         of_program("int8, detpress", ours, threads, "int8, NNCF"),
         of_program("the same, asymmetric", ours_finer, threads, "int8, NNCF"),
     ]
+    if more:
+        rounded = quantize_dynamic(model.network, model.architecture, images[:1], True, (), log)
+        dynamic = model.with_network(rounded, Form.SIMULATED)
+        for numbers, one in (("fp32", model), ("int8, detpress", int8)):
+            runtime = open_runtime("torch-compile", one, 1, threads)
+            cases.append(Case(numbers, runtime, storage_bytes(one)[STORED_AS[one.form]], "fp32"))
+        cases.append(of_onnx("int8, dynamic", onnx_model(dynamic, "onnxruntime"), threads, "fp32"))
+    return cases
 
 
 def by_onnxruntime(in_float: onnx.ModelProto, images: Tensor) -> onnx.ModelProto:
@@ -240,7 +254,7 @@ def show(name: str, model: Model, rows: list[dict[str, Any]], options: argparse.
     side = model.architecture.image_size
     print(f"\n{name}: YOLOv3 at {side} pixels, batch 1, {options.threads} threads")
     print(
-        f"{'numbers':<20}{'runtime':<15}{'convolutions':<14}{'ms':>8}  {'ratio to':<25}{'MB':>8}{'SQNR dB':>9}"
+        f"{'numbers':<22}{'runtime':<15}{'convolutions':<14}{'ms':>8}  {'ratio to':<25}{'MB':>8}{'SQNR dB':>9}"
         f"{'mAP':>8}"
     )
     for row in rows:
@@ -248,7 +262,7 @@ def show(name: str, model: Model, rows: list[dict[str, Any]], options: argparse.
         noise = "" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
         score = f"{row['map']:.4f}" if "map" in row else ""
         print(
-            f"{row['numbers']:<20}{row['runtime']:<15}{row['precision']:<14}{row['milliseconds']:8.2f}  "
+            f"{row['numbers']:<22}{row['runtime']:<15}{row['precision']:<14}{row['milliseconds']:8.2f}  "
             f"{ratio:<25}{row['bytes'] / 1e6:8.2f}{noise:>9}{score:>8}",
             flush=True,
         )
