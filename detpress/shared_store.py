@@ -30,6 +30,7 @@ import fsspec
 from detpress.errors import DetpressError, InputError, StageError, no_room
 
 LEASE_SECONDS = 30.0
+FETCHING = ".fetched-"  # begins the name of a folder in which a stage is being fetched
 LOG = logging.getLogger(__name__)
 
 
@@ -58,7 +59,7 @@ class SharedStore:
     def fetch(self, name: str, target: Path) -> bool:
         """Makes the folder `target` what was published as `name`; False where nothing was."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetched-") as temporary:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=FETCHING) as temporary:
             archive, unpacked = Path(temporary) / "archive.tar", Path(temporary) / "folder"
             with self._errors_named():
                 if not self.files.exists(f"{self.root}/{name}.tar"):

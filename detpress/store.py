@@ -26,7 +26,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from detpress.cache import cache_root
-from detpress.shared_store import SharedStore
+from detpress.shared_store import FETCHING, SharedStore
+
+ABANDONED = 24 * 3600.0  # seconds after which nobody is still fetching a stage
 
 
 def digest(value: Any) -> str:
@@ -157,7 +159,8 @@ class Store:
             self.shared.publish(_stage_name(key), self.stage(key), without="measurements")
 
     def collect(self, unused_seconds: float) -> Collected:
-        """Removes the stages not used for so long, and the scratch folders that no process is working in."""
+        """Removes the stages not used for so long, the scratch folders that no process is working in, and what a
+        download that was killed has left."""
         stages = removed = 0
         for entry in self.listing():
             if time.time() - entry.used >= unused_seconds:
@@ -173,6 +176,10 @@ class Store:
                     shutil.rmtree(folder)
             except Timeout:
                 continue  # a process is making this stage
+        for folder in (self.root / "stages").rglob(f"{FETCHING}*"):
+            if time.time() - folder.stat().st_mtime >= ABANDONED:
+                removed += _bytes_below(folder)
+                shutil.rmtree(folder)
         return Collected(stages, removed)
 
 

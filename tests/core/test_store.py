@@ -90,6 +90,17 @@ def test_collect_removes_unused_stages_and_abandoned_scratch_but_not_a_scratch_i
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["alive"]
 
 
+def test_collect_removes_what_a_killed_download_left_a_day_ago(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    finish(store)
+    old, new = (store.stage(KEY).parent / f".fetched-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        (folder / "folder").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    store.collect(unused_seconds=3600)
+    assert (old.exists(), new.exists(), store.has(KEY)) == (False, True, True)
+
+
 def test_remember_computes_a_key_once_and_starts_again_after_a_failure(tmp_path: Path) -> None:
     calls = []
 
