@@ -85,13 +85,13 @@ def by_hand(epochs: int | None) -> None:
 
     import torch
 
-    from detpress.adapters.inc import quantize_static
+    from detpress.adapters.inc import Scheme, quantize_static
     from detpress.adapters.nni_prune import choose_filters
     from detpress.adapters.nni_speedup import speed_up
     from detpress.bundle import find_bundle, load_bundle, save_bundle
     from detpress.data import open_data
     from detpress.detector.channels import masks_of_filters
-    from detpress.detector.training import fit
+    from detpress.detector.training import TrainingContext, fit
     from detpress.measure.metrics import measure_model
     from detpress.model import Model, apply_masks
     from detpress.plugin import Form
@@ -129,12 +129,11 @@ def by_hand(epochs: int | None) -> None:
     apply_masks(network, masks)
     model = measured("masked", Model(network, Form.MASKED, masks))
     model = measured("smaller", Model(speed_up(model.network, model.architecture, model.masks, log)))
-    model = measured(
-        "tuned", fit(model, training, devkit, split="train", seed=0, scratch=root, log=log, progress=silent)
-    )
+    model = measured("tuned", fit(model, training, TrainingContext(devkit, "train", 0, root, log, silent)))
     images = bench.calibration(quantization.calibration_images)
+    scheme = Scheme(quantization.algorithm, quantization.symmetric, quantization.per_channel)
     with torch.random.fork_rng():
-        quantized = quantize_static(model.network, model.architecture, images, quantization.algorithm, (), log)
+        quantized = quantize_static(model.network, model.architecture, images, scheme, (), log)
     measured("int8", Model(quantized, Form.INT8))
     draw_stage_pictures(devkit, "test", named, root / "pictures")
 

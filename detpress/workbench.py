@@ -17,7 +17,7 @@ from detpress.detector.architecture import Architecture
 from detpress.detector.dataset import TrainingSet
 from detpress.detector.images import read_squares
 from detpress.detector.predict import predict_image_set
-from detpress.detector.training import fit, train
+from detpress.detector.training import TrainingContext, fit, train
 from detpress.detector.training_config import TrainingConfig
 from detpress.detector.training_step import EngineTraining, steps_per_epoch
 from detpress.errors import InputError
@@ -55,7 +55,7 @@ class StageWorkbench:
         after_step: tuple[Callable[[nn.Module], None], ...] = (),
     ) -> Model:
         score = self.evaluate if self._has_unseen_images() else None
-        return fit(model, training, **self._for_training(), losses=losses, after_step=after_step, score=score)
+        return fit(model, training, self._training_context(), losses, after_step, score)
 
     def train(
         self,
@@ -66,10 +66,9 @@ class StageWorkbench:
         after_step: tuple[Callable[[nn.Module], None], ...] = (),
         engine: EngineTraining | None = None,
     ) -> None:
-        data = self._for_training()
-        train(network, architecture, training, **data, losses=losses, after_step=after_step, engine=engine)
+        train(network, architecture, training, self._training_context(), losses, after_step, engine)
 
-    def _for_training(self) -> dict[str, Any]:
+    def _training_context(self) -> TrainingContext:
         """The data, and a folder of its own for each training of the stage: the same one after a kill."""
         bad = check_boxes(self.devkit.image_set(self.data.train), self.data.bad_boxes)
         for annotation, index in bad:
@@ -79,14 +78,7 @@ class StageWorkbench:
         folder = self.scratch / self._remembering / f"fit-{self._fits}"
         self._fits += 1
         folder.mkdir(parents=True, exist_ok=True)
-        return {
-            "devkit": self.devkit,
-            "split": self.data.train,
-            "seed": self.seed,
-            "scratch": folder,
-            "log": self.log,
-            "progress": self.progress,
-        }
+        return TrainingContext(self.devkit, self.data.train, self.seed, folder, self.log, self.progress)
 
     def _has_unseen_images(self) -> bool:
         """Whether there are validation images, and none of them is trained on."""

@@ -16,7 +16,7 @@ so what an engine does in `optimizer.step` finds the gradients of this batch.
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,27 @@ from detpress.model import Model, apply_masks
 from detpress.voc.devkit import Devkit
 
 
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a training works on and with.
+
+    split: the image set that is trained on. seed: decides every random number.
+    scratch: a folder of this training's own; gone on from its checkpoint where there is one. `training.csv` there has
+        the mean loss of every epoch.
+    """
+
+    devkit: Devkit
+    split: str
+    seed: int
+    scratch: Path
+    log: logging.Logger
+    progress: Progress
+
+
 def fit(
     model: Model,
     config: TrainingConfig,
-    devkit: Devkit,
-    split: str,
-    seed: int,
-    scratch: Path,
-    log: logging.Logger,
-    progress: Progress,
+    context: TrainingContext,
     losses: Sequence[ExtraLoss] = (),
     after_step: Sequence[AfterStep] = (),
     score: Callable[[Model], float] | None = None,
@@ -65,20 +77,8 @@ def fit(
     network = copy.deepcopy(model.network)
     hold_masks = partial(apply_masks, masks=model.masks)
     hooks: tuple[AfterStep, ...] = (hold_masks, *after_step)
-    train(
-        network,
-        model.architecture,
-        config,
-        devkit,
-        split,
-        seed,
-        scratch,
-        log,
-        progress,
-        losses,
-        hooks,
-        score=score_network if score and config.devices == 1 else None,
-    )
+    scored = score_network if score and config.devices == 1 else None
+    train(network, model.architecture, config, context, losses, hooks, score=scored)
     return replace(model, network=network)
 
 
@@ -86,12 +86,7 @@ def train(
     network: nn.Module,
     architecture: Architecture,
     config: TrainingConfig,
-    devkit: Devkit,
-    split: str,
-    seed: int,
-    scratch: Path,
-    log: logging.Logger,
-    progress: Progress,
+    context: TrainingContext,
     losses: Sequence[ExtraLoss] = (),
     after_step: Sequence[AfterStep] = (),
     engine: EngineTraining | None = None,
@@ -101,8 +96,6 @@ def train(
 
     network: any module that gives the raw maps of `architecture`, with whatever an engine has hung into it. All its
         parameters are trained.
-    scratch: a folder of this training's own; gone on from its checkpoint where there is one. `training.csv` there has
-        the mean loss of every epoch.
     losses: further terms of the loss. after_step: what else happens to the network after each step of the optimizer.
         With several devices they are pickled, and so cannot be local functions.
     engine: has its own optimizer and step; `losses` are then the business of its step.
@@ -111,7 +104,8 @@ def train(
     """
     if engine and config.devices > 1:
         raise InputError(f"devices: expected 1 where an engine takes part in the training, got {config.devices}")
-    data = TrainingSet(devkit, split, architecture)
+    data = TrainingSet(context.devkit, context.split, architecture)
+    seed, scratch, log = context.seed, context.scratch, context.log
     gpu = torch.cuda.is_available()
     checkpoint = scratch / "last.ckpt"
     network.train().requires_grad_(True)
@@ -119,7 +113,7 @@ def train(
         engine_messages(log, "pytorch_lightning", "lightning.pytorch", "lightning.fabric"),
         deterministic(),
         ctrl_c_left_alone(),
-        across_processes(progress, config.devices) as report,
+        across_processes(context.progress, config.devices) as report,
     ):
         step = engine.step if engine else DetectionStep(architecture, config, losses)
         module = DetectorTraining(network, step, config, data, seed, scratch, report, after_step, engine, log, score)

@@ -105,6 +105,7 @@ def _submit(plan: Plan, store: Store, cluster: Cluster, events: Queue) -> list[l
         recipe = planned.job.recipe
         measured = measurement_digest(recipe, plan.devkit, recipe.data.test)
         tasks: list[tuple[str, Task]] = []
+        shipped = ray.put(recipe)  # once, not with each task
         for index in range(len(find_chain(recipe, planned.keys, plan.devkit, store)), len(planned.keys)):
             key = planned.keys[index]
             if (key, measured) not in submitted:
@@ -114,7 +115,7 @@ def _submit(plan: Plan, store: Store, cluster: Cluster, events: Queue) -> list[l
                     num_gpus=min(_gpus(recipe, index), cluster.gpus),
                 )
                 before = tasks[-1][1] if tasks else None
-                submitted[key, measured] = options.remote(recipe, index, key, threads, before, events)
+                submitted[key, measured] = options.remote(shipped, index, key, threads, before, events)
             tasks.append((key, submitted[key, measured]))
         jobs.append(tasks)
     return jobs

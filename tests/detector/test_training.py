@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from detpress.detector import training_module
 from detpress.detector.architecture import build_architecture
 from detpress.detector.predict import predict_image_set
-from detpress.detector.training import fit
+from detpress.detector.training import TrainingContext, fit
 from detpress.detector.training_config import Augmentation, TrainingConfig
+from detpress.detector.training_process import Progress
 from detpress.errors import StageError
 from detpress.model import Model, new_model
 from detpress.plugin import Form
@@ -45,20 +46,22 @@ def small_model(devkit: Devkit, seed: int = 0) -> Model:
     return new_model(build_architecture("yolov3-tiny", devkit.classes, 96, width=0.1), seed)
 
 
+def quiet(what: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
 def train(
     model: Model,
     devkit: Devkit,
     scratch: Path,
     config: TrainingConfig = SHORT,
     seed: int = 0,
+    progress: Progress = quiet,
     **hooks: Any,
 ) -> Model:
     scratch.mkdir(exist_ok=True)
-    return fit(model, config, devkit, "train", seed, scratch, LOG, **{"progress": quiet, **hooks})
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    """Progress that nobody looks at."""
+    context = TrainingContext(devkit, "train", seed, scratch, LOG, progress)
+    return fit(model, config, context, **hooks)
 
 
 def same_weights(a: Model, b: Model) -> bool:

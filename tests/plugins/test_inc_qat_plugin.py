@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detpress.detector.architecture import build_architecture
 from detpress.detector.quantized import QuantizedNetwork
-from detpress.detector.training import fit
+from detpress.detector.training import TrainingContext, fit
 from detpress.model import Model, new_model
 from detpress.plugin import Form
 from detpress.plugins.inc_qat import QatOptions, QuantizationAwareTraining
@@ -26,7 +26,8 @@ class Bench:
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("tests.inc_qat"))
 
     def fit(self, model: Model, training: QatOptions) -> Model:
-        return fit(model, training, self.devkit, "train", 0, self.scratch, self.log, lambda *_: None)
+        context = TrainingContext(self.devkit, "train", 0, self.scratch, self.log, lambda *_: None)
+        return fit(model, training, context)
 
     def calibration(self, images: int) -> Tensor:
         return torch.rand(images, 3, 64, 64, generator=torch.Generator().manual_seed(0))
