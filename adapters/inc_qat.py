@@ -85,7 +85,7 @@ def _rounding() -> Any:
         dtype=torch.uint8,
         quant_min=0,
         quant_max=255,
-        qscheme=torch.per_tensor_symmetric,  # as `Scheme` has it by default
+        qscheme=torch.per_tensor_symmetric,  # as `Scheme` has it by default, but of the images, too
         observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver),
     )
     weight = QuantizationSpec(

@@ -93,5 +93,5 @@ def measured_on(processors: Iterable[tuple[str, str]]) -> str:
         return ""
     if len(names) == 1:
         return f"Latency was measured on {next(iter(names))}."
-    found = "; ".join(f"{processor}: {', '.join(dict.fromkeys(of))}" for processor, of in names.items())
+    found = "; ".join(f"{processor}: {', '.join(of)}" for processor, of in names.items())
     return f"Latencies were measured on different processors and cannot be compared. {found}."
