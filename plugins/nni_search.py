@@ -1,7 +1,7 @@
 """NNI's search for architectures: another backbone under the heads of the shared detector."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,7 @@ class Trials:
     def excess(self, sizes: dict[str, int]) -> float:
         """By what share the budgets are exceeded; 0 within them."""
         limits = {"parameters": self.config.max_parameters, "macs": self.config.max_macs}
-        return _excess(sizes, {name: limit for name, limit in limits.items() if limit})
+        return _excess(sizes, ((name, limit) for name, limit in limits.items() if limit))
 
     def slowness(self, architecture: "Architecture") -> tuple[dict[str, float], float]:
         """Milliseconds in the runtimes with a limit, measured once for each architecture, and by what share they
@@ -105,10 +105,10 @@ class Trials:
             found = {runtime: self.bench.latency_ms(model, runtime) for runtime in limits}
             (folder / "latency.json").write_text(json.dumps(found))
 
-        limits: dict[str, float] = {**self.config.max_latency_ms}
+        limits = self.config.max_latency_ms
         key = {"latency": architecture.as_dict(), "runtimes": sorted(limits)}
         found = json.loads((self.bench.remember(key, compute) / "latency.json").read_text())
-        return found, _excess(found, limits)
+        return found, _excess(found, limits.items())
 
     def enough(self) -> bool:
         """Whether as many were trained as asked for, or so many too large ones were drawn that the search is vain."""
@@ -143,8 +143,8 @@ class Trials:
         plot_points(points, title, "MACs of one image, millions", "mAP", self.bench.keep("trials.html"))
 
 
-def _excess(found: Mapping[str, float], limits: Mapping[str, float]) -> float:
-    return sum(max(0.0, found[name] / limit - 1) for name, limit in limits.items())
+def _excess(found: Mapping[str, float], limits: Iterable[tuple[str, float]]) -> float:
+    return sum(max(0.0, found[name] / limit - 1) for name, limit in limits)
 
 
 def _search_by_trials(trials: Trials, config: NASOptions, bench: Workbench) -> None:
