@@ -77,7 +77,7 @@ def load_assessor(name: str) -> Assessor:
 def _load(name: str, group: str, kind: Any) -> Any:
     word, found = kind.__name__.lower(), _found(group)
     if name not in found:
-        raise InputError(f"unknown {word} '{name}'; {nearest(name, found)}")
+        raise InputError(f"unknown {word} '{name}'; {_guess(name, found)}")
     entries = found[name]
     if len(entries) > 1:
         rivals = " and ".join(entry.dist.name if entry.dist else "?" for entry in entries)
@@ -90,6 +90,16 @@ def _load(name: str, group: str, kind: Any) -> Any:
     if not (isinstance(loaded, type) and issubclass(loaded, kind)):
         raise InputError(f"{word} '{name}' ({package}): {entries[0].value} is no detpress {kind.__name__}")
     return loaded()
+
+
+def _guess(name: str, found: Iterable[str]) -> str:
+    """The end of the message for an unknown name: the nearest of the same prefix. What an engine calls its pruner is
+    no misspelling of another engine's, so a prefix that nobody brings is a package that is not there."""
+    prefix, dot, _ = name.partition(".")
+    same = [known for known in found if known.startswith(f"{prefix}.")]
+    if dot and not same:
+        return f"nothing that is installed brings '{prefix}.*': is the package that does installed here?"
+    return nearest(name, same or found)
 
 
 def engine_version(plugin: Plugin) -> str | None:

@@ -4,9 +4,11 @@ A run of a recipe is one MLflow run; a study is one with a nested run for each r
 are those of step i, by their names in results.json. Nothing of MLflow's global state is used.
 """
 
+import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from mlflow.exceptions import MlflowException
 EXPERIMENT = "detpress"
 BATCH = 100  # parameters that MLflow takes in one call
 LONGEST = 6000  # characters of a parameter
+LONGEST_NAME = 250
 SQLITE = "sqlite:///"
 
 
@@ -79,13 +82,16 @@ class Tracking:
     ) -> str:
         tags = {"mlflow.runName": name} | ({"mlflow.parentRunId": parent} if parent else {})
         run = str(self.client.create_run(self.experiment, tags=tags).info.run_id)
-        parameters = [Param(_allowed(key), str(value)[:LONGEST]) for key, value in _flat(recipe)]
+        leaves = dict(_flat(recipe))
+        named = _distinct(leaves)
+        parameters = [Param(named[key], str(value)[:LONGEST]) for key, value in leaves.items()]
         for start in range(0, len(parameters), BATCH):
             self.client.log_batch(run, params=parameters[start : start + BATCH])
         now = int(datetime.now().timestamp() * 1000)
         for stage in stages:
             figures = dict(flat_figures(stage["metrics"])) | {"seconds": stage["seconds"]}
-            metrics = [Metric(_allowed(key), value, now, stage["index"]) for key, value in figures.items()]
+            named = _distinct(figures)
+            metrics = [Metric(named[key], value, now, stage["index"]) for key, value in figures.items()]
             simulated = ", ".join(stage["metrics"]["simulated"]) or "none"
             self.client.log_batch(run, metrics, tags=[RunTag(f"simulated.{stage['index']}", simulated)])
         return run
@@ -111,6 +117,15 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return [(prefix.removesuffix("."), value)]
 
 
-def _allowed(name: str) -> str:
-    """The name with `_` for what MLflow takes in none, such as the `<` of a class that is called so."""
-    return re.sub(r"[^\w./ :-]", "_", name)[:250]
+def _distinct(names: Iterable[str]) -> dict[str, str]:
+    """Name -> the name in MLflow, which takes few characters and has no upper and lower case on some disks: two names
+    that it could not tell apart, such as those of the classes `a@b` and `a,b`, end in a part of their digest."""
+    known = list(names)
+    allowed = {name: re.sub(r"[^\w./ :-]", "_", name)[:LONGEST_NAME] for name in known}
+    shared = Counter(spelled.casefold() for spelled in allowed.values())
+
+    def told_apart(name: str) -> str:
+        ending = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return allowed[name][: LONGEST_NAME - len(ending)] + ending
+
+    return {name: told_apart(name) if shared[allowed[name].casefold()] > 1 else allowed[name] for name in known}

@@ -142,3 +142,14 @@ def test_a_name_brought_twice_is_refused_with_both_packages_named(tmp_path: Path
 def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match=r"unknown plugin 'nni\.l1nrm'; did you mean 'nni\.l1norm'"):
         load_plugin("nni.l1nrm")
+
+
+@pytest.mark.parametrize("name", ["torch_pruning.l1norm", "stranger.prune"])
+def test_a_name_of_another_package_is_not_taken_for_a_misspelling_of_ours(name: str) -> None:
+    prefix = name.partition(".")[0]
+    with pytest.raises(InputError) as refused:
+        load_plugin(name)
+    assert str(refused.value) == (
+        f"unknown plugin '{name}'; nothing that is installed brings '{prefix}.*': "
+        "is the package that does installed here?"
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from detpress.tracking import _distinct
 from detpress.voc.digits import write_digits
 
 RECIPE = """\
@@ -83,3 +84,14 @@ def test_a_server_that_is_not_there_is_one_line_before_anything_is_computed(fold
     assert done.stderr.startswith("detpress: --mlflow http://127.0.0.1:9: MlflowException:")
     assert "Traceback" not in done.stderr
     assert not list((folder / "none").iterdir())
+
+
+def test_classes_that_mlflow_could_not_tell_apart_are_metrics_of_their_own() -> None:
+    """MLflow takes letters, digits and `_-./ :`; its files may lie on a disk that knows no upper case."""
+    classes = ["ap.cat", "ap.a@b", "ap.a,b", "ap.Dog", "ap.dog", "ap." + 300 * "x", "ap." + 300 * "x" + "y", "ap.<new>"]
+    named = _distinct(classes)
+    assert named["ap.cat"] == "ap.cat"
+    assert named["ap.<new>"] == "ap._new_"
+    assert len({name.casefold() for name in named.values()}) == len(classes)
+    assert max(map(len, named.values())) <= 250
+    assert named == _distinct(reversed(classes)), "a name does not depend on the order of the others"
