@@ -1,18 +1,20 @@
 """What a recipe would do: its chain with forms, layers touched and parameters left, without data and training."""
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from detpress.data import open_data
-from detpress.detector.architecture import Convolution
-from detpress.errors import DetpressError, InputError
+from detpress.detector.architecture import Architecture, Convolution
+from detpress.errors import InputError
 from detpress.initial_model import initial_model, recipe_classes
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
-from detpress.plugin import Form
-from detpress.recipe import Recipe
+from detpress.model import Model
+from detpress.plugin import Form, Plan
+from detpress.recipe import Recipe, Step
 from detpress.voc.devkit import Devkit
 
 
@@ -20,9 +22,10 @@ from detpress.voc.devkit import Devkit
 class PlannedStage:
     """One row of `detpress validate`.
 
-    layers, untouched: the convolutions that the step touches, and the others, in the order of the network.
-    parameters, nonzero_parameters, macs: expected from the plugin's plan, not measured on the finished model.
-    note: what the plugin cannot know before it has run.
+    layers, untouched: the convolutions that the step touches, and the others, in the order of the network before it.
+    parameters, nonzero_parameters, macs: expected from the plugin's plan, not measured on the finished model; None
+        where this plan, or one before it, does not tell.
+    note: what the plugin cannot know before it has run; `not known: ...` where only the form is known.
     """
 
     index: int
@@ -31,9 +34,9 @@ class PlannedStage:
     form: Form
     layers: tuple[str, ...]
     untouched: tuple[str, ...]
-    parameters: int
-    nonzero_parameters: int
-    macs: int
+    parameters: int | None
+    nonzero_parameters: int | None
+    macs: int | None
     note: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,50 +47,84 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
     """The model and every step of the chain.
 
     devkit: where there is none, it is opened only if the recipe does not name the classes.
-    Raises InputError where a step cannot be applied as it is configured, such as a pattern that matches no layer.
+    Raises InputError where a step cannot be applied as it is configured, such as a pattern that matches no layer. A
+    step without a plan, or with one that fails, is not refused: what it does, and all after it, is not known.
     """
     classes = recipe_classes(recipe)
     if devkit is None and classes is None:
         devkit = open_data(recipe.data.root, None)
     model = initial_model(recipe, devkit)
-    rows = []
     form = model.form
-    layers: tuple[str, ...] = ()
-    note = ""
-    for index, step in enumerate([None, *recipe.chain]):
-        if step is not None:
-            where = recipe.where(("chain", index - 1, step.name))
-            if form not in step.plugin.accepts:
-                takes = " or ".join(sorted(step.plugin.accepts))
-                raise InputError(f"{where}: takes a {takes} model, but the weights {recipe.model.weights} are {form}")
+    rows = [_row(0, "model", (), form, model, Plan((), model))]
+    unknown = ""
+    for index, step in enumerate(recipe.chain, 1):
+        where = recipe.where(("chain", index - 1, step.name))
+        accepts = tuple(sorted(step.plugin.accepts))
+        if form not in accepts:
+            takes = " or ".join(accepts)
+            raise InputError(f"{where}: takes a {takes} model, but the weights {recipe.model.weights} are {form}")
+        form = step.plugin.returns or form
+        if not unknown and model.form not in accepts:
+            unknown = f"not known: the plan of {rows[-1].plugin} gives a {model.form} model"
+        if not unknown:
             try:
-                plan = step.plugin.plan(model, step.config)
-            except DetpressError as error:
-                raise type(error)(f"{where}: {error}") from error
-            model, layers, note = plan.model, plan.layers, plan.note
-            form = step.plugin.returns or form
-        convolutions = [
-            f"layers.{i}" for i, layer in enumerate(model.architecture.layers) if isinstance(layer, Convolution)
-        ]
-        rows.append(
-            PlannedStage(
-                index,
-                step.name if step else "model",
-                tuple(sorted(step.plugin.accepts)) if step else (),
-                form,
-                tuple(name for name in convolutions if name in layers),
-                tuple(name for name in convolutions if name not in layers),
-                parameter_count(model.network),
-                nonzero_parameters(model),
-                macs(model.architecture),
-                note,
-            )
-        )
+                plan = _plan(step, model)
+                rows.append(_row(index, step.name, accepts, form, model, plan))
+                model = plan.model
+                continue
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
+            except _NotKnownError as error:
+                unknown = f"not known: {error}"
+        rows.append(PlannedStage(index, step.name, accepts, form, (), (), None, None, None, unknown))
     return rows
 
 
+class _NotKnownError(Exception):
+    """What a step would do cannot be told. The message says why in one line."""
+
+
+def _plan(step: Step, model: Model) -> Plan:
+    """Raises InputError as the plugin does, and _NotKnownError for whatever else a stranger's plan may do."""
+    try:
+        plan = step.plugin.plan(model, step.config)
+    except InputError:
+        raise
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        raise _NotKnownError(f"the plan of {step.name} failed: {type(error).__name__}{said and ': '}{said}") from error
+    if plan is None:
+        raise _NotKnownError(f"{step.name} has no plan")
+    network = plan.model.network if isinstance(plan, Plan) and isinstance(plan.model, Model) else None
+    if not isinstance(getattr(network, "architecture", None), Architecture):
+        raise _NotKnownError(f"the plan of {step.name} gives no Plan with a Model")
+    return plan
+
+
+def _row(index: int, name: str, accepts: tuple[Form, ...], form: Form, before: Model, plan: Plan) -> PlannedStage:
+    """The row of a step applied to the model `before`."""
+    layers = before.architecture.layers
+    convolutions = [f"layers.{i}" for i, layer in enumerate(layers) if isinstance(layer, Convolution)]
+    return PlannedStage(
+        index,
+        name,
+        accepts,
+        form,
+        tuple(layer for layer in convolutions if layer in plan.layers),
+        tuple(layer for layer in convolutions if layer not in plan.layers),
+        parameter_count(plan.model.network),
+        nonzero_parameters(plan.model),
+        macs(plan.model.architecture),
+        plan.note,
+    )
+
+
 def plan_table(rows: list[PlannedStage]) -> Table:
-    notes = [f"{row.index} {row.plugin}: {row.note}." for row in rows if row.note]
+    notes = [  # what is not known is so from there on: said once
+        f"{row.index} {row.plugin}: {row.note}."
+        for before, row in pairwise(rows)
+        if row.note and row.note != before.note
+    ]
     table = Table(
         caption="\n".join(["Expected from the plan, not measured. MACs: for one image.", *notes]),
         caption_justify="left",
@@ -103,9 +140,9 @@ def plan_table(rows: list[PlannedStage]) -> Table:
             f"{row.index} {row.plugin}",
             f"{' | '.join(row.accepts)} -> {row.form}" if row.accepts else row.form,
             str(len(row.layers)) if row.layers else "",
-            f"{row.parameters:,}",
-            f"{row.nonzero_parameters:,}",
-            f"{row.macs / 1e6:,.1f} M",
+            "?" if row.parameters is None else f"{row.parameters:,}",
+            "?" if row.nonzero_parameters is None else f"{row.nonzero_parameters:,}",
+            "?" if row.macs is None else f"{row.macs / 1e6:,.1f} M",
         )
     return table
 

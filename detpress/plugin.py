@@ -54,8 +54,9 @@ class Config(BaseModel):
 class Plan:
     """What a plugin would do: the names of the layers it touches, and the model that would come out.
 
-    The model's shapes are what counts: `detpress validate` reads the parameters left from it and hands it to the
-    next plugin's `plan`. Its weights may be those of a model never trained. `note` says what cannot be known yet.
+    The model's form, masks and shapes are what counts: `detpress validate` reads the parameters left from it and hands
+    it to the next plugin's `plan`. Its weights may be those of a model never trained. `note` says what cannot be known
+    yet.
     """
 
     layers: tuple[str, ...]
@@ -130,9 +131,12 @@ class Plugin(ABC):
     engine: ClassVar[str | None] = None  # the distribution that does the work; its version enters the stage's key
     version: ClassVar[int] = 1  # raised when the same config gives another result: it enters the stage's key
 
-    def plan(self, model: "Model", config: Any) -> Plan:
-        """What `apply` would do, without data and without training."""
-        return Plan((), model)
+    def plan(self, model: "Model", config: Any) -> Plan | None:
+        """What `apply` would do, without data and without training; None where that is not known before.
+
+        Raises InputError for options that do not fit the model, such as a pattern that matches no layer.
+        """
+        return None
 
     def bundles(self, config: Any) -> tuple[str, ...]:
         """Bundles that the options name, such as a teacher's: what they hold enters the stage's key."""

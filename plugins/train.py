@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from detpress.detector.training_config import TrainingConfig
-from detpress.plugin import Form, Plugin, Workbench
+from detpress.plugin import Form, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
     from detpress.model import Model
@@ -20,6 +20,9 @@ class Scratch(Plugin):
     returns = Form.DENSE
     engine = "pytorch-lightning"
 
+    def plan(self, model: "Model", config: TrainingConfig) -> Plan:
+        return Plan((), model)
+
     def apply(self, model: "Model", config: TrainingConfig, bench: Workbench) -> "Model":
         from detpress.model import new_model
 
@@ -33,6 +36,9 @@ class Finetune(Plugin):
     accepts = frozenset({Form.DENSE, Form.MASKED})
     returns = None
     engine = "pytorch-lightning"
+
+    def plan(self, model: "Model", config: TrainingConfig) -> Plan:
+        return Plan((), model)
 
     def apply(self, model: "Model", config: TrainingConfig, bench: Workbench) -> "Model":
         return bench.fit(model, config)
