@@ -56,7 +56,7 @@ def import_darknet(
     from detpress.errors import InputError
 
     try:
-        names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{classes}: cannot be read: {error}") from error
     folder = out or Path(cfg.stem)

@@ -55,7 +55,7 @@ def evaluate(
         raise InputError(f"--iou {iou}: expected a number above 0 and below 1")
     if results is not None:
         devkit = open_data(data)
-        detections = read_results(results, split, devkit.classes)
+        detections = read_results(results, split, devkit.classes, devkit.image_set_names)
     else:
         from detpress.detector.predict import predict_image_set
         from detpress.terminal import TerminalListener
@@ -65,13 +65,14 @@ def evaluate(
         with TerminalListener() as terminal:
             detections = predict_image_set(run, architecture, devkit, split, terminal.progress)
     evaluation = evaluate_detections(devkit.image_set(split), detections, chosen, iou)
+    without = [name for name in detections if name not in (*evaluation.ap, *evaluation.left_out)]
     if as_json:
         print_json(
             {
                 "protocol": evaluation.protocol,
                 "map": evaluation.map,
                 "ap": evaluation.ap,
-                "left_out": list(evaluation.left_out),
+                "left_out": [*evaluation.left_out, *without],
             }
         )
         return
@@ -80,6 +81,8 @@ def evaluate(
         typer.echo(f"{name:<{width}}  {value:.4f}")
     for name in evaluation.left_out:
         typer.echo(f"{name:<{width}}  left out: all its objects are marked difficult")
+    for name in without:
+        typer.echo(f"{name:<{width}}  left out: the image set has no object of it")
     typer.echo(f"{'mean':<{width}}  {evaluation.map:.4f}  average precision, {evaluation.protocol}")
 
 

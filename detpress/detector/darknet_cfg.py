@@ -202,7 +202,7 @@ def _read_sections(path: Path) -> list[_Section]:
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a cfg file: {error}") from error
     if len(content) > LARGEST_FILE:

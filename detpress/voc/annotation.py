@@ -1,7 +1,7 @@
 """One image's annotation, read from a VOC XML file that need not be trusted."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from detpress.errors import InputError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+UNSPECIFIED = "Unspecified"  # what some tools write where nobody said whether an object is difficult or truncated
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Annotation:
     """What an annotation file says of its image.
 
     image: the image's name in the image set, without suffix.
-    width, height: pixels.
+    width, height: pixels, both 0 where the file does not say (some tools write 0 x 0).
     boxes: float64 (n, 4), VOC coordinates (1-based, inclusive) as in the file.
     difficult, truncated: bool (n,); False where the file does not say.
     """
@@ -35,6 +36,14 @@ class Annotation:
     truncated: NDArray[np.bool_]
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height, where the file says them."""
+        return (self.width, self.height) if self.width else None
+
+    def with_size(self, width: int, height: int) -> "Annotation":
+        return replace(self, width=width, height=height)
+
+    @property
     def degenerate(self) -> NDArray[np.bool_]:
         """bool (n,): boxes from which nothing can be learnt.
 
@@ -42,7 +51,8 @@ class Annotation:
         sticks out of the image, as boxes counted from 0 do, is not degenerate.
         """
         x0, y0, x1, y1 = self.boxes.T
-        outside = (x1 < 1) | (y1 < 1) | (x0 > self.width) | (y0 > self.height)
+        width, height = self.size or (np.inf, np.inf)
+        outside = (x1 < 1) | (y1 < 1) | (x0 > width) | (y0 > height)
         return np.asarray((x1 <= x0) | (y1 <= y0) | outside)
 
 
@@ -50,7 +60,7 @@ def read_annotation(path: Path, image: str | None = None) -> Annotation:
     """The annotation in `path`, of the image called `image` (by default, like the file).
 
     Raises InputError, naming the file and the line, for malformed XML, for a document type or entities of its own (an
-    entity may expand without bound), and for a field that is missing or no number.
+    entity may expand without bound), and for a field that is missing or no number; a size may be missing.
     """
     try:
         content = path.read_bytes()
@@ -60,6 +70,8 @@ def read_annotation(path: Path, image: str | None = None) -> Annotation:
     objects = root.findall("object")
     size = root.find("size")
     width, height = _pixels(size, "width", path, content), _pixels(size, "height", path, content)
+    if not (width and height):
+        width = height = 0
     names = []
     boxes = np.zeros((len(objects), 4))
     difficult, truncated = np.zeros(len(objects), bool), np.zeros(len(objects), bool)
@@ -72,8 +84,10 @@ def read_annotation(path: Path, image: str | None = None) -> Annotation:
         for j, side in enumerate(SIDES):
             text = "" if box is None else box.findtext(side) or ""
             boxes[i, j] = _number(text, side, path, content, i)
-        difficult[i] = _number(found.findtext("difficult") or "0", "difficult", path, content, i) != 0
-        truncated[i] = (found.findtext("truncated") or "").strip() == "1"  # some tools write "Unspecified"
+        text = (found.findtext("difficult") or "").strip()
+        if text not in ("", UNSPECIFIED):
+            difficult[i] = _number(text, "difficult", path, content, i) != 0
+        truncated[i] = (found.findtext("truncated") or "").strip() == "1"
     return Annotation(image or path.stem, path, width, height, tuple(names), boxes, difficult, truncated)
 
 
@@ -104,14 +118,14 @@ def _parse(content: bytes, path: Path) -> ElementTree.Element:
 
 
 def _pixels(size: ElementTree.Element | None, side: str, path: Path, content: bytes) -> int:
-    text = "" if size is None else size.findtext(side) or ""
+    text = "" if size is None else (size.findtext(side) or "").strip()
     try:
-        value = int(float(text))
+        value = int(float(text or 0))
     except (ValueError, OverflowError):
-        value = 0
-    if not 0 < value < 10**6:
+        value = -1
+    if not 0 <= value < 10**6:
         line = _line(content, b"<size", 0)
-        raise InputError(f"{path}:{line}: size/{side}: expected a number of pixels, got {text.strip()[:40]!r}")
+        raise InputError(f"{path}:{line}: size/{side}: expected a number of pixels, got {text[:40]!r}")
     return value
 
 

@@ -1,6 +1,8 @@
 """Reads a Pascal VOC devkit: image sets, annotations, images."""
 
 import hashlib
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +12,9 @@ from typing import Literal
 from detpress.errors import InputError, nearest
 from detpress.voc.annotation import Annotation, object_line, read_annotation
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")  # in any case
+FLAGGED = re.compile(r"(.*\S)\s+(-1|0|1)")  # a line of a class's set: whether the image holds it
+HIDDEN = "."  # what file names begin with that are no part of the data, such as the `._x.txt` that macOS leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,7 @@ class Devkit:
     given_classes: tuple[str, ...] | None
     _sets: dict[str, list[Annotation]] = field(default_factory=dict, repr=False)
     _annotations: dict[Path, Annotation] = field(default_factory=dict, repr=False)  # sets share images: read once
+    _listings: dict[Path, dict[str, Path]] = field(default_factory=dict, repr=False)
     _fingerprints: dict[tuple[str, ...], str] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -35,14 +40,38 @@ class Devkit:
         """The class names given, or all that the annotations of any image set name, sorted."""
         if self.given_classes is not None:
             return self.given_classes
-        sets = (self.image_set(name) for name in self.image_set_names)
-        return tuple(sorted({name for annotations in sets for annotation in annotations for name in annotation.names}))
+        found = {
+            name
+            for path in self._set_files
+            for _, image in _image_names(path)
+            if (annotation := self._annotation_if_any(path, image))
+            for name in annotation.names
+        }
+        return tuple(sorted(found))
 
     @cached_property
     def image_set_names(self) -> tuple[str, ...]:
         """Names of the image sets. Those of a class (`dog_train`, two columns) are not listed, but can be read."""
-        paths = (path for folder in self.folders for path in (folder / "ImageSets/Main").glob("*.txt"))
-        return tuple(sorted({path.stem for path in paths if max(map(len, _columns(path)), default=1) == 1}))
+        return tuple(sorted({path.stem for path in self._set_files}))
+
+    @cached_property
+    def _set_files(self) -> tuple[Path, ...]:
+        """The files of the sets that are listed; text that cannot be read matters only where somebody asks for it."""
+        found = []
+        for path in (path for folder in self.folders for path in sorted((folder / "ImageSets/Main").glob("*.txt"))):
+            try:
+                if not path.name.startswith(HIDDEN) and not _is_of_a_class(path):
+                    found.append(path)
+            except InputError:
+                continue
+        return tuple(found)
+
+    def _annotation_if_any(self, set_file: Path, image: str) -> Annotation | None:
+        """None for an image whose annotation is withheld, as in VOC's test sets, or cannot be read: `image_set` tells."""
+        try:
+            return None if _climbs(image) else self._annotation(set_file, image)
+        except InputError:
+            return None
 
     def image_set(self, name: str) -> list[Annotation]:
         """Annotations of the image set, in the file's order.
@@ -57,11 +86,23 @@ class Devkit:
     def image_path(self, annotation: Annotation) -> Path:
         """The annotated image's file. Raises InputError where there is none."""
         folder = annotation.path.parents[len(PurePosixPath(annotation.image).parts)] / "JPEGImages"
+        wanted = folder / f"{annotation.image}.jpg"
+        if wanted.is_file():
+            return wanted
+        files = self._files_in(wanted.parent)
         for suffix in IMAGE_SUFFIXES:
-            path = folder / f"{annotation.image}{suffix}"
-            if path.is_file():
-                return path
-        raise InputError(f"{annotation.path}: its image {folder / annotation.image}.jpg does not exist")
+            if found := files.get(f"{wanted.stem}{suffix}"):
+                return found
+        raise InputError(
+            f"{annotation.path}: its image {wanted} does not exist, nor with {', '.join(IMAGE_SUFFIXES[1:])}"
+        )
+
+    def _files_in(self, folder: Path) -> dict[str, Path]:
+        """By name, its suffix in small letters; of `a.png` and `a.PNG`, the first."""
+        if folder not in self._listings:
+            names = sorted(os.listdir(folder), reverse=True) if folder.is_dir() else []
+            self._listings[folder] = {f"{(path := folder / name).stem}{path.suffix.lower()}": path for name in names}
+        return self._listings[folder]
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """sha256 over the image sets, annotations and images, by content: the same wherever the data set lies."""
@@ -81,7 +122,7 @@ class Devkit:
 
     def _read_set(self, name: str) -> list[Annotation]:
         paths = [folder / "ImageSets/Main" / f"{name}.txt" for folder in self.folders]
-        found = [path for path in paths if path.is_file()]
+        found = [path for path in paths if os.path.isfile(path)]  # False for a name that is too long, too
         if not found or PurePosixPath(name).name != name:
             raise InputError(f"{self.root}: no image set '{name}'; {nearest(name, self.image_set_names)}")
         named: dict[str, str] = {}
@@ -92,24 +133,23 @@ class Devkit:
 
     def _read_set_file(self, path: Path, named: dict[str, str]) -> list[Annotation]:
         """named: where each image was named already; added to."""
-        folder = path.parents[2] / "Annotations"
         annotations = []
-        for number, columns in enumerate(_columns(path), start=1):
-            if not columns:
-                continue
-            image = columns[0]  # sets of a class say in a second column whether the image holds it
-            if image.startswith("/") or ".." in image.split("/"):
+        for number, image in _image_names(path):
+            if _climbs(image):
                 raise InputError(f"{path}:{number}: '{image}' climbs out of the data set's folder")
             if image in named:
                 raise InputError(f"{path}:{number}: image '{image}' was named before, at {named[image]}")
             named[image] = f"{path}:{number}"
-            source = folder / f"{image}.xml"
-            if source not in self._annotations:
-                if not source.is_file():
-                    raise InputError(f"{path}:{number}: image '{image}' has no annotation: {source} does not exist")
-                self._annotations[source] = self._check_classes(read_annotation(source, image))
-            annotations.append(self._annotations[source])
+            if not os.path.isfile(source := _annotation_file(path, image)):
+                raise InputError(f"{path}:{number}: image '{image}' has no annotation: {source} does not exist")
+            annotations.append(self._annotation(path, image))
         return annotations
+
+    def _annotation(self, set_file: Path, image: str) -> Annotation:
+        source = _annotation_file(set_file, image)
+        if source not in self._annotations:
+            self._annotations[source] = self._check_classes(read_annotation(source, image))
+        return self._annotations[source]
 
     def _check_classes(self, annotation: Annotation) -> Annotation:
         for i, name in enumerate(annotation.names):
@@ -119,12 +159,37 @@ class Devkit:
         return annotation
 
 
-def _columns(path: Path) -> list[list[str]]:
-    """The words of each line of an image set's file."""
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Number and text of each line of an image set's file that is not empty."""
     try:
-        return [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as an image set: {error}") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _image_names(path: Path) -> list[tuple[int, str]]:
+    """Line and name of each image of a set. A name may hold spaces: only what is no image's name can be a flag."""
+    return [(number, _unflagged(path, line)) for number, line in _lines(path)]
+
+
+def _unflagged(path: Path, line: str) -> str:
+    flagged = FLAGGED.fullmatch(line)
+    return flagged[1] if flagged and not os.path.isfile(_annotation_file(path, line)) else line
+
+
+def _is_of_a_class(path: Path) -> bool:
+    """Whether the set says of each image whether it holds a class; by its first line."""
+    lines = _lines(path)
+    return bool(lines) and _unflagged(path, lines[0][1]) != lines[0][1]
+
+
+def _climbs(image: str) -> bool:
+    return image.startswith("/") or ".." in image.split("/")
+
+
+def _annotation_file(set_file: Path, image: str) -> Path:
+    return set_file.parents[2] / "Annotations" / f"{image}.xml"
 
 
 def _sha256(path: Path) -> str:
@@ -140,7 +205,7 @@ def open_devkit(root: Path, classes: Sequence[str] | None = None) -> Devkit:
 
     classes: the names that may occur; by default, all that do. Raises InputError where the folder is no devkit.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; expected a VOC devkit")
     folders = [root] if (root / "ImageSets/Main").is_dir() else sorted(root.glob("VOC20[0-9][0-9]"))
     for folder in folders or [root]:

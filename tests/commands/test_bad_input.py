@@ -303,3 +303,19 @@ def test_an_archive_that_climbs_out_is_refused(
     said = refusal(detpress("data", "get", "voc2007", "--root", "fetched"))
     assert said.startswith("fetched/evil.tar: refused, a member is not safe to unpack")
     assert not list(workplace.rglob("evil.txt"))
+
+
+def test_results_of_a_class_that_the_data_do_not_have_are_left_out(detpress: Command, data: Path) -> None:
+    names = sorted({line.split("<name>")[1].split("<")[0] for line in _names(data)})
+    (data.parent / "found").mkdir()
+    for name in (names[0], "ring"):
+        (data.parent / f"found/comp4_det_test_{name}.txt").write_text("000011 0.5 1 1 20 20\n")
+    said = detpress("evaluate", "--results", "found", "--data", "digits")
+    assert said.code == 0
+    assert "ring   left out: the image set has no object of it" in said.out
+
+
+def _names(data: Path) -> list[str]:
+    return [
+        line for path in data.glob("Annotations/*.xml") for line in path.read_text().split("\n") if "<name>" in line
+    ]

@@ -93,8 +93,7 @@ def test_bccd_holds_two_boxes_of_no_area() -> None:
     ("old", "new", "message"),
     [
         ("</object>\n</annotation>", "</annotation>", r":16: malformed XML: mismatched tag"),
-        ("<width>500</width>", "", r":3: size/width: expected a number of pixels, got ''"),
-        ("<width>500</width>", "<width>0</width>", r":3: size/width: expected a number of pixels, got '0'"),
+        ("<width>500</width>", "<width>-1</width>", r":3: size/width: expected a number of pixels, got '-1'"),
         ("<height>375</height>", "<height>high</height>", r":3: size/height: expected a number of pixels, got 'high'"),
         (
             "<height>375</height>",
@@ -116,6 +115,19 @@ def test_a_bad_file_is_told_by_file_line_and_field(tmp_path: Path, old: str, new
     with pytest.raises(InputError, match=re.escape(str(path)) + message) as caught:
         read_annotation(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("old", "new"), [("<width>500</width>", ""), ("500", "0"), ("500", " ")])
+def test_a_size_may_be_zero_or_absent(tmp_path: Path, old: str, new: str) -> None:
+    annotation = read_annotation(written(tmp_path, GOOD.replace(old, new)))
+    assert annotation.size is None
+    assert not annotation.degenerate.any()
+
+
+def test_unspecified_is_not_difficult(tmp_path: Path) -> None:
+    text = GOOD.replace("<difficult>1<", "<difficult>Unspecified<")
+    assert text != GOOD
+    assert not read_annotation(written(tmp_path, text)).difficult.any()
 
 
 def test_an_absent_file(tmp_path: Path) -> None:

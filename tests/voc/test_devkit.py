@@ -53,7 +53,48 @@ def test_sets_of_a_class_can_be_read_and_are_not_listed(tmp_path: Path, write_de
     assert [annotation.image for annotation in devkit.image_set("dog_test")] == ["a", "c"]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".JPG"])
+@pytest.mark.parametrize("name", ["img (1) a", "a 1", "a  b", "a -1 1"])
+def test_an_images_name_may_hold_spaces(tmp_path: Path, write_devkit: WriteDevkit, name: str) -> None:
+    devkit = open_devkit(write_devkit(tmp_path, {name: [DOG], "b": [DOG]}))
+    assert devkit.image_set_names == ("test",)
+    assert [annotation.image for annotation in devkit.image_set("test")] == [name, "b"]
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path, write_devkit: WriteDevkit) -> None:
+    write_devkit(tmp_path, {"é": [DOG], "b": [CAT]})
+    for path in [*tmp_path.rglob("*.xml"), *tmp_path.rglob("*.txt")]:
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    devkit = open_devkit(tmp_path)
+    assert [annotation.image for annotation in devkit.image_set("test")] == ["é", "b"]
+    assert devkit.classes == ("cat", "dog")
+
+
+def test_sets_that_nobody_asks_for_are_not_needed(tmp_path: Path, write_devkit: WriteDevkit) -> None:
+    write_devkit(tmp_path, IMAGES)
+    sets = tmp_path / "ImageSets/Main"
+    (sets / "withheld.txt").write_text("withheld\nb\n../../elsewhere\n")
+    (sets / "binary.txt").write_bytes(b"\xff\xfe\n")
+    (sets / "._test.txt").write_bytes(b"\0\5\x16\7 AppleDouble")
+    (tmp_path / "Annotations/._a.xml").write_bytes(b"\0\5\x16\7 AppleDouble")
+    devkit = open_devkit(tmp_path)
+    assert devkit.image_set_names == ("test", "withheld")
+    assert devkit.classes == ("cat", "dog")
+    with pytest.raises(InputError, match=r"withheld\.txt:1: image 'withheld' has no annotation"):
+        devkit.image_set("withheld")
+
+
+def test_names_that_no_file_can_have_are_told(tmp_path: Path, write_devkit: WriteDevkit) -> None:
+    write_devkit(tmp_path, IMAGES)
+    (tmp_path / "ImageSets/Main/test.txt").write_text(f"a\n{'x' * 300}\n")
+    with pytest.raises(InputError, match=r"test\.txt:2: image 'x+' has no annotation"):
+        open_devkit(tmp_path).image_set("test")
+    with pytest.raises(InputError, match="no image set 'y+'"):
+        open_devkit(tmp_path).image_set("y" * 300)
+    with pytest.raises(InputError, match="z+: no such folder"):
+        open_devkit(tmp_path / ("z" * 300))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".JPG", ".JPeG", ".bmp", ".TIFF", ".webp"])
 def test_images_by_any_usual_suffix(tmp_path: Path, write_devkit: WriteDevkit, suffix: str) -> None:
     write_devkit(tmp_path, {"a": [DOG]})
     image = (tmp_path / "JPEGImages/a.jpg").rename(tmp_path / f"JPEGImages/a{suffix}")

@@ -57,7 +57,7 @@ def test_written_numbers_read_back_to_the_same_bits(
 
 @pytest.mark.parametrize(
     "line",
-    ["a 0.5 1 2 3", "a 0.5 1 2 3 4 5", "a high 1 2 3 4", "a 0.5 1 2 3 nan", "a inf 1 2 3 4", "a", "a 0.5 1_0 2 3 4"],
+    ["a 0.5 1 2 3", "a b 0.5 1 2 3", "a high 1 2 3 4", "a 0.5 1 2 3 nan", "a inf 1 2 3 4", "a", "a 0.5 1_0 2 3 4"],
 )
 def test_a_bad_line_is_told_by_its_number(tmp_path: Path, line: str) -> None:
     path = write(tmp_path, "comp4_det_test_dog.txt", f"a 0.5 1 2 3 4\n\n{line}\na 0.5 1 2 3 4\n")
@@ -84,8 +84,41 @@ def test_a_folder_without_results_of_the_image_set(tmp_path: Path) -> None:
         read_results(tmp_path, "test", ["dog"])
 
 
-def test_a_class_name_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
-    none = ClassDetections((), np.zeros(0), np.zeros((0, 4)))
-    with pytest.raises(InputError, match=r"class '/\.\./\.\./x' has no results file"):
-        write_results(tmp_path / "out", "test", {"/../../x": none})
-    assert list((tmp_path / "out").iterdir()) == []
+ONE = ClassDetections(("a",), np.array([0.5]), np.array([[1.0, 2.0, 3.0, 4.0]]))
+
+
+def test_a_class_with_a_slash_has_a_file_of_its_own_in_the_folder(tmp_path: Path) -> None:
+    classes = ["/../../x", "car/truck", "car%2Ftruck", "car%252Ftruck", "100%"]
+    write_results(tmp_path / "out", "test", dict.fromkeys(classes, ONE))
+    assert len(list((tmp_path / "out").iterdir())) == len(classes)
+    assert all(found.images == ("a",) for found in read_results(tmp_path / "out", "test", classes).values())
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "人" * 100, "a\0b"])
+def test_a_class_that_no_file_can_be_named_after_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="has no results file: expected a name of at most 255 bytes"):
+        write_results(tmp_path, "test", {name: ONE})
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_an_images_name_may_hold_spaces_and_the_file_a_byte_order_mark(tmp_path: Path, start: str) -> None:
+    write(tmp_path, "comp4_det_test_dog.txt", f"{start}img (1) a 0.9 5 5 28 28\n\nb 0.8 1 2 3 4\n")
+    found = read_results(tmp_path, "test", ["dog"])["dog"]
+    assert found.images == ("img (1) a", "b")
+    assert found.scores.tolist() == [0.9, 0.8]
+    assert found.boxes.tolist() == [[5, 5, 28, 28], [1, 2, 3, 4]]
+
+
+def test_a_set_named_like_the_start_of_another_is_not_given_its_files(tmp_path: Path) -> None:
+    write(tmp_path, "comp4_det_test_dog.txt", "a 0.9 5 5 28 28\n")
+    write(tmp_path, "comp4_det_test_small_dog.txt", "b 0.9 5 5 28 28\n")
+    sets = ["test", "test_small"]
+    assert list(read_results(tmp_path, "test", ["dog"], sets)) == ["dog"]
+    assert read_results(tmp_path, "test_small", ["dog"], sets)["dog"].images == ("b",)
+    assert list(read_results(tmp_path, "test", ["dog", "small_dog"], sets)) == ["dog", "small_dog"]
+
+
+def test_classes_that_only_the_detector_knows_come_last(tmp_path: Path) -> None:
+    write(tmp_path, "comp4_det_test_dog.txt", "a 0.9 5 5 28 28\n")
+    write(tmp_path, "comp4_det_test_cat.txt", "a 0.8 5 5 28 28\n")
+    assert list(read_results(tmp_path, "test", ["dog"])) == ["dog", "cat"]
