@@ -10,7 +10,6 @@ disturbs it.
 """
 
 import logging
-import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -194,7 +193,6 @@ def _reach(address: str) -> None:
 @contextmanager
 def _cluster(address: str, store: Store) -> Iterator[Cluster]:
     """The connection to the cluster, for as long as the study runs."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     shared = {"DETPRESS_STORE": store.shared.url} if store.shared else {}
     try:
         if address != "auto":
