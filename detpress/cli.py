@@ -1,5 +1,6 @@
 """The command `detpress`: names, help and exit codes. What the commands do stands in `detpress.commands`."""
 
+import io
 import sys
 from typing import Any
 
@@ -50,6 +51,9 @@ app.add_typer(listing.store, name="store")
 
 def main() -> None:
     """Runs the command line; every expected error is one line on stderr, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal's encoding lacks ends no command
     try:
         app(prog_name=app.info.name)
     except DetpressError as error:

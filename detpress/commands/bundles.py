@@ -36,7 +36,7 @@ def export(
     if as_json:
         print_json({"path": str(path), "largest_difference": difference})
     else:
-        typer.echo(f"{path}: raw maps differ from the bundle's by at most {difference:.3g} (one random image)")
+        print(f"{path}: raw maps differ from the bundle's by at most {difference:.3g} (one random image)")
 
 
 def import_darknet(
@@ -67,4 +67,4 @@ def import_darknet(
     if as_json:
         print_json({"bundle": str(folder), "architecture": model.architecture.name})
     else:
-        typer.echo(f"{folder}: {model.architecture.name}, {len(names)} classes")
+        print(f"{folder}: {model.architecture.name}, {len(names)} classes")

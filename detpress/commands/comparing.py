@@ -101,7 +101,7 @@ def compare(
         if nothing_fits:
             console.print("No recipe fits.", highlight=False)
         for outcome in failed:
-            typer.echo(f"Failed: {outcome.job.variant}, seed {outcome.job.seed}: {outcome.failure}")
+            print(f"Failed: {outcome.job.variant}, seed {outcome.job.seed}: {outcome.failure}")
         console.print(f"Results: {folder / 'study.json'}", soft_wrap=True, highlight=False, markup=False)
     if failed or nothing_fits:
         raise typer.Exit(1)
@@ -136,4 +136,4 @@ def report(
         print_json({kind: str(path) for kind, path in written.items()})
     else:
         for path in written.values():
-            typer.echo(path)
+            print(path)

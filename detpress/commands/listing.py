@@ -42,11 +42,11 @@ def model(
     if as_json:
         print_json({**totals, "layers": [asdict(row) for row in rows]})
         return
-    typer.echo(f"{'layer':<12}{'type':<13}{'output':>16}{'parameters':>14}{'MACs':>17}")
+    print(f"{'layer':<12}{'type':<13}{'output':>16}{'parameters':>14}{'MACs':>17}")
     for row in rows:
         output = f"{row.channels}x{row.side}x{row.side}"
-        typer.echo(f"{row.name:<12}{row.type:<13}{output:>16}{row.parameters:>14,}{row.macs:>17,}")
-    typer.echo(
+        print(f"{row.name:<12}{row.type:<13}{output:>16}{row.parameters:>14,}{row.macs:>17,}")
+    print(
         f"{architecture.name}, {len(architecture.classes)} classes: {totals['parameters']:,} parameters, "
         f"{totals['macs'] / 1e9:.3f} GMACs at {architecture.image_size} pixels"
     )
@@ -71,7 +71,7 @@ def plugins(
     elif name is not None and listings[0].status != "broken":
         plugin = load_plugin(name)
         reason = f"\nunavailable: {listings[0].reason}" if listings[0].status == "unavailable" else ""
-        typer.echo(card(f"{name}  ({_forms(sorted(plugin.accepts), plugin.returns)}){reason}", plugin))
+        print(card(f"{name}  ({_forms(sorted(plugin.accepts), plugin.returns)}){reason}", plugin))
     else:
         echo_columns(
             [
@@ -114,7 +114,7 @@ def tuners(
     elif name is not None and listings[0].status != "broken":
         kind = listings[0].kind
         reason = f"\nunavailable: {listings[0].reason}" if listings[0].status == "unavailable" else ""
-        typer.echo(card(f"{name}  ({kind}){reason}", load_tuner(name) if kind == "tuner" else load_assessor(name)))
+        print(card(f"{name}  ({kind}){reason}", load_tuner(name) if kind == "tuner" else load_assessor(name)))
     else:
         echo_columns(
             [
@@ -147,7 +147,7 @@ def recipes(
         if as_json:
             print_json(source.data)
         else:
-            typer.echo(source.text, nl=False)
+            print(source.text, end="")
         return
     found = [
         {"name": recipe, "description": read_yaml(path).data.get("description", "")}
@@ -195,7 +195,7 @@ def data_get(
     if as_json:
         print_json({"name": name, "path": str(path)})
     else:
-        typer.echo(path)
+        print(path)
 
 
 @store.command("ls")
@@ -213,8 +213,8 @@ def store_ls(as_json: Json = False) -> None:
     else:
         for entry in found:
             made = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-            typer.echo(f"{entry.key[:16]}  {made}  {entry.bytes / 1e6:10,.1f} MB  {entry.form:<9}  {entry.plugin}")
-        typer.echo(f"{len(found)} stages, {sum(entry.bytes for entry in found) / 1e6:,.1f} MB")
+            print(f"{entry.key[:16]}  {made}  {entry.bytes / 1e6:10,.1f} MB  {entry.form:<9}  {entry.plugin}")
+        print(f"{len(found)} stages, {sum(entry.bytes for entry in found) / 1e6:,.1f} MB")
 
 
 @store.command("gc")
@@ -234,4 +234,4 @@ def store_gc(
     if as_json:
         print_json({"stages": removed.stages, "bytes": removed.bytes})
     else:
-        typer.echo(f"removed {removed.stages} stages, {removed.bytes / 1e6:,.1f} MB")
+        print(f"removed {removed.stages} stages, {removed.bytes / 1e6:,.1f} MB")

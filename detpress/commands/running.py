@@ -145,9 +145,9 @@ def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json 
             print_json({"first": [row.as_dict() for row in first], "last": [row.as_dict() for row in last]})
             return
         for key, of in checked.search.space.items():
-            typer.echo(f"searched: {key}: {of}")
+            print(f"searched: {key}: {of}")
         for which, rows in (("first", first), ("last", last)):
-            typer.echo(f"with each at its {which} value:")
+            print(f"with each at its {which} value:")
             Console().print(plan_table(rows))
         return
     rows = plan_chain(checked)
@@ -157,4 +157,4 @@ def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json 
     Console().print(plan_table(rows))
     for row in rows:
         if row.layers:
-            typer.echo(f"{row.index} {row.plugin} touches {touched_layers(row)}")
+            print(f"{row.index} {row.plugin} touches {touched_layers(row)}")

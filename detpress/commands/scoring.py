@@ -78,12 +78,12 @@ def evaluate(
         return
     width = max(len(name) for name in ("mean", *evaluation.ap))
     for name, value in evaluation.ap.items():
-        typer.echo(f"{name:<{width}}  {value:.4f}")
+        print(f"{name:<{width}}  {value:.4f}")
     for name in evaluation.left_out:
-        typer.echo(f"{name:<{width}}  left out: all its objects are marked difficult")
+        print(f"{name:<{width}}  left out: all its objects are marked difficult")
     for name in without:
-        typer.echo(f"{name:<{width}}  left out: the image set has no object of it")
-    typer.echo(f"{'mean':<{width}}  {evaluation.map:.4f}  average precision, {evaluation.protocol}")
+        print(f"{name:<{width}}  left out: the image set has no object of it")
+    print(f"{'mean':<{width}}  {evaluation.map:.4f}  average precision, {evaluation.protocol}")
 
 
 def detect(
@@ -137,8 +137,8 @@ def detect(
         print_json(found)
         return
     for entry in found:
-        typer.echo(f"{entry['image']}: {len(entry['objects'])} objects")
-    typer.echo(f"pictures and boxes.json in {out}")
+        print(f"{entry['image']}: {len(entry['objects'])} objects")
+    print(f"pictures and boxes.json in {out}")
 
 
 def _open(source: str, runtime: str | None) -> "tuple[Architecture, Run]":

@@ -81,7 +81,8 @@ def _read_run(folder: Path, run: dict[str, Any]) -> Source:
     stages = [_stage(entry, folder / f"{entry['index']}-{entry['plugin']}") for entry in entries]
     names = [f"{stage.index} {stage.plugin}" for stage in stages]
     devkit = open_data(
-        recipe["data"]["root"], json.loads((stages[0].bundle / "model.json").read_text())["architecture"]["classes"]
+        recipe["data"]["root"],
+        json.loads((stages[0].bundle / "model.json").read_text(encoding="utf-8"))["architecture"]["classes"],
     )
     measure, test = Measure.model_validate(recipe["measure"]), recipe["data"]["test"]
     candidates = {name: [Scored(run["seed"], stages[: i + 1])] for i, name in enumerate(names)}
