@@ -1,7 +1,6 @@
 """Reads a Pascal VOC devkit: image sets, annotations, images."""
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,7 +66,7 @@ class Devkit:
         return tuple(found)
 
     def _annotation_if_any(self, set_file: Path, image: str) -> Annotation | None:
-        """None for an image whose annotation is withheld, as in VOC's test sets, or cannot be read: `image_set` tells."""
+        """None for an image whose annotation is withheld, as in VOC's test sets, or unreadable: `image_set` tells."""
         try:
             return None if _climbs(image) else self._annotation(set_file, image)
         except InputError:
@@ -100,8 +99,8 @@ class Devkit:
     def _files_in(self, folder: Path) -> dict[str, Path]:
         """By name, its suffix in small letters; of `a.png` and `a.PNG`, the first."""
         if folder not in self._listings:
-            names = sorted(os.listdir(folder), reverse=True) if folder.is_dir() else []
-            self._listings[folder] = {f"{(path := folder / name).stem}{path.suffix.lower()}": path for name in names}
+            paths = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
+            self._listings[folder] = {f"{path.stem}{path.suffix.lower()}": path for path in paths}
         return self._listings[folder]
 
     def fingerprint(self, names: Sequence[str]) -> str:
@@ -122,7 +121,7 @@ class Devkit:
 
     def _read_set(self, name: str) -> list[Annotation]:
         paths = [folder / "ImageSets/Main" / f"{name}.txt" for folder in self.folders]
-        found = [path for path in paths if os.path.isfile(path)]  # False for a name that is too long, too
+        found = [path for path in paths if _exists(path)]
         if not found or PurePosixPath(name).name != name:
             raise InputError(f"{self.root}: no image set '{name}'; {nearest(name, self.image_set_names)}")
         named: dict[str, str] = {}
@@ -140,7 +139,7 @@ class Devkit:
             if image in named:
                 raise InputError(f"{path}:{number}: image '{image}' was named before, at {named[image]}")
             named[image] = f"{path}:{number}"
-            if not os.path.isfile(source := _annotation_file(path, image)):
+            if not _exists(source := _annotation_file(path, image)):
                 raise InputError(f"{path}:{number}: image '{image}' has no annotation: {source} does not exist")
             annotations.append(self._annotation(path, image))
         return annotations
@@ -159,6 +158,14 @@ class Devkit:
         return annotation
 
 
+def _exists(path: Path) -> bool:
+    """False, too, where no disk could hold so long a name: there `Path.exists` raises."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Number and text of each line of an image set's file that is not empty."""
     try:
@@ -175,7 +182,7 @@ def _image_names(path: Path) -> list[tuple[int, str]]:
 
 def _unflagged(path: Path, line: str) -> str:
     flagged = FLAGGED.fullmatch(line)
-    return flagged[1] if flagged and not os.path.isfile(_annotation_file(path, line)) else line
+    return flagged[1] if flagged and not _exists(_annotation_file(path, line)) else line
 
 
 def _is_of_a_class(path: Path) -> bool:
@@ -205,7 +212,7 @@ def open_devkit(root: Path, classes: Sequence[str] | None = None) -> Devkit:
 
     classes: the names that may occur; by default, all that do. Raises InputError where the folder is no devkit.
     """
-    if not os.path.isdir(root):
+    if not (_exists(root) and root.is_dir()):
         raise InputError(f"{root}: no such folder; expected a VOC devkit")
     folders = [root] if (root / "ImageSets/Main").is_dir() else sorted(root.glob("VOC20[0-9][0-9]"))
     for folder in folders or [root]:

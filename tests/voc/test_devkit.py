@@ -88,9 +88,9 @@ def test_names_that_no_file_can_have_are_told(tmp_path: Path, write_devkit: Writ
     (tmp_path / "ImageSets/Main/test.txt").write_text(f"a\n{'x' * 300}\n")
     with pytest.raises(InputError, match=r"test\.txt:2: image 'x+' has no annotation"):
         open_devkit(tmp_path).image_set("test")
-    with pytest.raises(InputError, match="no image set 'y+'"):
+    with pytest.raises(InputError, match=r"no image set 'y+'"):
         open_devkit(tmp_path).image_set("y" * 300)
-    with pytest.raises(InputError, match="z+: no such folder"):
+    with pytest.raises(InputError, match=r"z+: no such folder"):
         open_devkit(tmp_path / ("z" * 300))
 
 
