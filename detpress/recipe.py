@@ -175,6 +175,7 @@ def _with_values(path: Path, text: str, assignments: Sequence[str], values: Mapp
 def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
     """The recipe that `source`, which searches nothing, describes; `assignments` changed it already.
 
+    The paths in the source's data are made absolute, so that it says the same wherever it is written.
     Raises InputError with one line a mistake.
     """
     mistakes: list[str] = []
@@ -189,10 +190,12 @@ def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
     mistakes = _misfits(steps, None if document.model.weights else Form.DENSE, source)
     if mistakes:
         raise InputError("\n".join(mistakes))
-    data = document.data.model_copy(update={"root": _resolve(document.data.root, ("data", "root"), source)})
+    root = source.data["data"]["root"] = _resolve(document.data.root, ("data", "root"), source)
+    data = document.data.model_copy(update={"root": root})
     model = document.model
     if model.weights is not None:
-        model = model.model_copy(update={"weights": _resolve(model.weights, ("model", "weights"), source)})
+        weights = source.data["model"]["weights"] = _resolve(model.weights, ("model", "weights"), source)
+        model = model.model_copy(update={"weights": weights})
     elif model.arch is None or model.image_size is None:
         raise InputError(f"{source.where(('model',))}: expected either `weights`, or `arch` and `image_size`")
     return Recipe(
@@ -330,12 +333,21 @@ def _misfits(steps: Sequence[Step], form: Form | None, source: YamlSource) -> li
 def _with_bundles_found(step: Step, index: int, source: YamlSource) -> Step:
     """The step with the bundles that its options name, such as a teacher, found like the recipe's other paths."""
     bundles = step.plugin.bundles(step.config)
-    found = {
-        key: _resolve(value, ("chain", index, step.name, key), source)
-        for key, value in step.config
-        if isinstance(value, str) and value in bundles
-    }
-    return replace(step, config=step.config.model_copy(update=found))
+    item = source.data["chain"][index]
+    if not bundles or isinstance(item, str):
+        return step
+    options = _with_found(item[step.name], bundles, ("chain", index, step.name), source)
+    source.data["chain"][index] = {step.name: options}
+    return replace(step, config=step.plugin.Config.model_validate({} if options is None else options))
+
+
+def _with_found(value: Any, bundles: Sequence[str], place: Place, source: YamlSource) -> Any:
+    """Options as the recipe has them, the bundles among them, at any depth, absolute."""
+    if isinstance(value, dict):
+        return {key: _with_found(inner, bundles, (*place, key), source) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_found(inner, bundles, (*place, i), source) for i, inner in enumerate(value)]
+    return _resolve(value, place, source) if isinstance(value, str) and value in bundles else value
 
 
 def _resolve(value: str, place: Place, source: YamlSource) -> str:
@@ -345,8 +357,8 @@ def _resolve(value: str, place: Place, source: YamlSource) -> str:
         return value
     if source.is_set(place):
         return str(Path(value).absolute())
-    if ".." in PurePath(value).parts:
-        option = spell(place if len(place) == 2 else (*place[:-2], place[-1]))  # --set names no plugin
+    if ".." in PurePath(value).parts and not PurePath(value).is_absolute():
+        option = spell((*place[:2], *place[3:]))  # --set names no plugin
         raise InputError(
             f"{source.where(place)}: '{value}' climbs out of the recipe's folder; "
             f"expected a path below it, an absolute one, or --set {option}=PATH"

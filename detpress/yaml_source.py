@@ -119,8 +119,9 @@ class YamlSource:
         return str(self.path)
 
     def is_set(self, place: Place) -> bool:
-        """Whether the value at `place` came from the command line."""
-        return self._set.get(place, "").startswith("--set ")
+        """Whether the value at `place`, or the nearest one around it that was set, came from the command line."""
+        said = next((self._set[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self._set), "")
+        return said.startswith("--set ")
 
     def set(self, assignment: str) -> None:
         """Changes one value by `a.b[0].c=VALUE`, VALUE being YAML; keys that are missing are added.

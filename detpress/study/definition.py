@@ -214,10 +214,7 @@ def _variant(source: YamlSource, name: str, parameters: dict[str, Any], assignme
     """Raises InputError where the recipe is wrong."""
     if "search" in changed(source, assignments).data:
         raise InputError(f"{source.where(('search',))}: a study compares recipes that search nothing")
-    recipe = check_recipe(source)
-    source.data["data"]["root"] = recipe.data.root
-    if recipe.model.weights is not None:
-        source.data["model"]["weights"] = recipe.model.weights
+    check_recipe(source)
     parts = [name, *(f"{key.rpartition('.')[2]}-{value}" for key, value in parameters.items())]
     full = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:100]
     source.data["name"] = full

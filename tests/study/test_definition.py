@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from detpress.bundle import save_bundle
+from detpress.data import open_data
+from detpress.detector.architecture import build_architecture
 from detpress.errors import InputError
+from detpress.initial_model import initial_model
+from detpress.model import new_model
+from detpress.recipe import Recipe, read_recipe
+from detpress.run import chain_keys
 from detpress.study.definition import Study, open_studies, read_study, shipped_studies
+from detpress.voc.digits import CLASSES, write_digits
 
 GOOD = """\
 name: two
@@ -124,3 +132,32 @@ def test_recipes_that_are_not_scored_alike_are_not_compared(written) -> None:
 def test_an_unknown_study_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match="no study or recipe 'six-compresors'; did you mean 'six-compressors'"):
         open_studies(["six-compresors"])
+
+
+def test_a_teacher_beside_a_recipe_or_a_study_gives_the_keys_that_run_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digits(tmp_path / "kit", {"train": 2, "val": 1, "test": 1})
+    save_bundle(new_model(build_architecture("yolov3-tiny", CLASSES, 64, width=0.0625), seed=0), tmp_path / "teacher")
+    sections = (
+        "data: {root: kit}\nmodel: {arch: yolov3-tiny, width: 0.0625, image_size: 64}\n"
+        "chain:\n  - nni.dynamic_layerwise: {teacher: teacher, training: {epochs: 1}}\n"
+    )
+    alone, study, copied = tmp_path / "taught.yaml", tmp_path / "study.yaml", tmp_path / "out" / "copied.yaml"
+    alone.write_text("name: taught\n" + sections)
+    study.write_text("name: study\nrecipes:\n- name: taught\n  " + sections.replace("\n", "\n  "))
+    copied.parent.mkdir()
+
+    def keys(recipe: Recipe) -> list[str]:
+        devkit = open_data(recipe.data.root, None)
+        return chain_keys(recipe, devkit, initial_model(recipe, devkit))
+
+    expected = keys(read_recipe(alone))
+    monkeypatch.chdir(copied.parent)  # nothing is beside the working directory
+    for name in (alone, study):
+        [job] = open_studies([str(name)]).jobs
+        copied.write_text(job.text)
+        assert keys(job.recipe) == keys(read_recipe(copied)) == expected
+    [job] = open_studies([str(alone)], None, ["chain[0].teacher=../teacher"]).jobs
+    copied.write_text(job.text)
+    assert keys(job.recipe) == keys(read_recipe(copied))

@@ -1,4 +1,4 @@
-"""What `detpress validate` foresees of a chain, with plugins of strangers whose plans are missing, poor or broken."""
+"""Plugins of strangers: plans that are missing, poor or broken, and options that name bundles at any depth."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 from command_line import Command
 
 from detpress import registry
+from detpress.recipe import read_recipe
+from detpress.study.definition import open_studies
 
 STRANGER = """
 from dataclasses import replace
@@ -73,6 +75,22 @@ class Removes(Plugin):
 
     def apply(self, model, config, bench):
         return self.plan(model, config).model
+
+
+class Committee(Plugin):
+    'Learns from several teachers.'
+
+    class Config(Config):
+        teachers: list[dict[str, str]]
+
+    accepts = frozenset({Form.DENSE})
+    returns = Form.DENSE
+
+    def bundles(self, config):
+        return tuple(teacher["bundle"] for teacher in config.teachers)
+
+    def apply(self, model, config, bench):
+        raise NotImplementedError
 """
 
 
@@ -84,8 +102,8 @@ def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     info.mkdir(parents=True)
     (folder / "stranger_with_plans.py").write_text(STRANGER)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
-    names = {"prune": "Pruner", "poor": "Poor", "broken": "Broken", "no_plan": "NoPlan", "removes": "Removes"}
-    entries = "".join(f"mine.{name} = stranger_with_plans:{kind}\n" for name, kind in names.items())
+    kinds = ("Pruner", "Poor", "Broken", "NoPlan", "Removes", "Committee")
+    entries = "".join(f"mine.{kind.lower()} = stranger_with_plans:{kind}\n" for kind in kinds)
     (info / "entry_points.txt").write_text(f"[detpress.plugins]\n{entries}")
     monkeypatch.syspath_prepend(folder)
     registry._found.cache_clear()
@@ -95,15 +113,15 @@ def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.mark.usefixtures("strangers")
 def test_a_pruner_without_a_plan_can_be_followed_by_speedup(detpress: Command, workplace: Path) -> None:
-    chain = ["--set", "chain=[mine.prune, nni.speedup]"]
+    chain = ["--set", "chain=[mine.pruner, nni.speedup]"]
     said = detpress("validate", "small.yaml", *chain)
     assert (said.code, said.out.count("not known")) == (0, 1)
-    assert "not known: mine.prune has no plan" in said.out
+    assert "not known: mine.pruner has no plan" in said.out
     rows = detpress("validate", "small.yaml", *chain, "--json").json
     assert [(row["form"], row["parameters"] is None, row["note"]) for row in rows] == [
         ("dense", False, ""),
-        ("masked", True, "not known: mine.prune has no plan"),
-        ("dense", True, "not known: mine.prune has no plan"),
+        ("masked", True, "not known: mine.pruner has no plan"),
+        ("dense", True, "not known: mine.pruner has no plan"),
     ]
     tiny = ["--set", "model.arch=yolov3-tiny", "--set", "model.width=0.25", "--set", "measure.memory=false"]
     ran = detpress("run", "small.yaml", *chain, *tiny, "--json")
@@ -117,7 +135,7 @@ def test_a_pruner_without_a_plan_can_be_followed_by_speedup(detpress: Command, w
     ("name", "why"),
     [
         ("mine.broken", "the plan of mine.broken failed: KeyError: 'weights\\nand more'"),
-        ("mine.no_plan", "the plan of mine.no_plan gives no Plan with a Model"),
+        ("mine.noplan", "the plan of mine.noplan gives no Plan with a Model"),
         ("mine.poor", "the plan of mine.poor gives a dense model"),
     ],
 )
@@ -130,9 +148,9 @@ def test_a_plan_that_fails_or_tells_too_little_is_one_line(
 
 @pytest.mark.usefixtures("strangers")
 def test_forms_and_options_are_checked_behind_what_is_not_known(detpress: Command, workplace: Path) -> None:
-    said = detpress("validate", "small.yaml", "--set", "chain=[mine.prune, inc.static_int8]")
+    said = detpress("validate", "small.yaml", "--set", "chain=[mine.pruner, inc.static_int8]")
     assert said.code == 2
-    assert "inc.static_int8: takes a dense model, but after mine.prune it is masked" in said.err
+    assert "inc.static_int8: takes a dense model, but after mine.pruner it is masked" in said.err
     said = detpress("validate", "small.yaml", "--set", "chain=[{nni.l1norm: {sparsity: 0.5, exclude: [layers.999]}}]")
     assert said.code == 2
     assert "'layers.999' matches no layer" in said.err
@@ -143,3 +161,23 @@ def test_touched_layers_have_the_names_that_they_had_before_the_step(detpress: C
     [before, after] = detpress("validate", "small.yaml", "--set", "chain=[mine.removes]", "--json").json
     assert after["layers"] == before["untouched"]
     assert after["untouched"] == []
+
+
+@pytest.mark.usefixtures("strangers")
+def test_every_option_that_names_a_bundle_is_found_beside_the_recipe_at_any_depth(tmp_path: Path) -> None:
+    path, copied = tmp_path / "committee.yaml", tmp_path / "elsewhere" / "copied.yaml"
+    path.write_text(
+        "name: committee\n"
+        "data: {root: 'builtin:digits'}\n"
+        "model: {weights: 'builtin:digits'}\n"
+        "chain:\n"
+        "  - mine.committee: {teachers: [{bundle: 'builtin:digits'}, {bundle: one, called: two}]}\n"
+    )
+    [step] = read_recipe(path).chain
+    assert step.config.teachers == [{"bundle": "builtin:digits"}, {"bundle": str(tmp_path / "one"), "called": "two"}]
+    [job] = open_studies([str(path)]).jobs
+    copied.parent.mkdir()
+    copied.write_text(job.text)
+    assert read_recipe(copied).chain[0].config == step.config
+    [step] = read_recipe(path, ["chain[0].teachers=[{bundle: ../one}]"]).chain
+    assert step.config.teachers == [{"bundle": str(Path("../one").absolute())}]
