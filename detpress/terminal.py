@@ -3,11 +3,13 @@
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from detpress.stage import Stage
+if TYPE_CHECKING:
+    from detpress.stage import Stage
 
 PLAIN_SECONDS = 10.0  # between two progress lines where there is no terminal
 
@@ -60,7 +62,7 @@ class TerminalListener:
             self._said = time.monotonic()
             self.say(f"  {what}: {done} of {total}")
 
-    def end(self, stage: Stage) -> None:
+    def end(self, stage: "Stage") -> None:
         self._bar.update(self._task, visible=False)
         self._what = ""
         how = "reused" if stage.reused else f"{stage.seconds:.1f} s"

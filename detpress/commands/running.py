@@ -35,16 +35,21 @@ def run(
     detpress run blood-cells --set data.root=path/to/BCCD --out runs/cells
     detpress run my-recipe.yaml --set chain[0].sparsity=0.5 --seed 1 --json
     """
-    from detpress.data import open_data
-    from detpress.initial_model import recipe_classes
-    from detpress.plan import plan_chain
     from detpress.recipe import find_recipe, read_recipe
-    from detpress.store import open_store
     from detpress.terminal import TerminalListener
-    from detpress.voc.devkit import check_boxes
 
     settings = [*(assignments or []), *([] if seed is None else [f"seed={seed}"])]
     checked = read_recipe(find_recipe(recipe), settings)
+    listener = TerminalListener()
+    listener.say(f"{checked.name}: {len(checked.chain)} steps, seed {checked.seed}")
+
+    # These import PyTorch, which takes seconds: what is wrong with the recipe itself is said before.
+    from detpress.data import open_data
+    from detpress.initial_model import recipe_classes
+    from detpress.plan import plan_chain
+    from detpress.store import open_store
+    from detpress.voc.devkit import check_boxes
+
     folder = out or Path("runs") / checked.name
     devkit = open_data(checked.data.root, recipe_classes(checked))
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +57,7 @@ def run(
     store = open_store()
     tracking = open_tracking(mlflow)
     found: dict[str, Any] = {}
-    with TerminalListener() as listener:
+    with listener:
         if checked.chain:
             bad = check_boxes(devkit.image_set(checked.data.train), checked.data.bad_boxes)
             if bad:
@@ -133,12 +138,14 @@ def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json 
     detpress validate quickstart
     detpress validate my-recipe.yaml --set chain[0].sparsity=0.9
     """
-    from rich.console import Console
-
-    from detpress.plan import plan_chain, plan_table, touched_layers
     from detpress.recipe import end_recipes, find_recipe, read_recipe
 
     checked = read_recipe(find_recipe(recipe), assignments or [])
+
+    from rich.console import Console
+
+    from detpress.plan import plan_chain, plan_table, touched_layers  # imports PyTorch, which takes seconds
+
     if checked.search is not None:
         first, last = (plan_chain(end) for end in end_recipes(checked))
         if as_json:

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -319,3 +321,16 @@ def _names(data: Path) -> list[str]:
     return [
         line for path in data.glob("Annotations/*.xml") for line in path.read_text().split("\n") if "<name>" in line
     ]
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_misspelled_option_is_named_before_torch_is_imported(workplace: Path, command: str) -> None:
+    recipe = workplace / "small.yaml"
+    recipe.write_text(recipe.read_text().replace("sparsity", "sparsty"))
+    code = (
+        f"import sys; sys.argv = ['detpress', '{command}', 'small.yaml']\n"
+        "from detpress.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "small.yaml:6: chain[1].nni.l1norm.sparsty: unknown key" in done.stderr
