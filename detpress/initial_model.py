@@ -7,6 +7,7 @@ import numpy as np
 from detpress.bundle import bundle_digest, find_bundle, load_bundle
 from detpress.detector.anchors import kmeans_anchors
 from detpress.detector.architecture import Architecture, anchor_count, build_architecture
+from detpress.detector.images import picture_size
 from detpress.errors import InputError
 from detpress.model import Model, new_model
 from detpress.recipe import Recipe
@@ -90,7 +91,8 @@ def _box_sizes(devkit: Devkit, split: str, image_size: int, resize: str) -> np.n
     """Widths and heights of the training boxes in pixels of the network's input: float64 (n, 2)."""
     sizes = []
     for annotation in devkit.image_set(split):
-        scale = np.array([image_size / annotation.width, image_size / annotation.height])
+        width, height = annotation.size or picture_size(devkit.image_path(annotation))
+        scale = np.array([image_size / width, image_size / height])
         if resize == "letterbox":
             scale[:] = scale.min()
         edges = edges_from_voc(annotation.boxes[~annotation.degenerate])

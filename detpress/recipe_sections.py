@@ -46,6 +46,9 @@ class Measure(Config):
     protocol: Literal["voc07", "voc10", "coco"] = Field("voc07", description="how average precision is computed")
     iou: float = Field(0.5, gt=0, lt=1, description="IoU above which a detection matches (coco has its own ten)")
     runtimes: list[RuntimeName] = Field(["torch", "openvino"], description="runtimes whose latency is measured")
+    max_detections: int = Field(
+        100, ge=1, le=10_000, description="objects an image may have; the best are kept (coco counts 100 a class)"
+    )
     batch: int = Field(1, ge=1, le=1024, description="images a batch when latency is measured")
     threads: int | None = Field(None, ge=1, le=1024, description="threads of a runtime; one a core by default")
     memory: bool = Field(True, description="measure the peak memory, which takes a process of its own")

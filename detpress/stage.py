@@ -196,7 +196,7 @@ def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:
         {
             "figures": FIGURES,
             "protocol": protocol_id(recipe.measure),
-            "measure": recipe.measure.model_dump(exclude={"max_map_loss"}),
+            "measure": recipe.measure.model_dump(exclude={"max_map_loss", "max_detections"}),  # the protocol has it
             "data": devkit.fingerprint([split]),
             "runtimes": {name: version(name) for name in ("torch", "onnxruntime", "openvino")},
         }

@@ -99,7 +99,9 @@ class StageWorkbench:
         def run(images: Tensor) -> Sequence[Tensor]:
             return [raw.cpu() for raw in network(images.to(self.device))]
 
-        detections = predict_image_set(run, model.architecture, self.devkit, name)
+        detections = predict_image_set(
+            run, model.architecture, self.devkit, name, max_detections=self.measure.max_detections
+        )
         return evaluate(self.devkit.image_set(name), detections, self.measure.protocol, self.measure.iou).map
 
     def latency_ms(self, model: Model, runtime: str) -> float:
@@ -120,7 +122,11 @@ class StageWorkbench:
                 f"of {self.devkit.root} has {len(annotations)}"
             )
         chosen = random.Random(self.seed).sample(annotations, images)
-        return read_squares([self.devkit.image_path(annotation) for annotation in chosen], self.architecture)
+        return read_squares(
+            [self.devkit.image_path(annotation) for annotation in chosen],
+            self.architecture,
+            [annotation.size for annotation in chosen],
+        )
 
     def load(self, name_or_path: str) -> Model:
         return load_bundle(find_bundle(name_or_path))

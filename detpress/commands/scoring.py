@@ -1,5 +1,6 @@
 """`detpress evaluate` and `detpress detect`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from detpress.commands.options import Json, print_json
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
     from detpress.detector.predict import Run
+    from detpress.errors import InputError
 
 MODEL = "A bundle's folder, builtin:digits, or an exported .onnx or OpenVINO .xml file."
 RuntimeName = Annotated[
@@ -17,6 +19,9 @@ RuntimeName = Annotated[
     typer.Option(
         help="torch, torch-compile, onnxruntime, openvino or openvino-bf16; by default torch, for int8 models openvino."
     ),
+]
+MaxDetections = Annotated[
+    int, typer.Option(min=1, max=10_000, help="Objects an image may have; the best are kept (coco counts 100 a class).")
 ]
 
 
@@ -30,6 +35,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="The image set.")] = "test",
     protocol: Annotated[str, typer.Option(help="voc07 (11 points), voc10 (area) or coco (.5:.95).")] = "voc07",
     iou: Annotated[float, typer.Option(help="A detection matches above this IoU (voc07, voc10).")] = 0.5,
+    max_detections: MaxDetections = 100,
     runtime: RuntimeName = None,
     as_json: Json = False,
 ) -> None:
@@ -53,17 +59,19 @@ def evaluate(
         raise InputError(f"--protocol {protocol}: {nearest(protocol, PROTOCOLS)}")
     if not 0 < iou < 1:
         raise InputError(f"--iou {iou}: expected a number above 0 and below 1")
+    runtime_name, full = None, 0
     if results is not None:
         devkit = open_data(data)
         detections = read_results(results, split, devkit.classes, devkit.image_set_names)
     else:
-        from detpress.detector.predict import predict_image_set
+        from detpress.detector.predict import full_images, predict_image_set
         from detpress.terminal import TerminalListener
 
-        architecture, run = _open(str(bundle), runtime)
+        architecture, run, runtime_name = _open(str(bundle), runtime)
         devkit = open_data(data, list(architecture.classes))
         with TerminalListener() as terminal:
-            detections = predict_image_set(run, architecture, devkit, split, terminal.progress)
+            detections = predict_image_set(run, architecture, devkit, split, terminal.progress, max_detections)
+        full = full_images(detections, max_detections)
     evaluation = evaluate_detections(devkit.image_set(split), detections, chosen, iou)
     without = [name for name in detections if name not in (*evaluation.ap, *evaluation.left_out)]
     if as_json:
@@ -72,6 +80,7 @@ def evaluate(
                 "protocol": evaluation.protocol,
                 "map": evaluation.map,
                 "ap": evaluation.ap,
+                "runtime": runtime_name,
                 "left_out": [*evaluation.left_out, *without],
             }
         )
@@ -84,6 +93,10 @@ def evaluate(
     for name in without:
         print(f"{name:<{width}}  left out: the image set has no object of it")
     print(f"{'mean':<{width}}  {evaluation.map:.4f}  average precision, {evaluation.protocol}")
+    if runtime_name is not None:
+        print(f"scored in {runtime_name}")
+    if full:
+        print(f"{full} images hold {max_detections} detections, the most that are kept: see --max-detections")
 
 
 def detect(
@@ -91,6 +104,7 @@ def detect(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("detections"),
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score to report.")] = 0.3,
+    max_detections: MaxDetections = 100,
     runtime: RuntimeName = None,
     as_json: Json = False,
 ) -> None:
@@ -109,14 +123,20 @@ def detect(
     from detpress.errors import InputError
     from detpress.report.pictures import draw_boxes
 
-    architecture, run = _open(bundle, runtime)
+    architecture, run, _ = _open(bundle, runtime)
     classes = architecture.classes
     if len({path.stem for path in images}) < len(images):
         raise InputError("two of the images have the same name, and so would their pictures; give them one at a time")
+    images, broken = _readable(images)
+    if not images:
+        raise broken[0]
     found = []
     out.mkdir(parents=True, exist_ok=True)
-    for path, detections in zip(images, predict(run, architecture, images), strict=True):
+    everything = predict(run, architecture, images, max_detections=max_detections)
+    for path, detections in zip(images, everything, strict=True):
         kept = detections.scores >= score
+        if int(kept.sum()) == max_detections:
+            print(f"{path}: only the best {max_detections} objects are kept: see --max-detections", file=sys.stderr)
         names = [classes[label] for label in detections.labels[kept]]
         scores = detections.scores[kept].tolist()
         boxes = detections.boxes[kept]
@@ -135,14 +155,33 @@ def detect(
     (out / "boxes.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if as_json:
         print_json(found)
-        return
-    for entry in found:
-        print(f"{entry['image']}: {len(entry['objects'])} objects")
-    print(f"pictures and boxes.json in {out}")
+    else:
+        for entry in found:
+            print(f"{entry['image']}: {len(entry['objects'])} objects")
+        print(f"pictures and boxes.json in {out}")
+    for error in broken:
+        print(f"error: {error}", file=sys.stderr)
+    if broken:
+        raise typer.Exit(1)
 
 
-def _open(source: str, runtime: str | None) -> "tuple[Architecture, Run]":
-    """What decodes boxes, and what computes raw maps of one image or more: of a bundle, or an exported file."""
+def _readable(images: "list[Path]") -> "tuple[list[Path], list[InputError]]":
+    """The images that can be read, and what is wrong with each of the others."""
+    from detpress.detector.images import read_image
+    from detpress.errors import InputError
+
+    found, broken = [], []
+    for path in images:
+        try:
+            read_image(path)
+            found.append(path)
+        except InputError as error:
+            broken.append(error)
+    return found, broken
+
+
+def _open(source: str, runtime: str | None) -> "tuple[Architecture, Run, str]":
+    """What decodes boxes, what computes raw maps of one image or more, and in which runtime: of a bundle or a file."""
     import torch
 
     from detpress.bundle import find_bundle, load_bundle
@@ -156,6 +195,7 @@ def _open(source: str, runtime: str | None) -> "tuple[Architecture, Run]":
         if runtime not in (None, EXPORTED[path.suffix]):
             raise InputError(f"--runtime {runtime}: {path} runs in {EXPORTED[path.suffix]}")
         architecture, opened = read_exported(path, torch.get_num_threads())
-        return architecture, opened.run
+        return architecture, opened.run, opened.name
     model = load_bundle(find_bundle(source))
-    return model.architecture, open_runtime(runtime or scoring_runtime(model.form, ["openvino"]), model).run
+    opened = open_runtime(runtime or scoring_runtime(model.form, ["openvino"]), model)
+    return model.architecture, opened.run, opened.name

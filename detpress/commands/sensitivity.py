@@ -57,7 +57,11 @@ def sensitivity(
     devkit = open_data(data, list(architecture.classes))
     annotations = devkit.image_set(split)
     chosen = annotations[:: max(1, len(annotations) // images)][:images]
-    squares = read_squares([devkit.image_path(annotation) for annotation in chosen], architecture)
+    squares = read_squares(
+        [devkit.image_path(annotation) for annotation in chosen],
+        architecture,
+        [annotation.size for annotation in chosen],
+    )
     if picture.is_dir() or not picture.absolute().parent.is_dir():
         raise InputError(f"--picture {picture}: expected a file in a folder that exists")
 

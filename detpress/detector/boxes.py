@@ -12,9 +12,16 @@ from detpress.detector.images import Placement
 
 SCORE_THRESHOLD = 0.005  # Darknet's when it writes results for VOC
 NMS_IOU = 0.45  # Darknet's, too
-MAX_DETECTIONS = 100  # an image
+MAX_DETECTIONS = 100  # an image, unless a recipe or a command says otherwise
 FIRST_TRIED = 1000  # candidates of an image; more are only tried where these do not fill it, which changes no result
-PROTOCOL = f"score>{SCORE_THRESHOLD:g}/nms{NMS_IOU:g}/max{MAX_DETECTIONS}"
+
+
+def decoding_rules(max_detections: int) -> str:
+    """What a protocol's name says of how boxes are chosen."""
+    return f"score>{SCORE_THRESHOLD:g}/nms{NMS_IOU:g}/max{max_detections}"
+
+
+PROTOCOL = decoding_rules(MAX_DETECTIONS)
 
 LARGEST_EXPONENT = 10.0  # a box 22,026 times its anchor: keeps an untrained network's boxes finite
 
@@ -64,11 +71,11 @@ def decode(maps: Sequence[Tensor], architecture: Architecture) -> tuple[Tensor, 
     return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
 
 
-def suppress(boxes: Tensor, scores: Tensor) -> list[Detections]:
+def suppress(boxes: Tensor, scores: Tensor, max_detections: int = MAX_DETECTIONS) -> list[Detections]:
     """boxes: (N, M, 4); scores: (N, M, C), as `decode` gives them.
 
     Every class of a box scored above the threshold is a candidate; within a class, a candidate that overlaps a better
-    one by more than `NMS_IOU` is dropped; the best `MAX_DETECTIONS` of an image are returned. Of equal scores the
+    one by more than `NMS_IOU` is dropped; the best `max_detections` of an image are returned. Of equal scores the
     earlier box, then the lower class, comes first.
     """
     image, box, label = (scores > SCORE_THRESHOLD).nonzero(as_tuple=True)
@@ -84,11 +91,11 @@ def suppress(boxes: Tensor, scores: Tensor) -> list[Detections]:
     while True:  # what is kept among the best candidates is the beginning of what is kept among all
         best = (rank < tried).nonzero().squeeze(1)
         kept = best[batched_nms(positive[best], confidence[best].double(), group[best], NMS_IOU)].sort().values
-        if ((image[kept].bincount(minlength=len(boxes)) >= MAX_DETECTIONS) | (counts <= tried)).all():
+        if ((image[kept].bincount(minlength=len(boxes)) >= max_detections) | (counts <= tried)).all():
             break
         tried *= 4
     found = []
     for i in range(len(boxes)):
-        mine = kept[image[kept] == i][:MAX_DETECTIONS]
+        mine = kept[image[kept] == i][:max_detections]
         found.append(Detections(candidates[mine], confidence[mine], label[mine]))
     return found

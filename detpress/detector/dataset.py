@@ -42,7 +42,8 @@ class TrainingSet(Dataset[Sample]):
         return self._cache[index]
 
     def _read(self, annotation: Annotation) -> Sample:
-        image = read_image(self._devkit.image_path(annotation))
+        image = read_image(self._devkit.image_path(annotation), annotation.size)
+        annotation = annotation.with_size(image.shape[2], image.shape[1])
         square, placement = place_image(image, self._architecture.image_size, self._architecture.resize)
         usable = ~annotation.degenerate
         names = [name for name, use in zip(annotation.names, usable, strict=True) if use]

@@ -1,11 +1,13 @@
 """From an image file to the network's square input, and the way back for boxes."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
@@ -13,6 +15,21 @@ from detpress.detector.architecture import Architecture, Resize
 from detpress.errors import InputError
 
 GREY = 114  # letterbox padding; the value that YOLO trainers use
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+OTHERS = {  # by where and how their files begin: what else is met under a picture's name
+    "AVIF": (4, b"ftypavif"),
+    "HEIC": (4, b"ftyphei"),
+    "EPS": (0, b"%!PS"),
+    "PDF": (0, b"%PDF"),
+    "PSD": (0, b"8BPS"),
+    "ICO": (0, b"\0\0\1\0"),
+    "JPEG 2000": (4, b"jP  "),
+    "JPEG XL": (4, b"JXL "),
+    "SVG or HTML": (0, b"<"),
+}
+MOST_PIXELS = 89_478_485  # where Pillow, too, begins to suspect a picture that is large only when it is decoded
+TURNED = (5, 6, 7, 8)  # the EXIF orientations by which width and height change places
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -35,19 +52,70 @@ class Placement:
         return (boxes - boxes.new_tensor([self.left, self.top, self.left, self.top])) / scale
 
 
-def read_image(path: Path) -> Tensor:
-    """uint8 (3, H, W), RGB, as stored (VOC's boxes refer to the stored rows, so EXIF rotation is not applied).
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
+    """uint8 (3, H, W), RGB, as stored: VOC's boxes refer to the stored rows, so EXIF rotation is not applied.
 
-    Raises InputError for a file that is absent, no image, or cut short.
+    size: the width and height that the annotation says; where they are those of the picture turned as its EXIF data
+        say, as tools that show it upright write them, it is turned.
+    Raises InputError for a file that is absent, no image in one of `FORMATS`, cut short, of more than `MOST_PIXELS`, of
+    another size than `size`, or with values whose range is not known.
     """
     try:
-        with Image.open(path) as image:
-            pixels: Tensor = transforms.pil_to_tensor(image.convert("RGB"))
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise InputError(
+                    f"{path}: {image.width}x{image.height} pixels; expected at most {MOST_PIXELS:,} in all"
+                )
+            pixels: Tensor = transforms.pil_to_tensor(_in_8_bits(_turned(image, path, size), path))
             return pixels
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as an image ({error})") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{path}: cannot be read as an image ({_found(path) or error})") from error
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height as stored, without decoding. Raises InputError for a file that is absent or no image."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{path}: cannot be read as an image ({_found(path) or error})") from error
+
+
+def _turned(image: Image.Image, path: Path, size: tuple[int, int] | None) -> Image.Image:
+    if size is None or size == image.size:
+        return image
+    if image.size[::-1] == size and image.getexif().get(ExifTags.Base.Orientation) in TURNED:
+        return ImageOps.exif_transpose(image)
+    width, height = image.size
+    raise InputError(f"{path}: {width}x{height} pixels, but its annotation says {size[0]}x{size[1]}")
+
+
+def _in_8_bits(image: Image.Image, path: Path) -> Image.Image:
+    """In RGB; the 65,536 greys of 16 bits are brought to 256, which Pillow would clip."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        grey = np.asarray(image).astype(np.float32) / 257
+        image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+        raise InputError(
+            f"{path}: its pixels are {kind} (mode {image.mode}), whose range is not known; expected 8 or 16 bits"
+        )
+    return image.convert("RGB")
+
+
+def _found(path: Path) -> str | None:
+    """What a file is that cannot be read, where its beginning tells."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return None
+    found = next((name for name, (at, magic) in OTHERS.items() if start[at:].startswith(magic)), None)
+    return f"found {found}; expected one of {', '.join(FORMATS)}" if found else None
 
 
 def place_image(image: Tensor, size: int, resize: Resize) -> tuple[Tensor, Placement]:
@@ -66,8 +134,12 @@ def place_image(image: Tensor, size: int, resize: Resize) -> tuple[Tensor, Place
     return square, Placement(inner_width / width, inner_height / height, left, top)
 
 
-def read_squares(paths: Sequence[Path], architecture: Architecture) -> Tensor:
-    """The images as a network takes them: float32 (N, 3, S, S) in [0, 1]; N may be 0."""
+def read_squares(
+    paths: Sequence[Path], architecture: Architecture, sizes: Sequence[tuple[int, int] | None] | None = None
+) -> Tensor:
+    """The images as a network takes them: float32 (N, 3, S, S) in [0, 1]; N may be 0. sizes: for `read_image`."""
     side = architecture.image_size
-    squares = [place_image(read_image(path), side, architecture.resize)[0] for path in paths]
+    sizes = sizes or [None] * len(paths)
+    images = (read_image(path, size) for path, size in zip(paths, sizes, strict=True))
+    squares = [place_image(image, side, architecture.resize)[0] for image in images]
     return torch.stack(squares).float() / 255 if squares else torch.zeros(0, 3, side, side)

@@ -1,6 +1,7 @@
 """Runs a detector over images, whatever executes it, and hands the boxes to the evaluator."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.boxes import Detections, decode, suppress
+from detpress.detector.boxes import MAX_DETECTIONS, Detections, decode, suppress
 from detpress.detector.images import Placement, place_image, read_image
 from detpress.voc.annotation import Annotation
 from detpress.voc.coordinates import voc_from_edges
@@ -18,27 +19,37 @@ from detpress.voc.results import ClassDetections
 
 Run = Callable[[Tensor], Sequence[Tensor]]  # images float32 (N, 3, H, W) in [0, 1] -> raw maps
 Progress = Callable[[str, int, int], None]
+Size = tuple[int, int] | None  # width and height in pixels
 BATCH = 16  # images; the same for every form and runtime, so that their figures compare
 
 
 def predict(
-    run: Run, architecture: Architecture, paths: Sequence[Path], progress: Progress | None = None
+    run: Run,
+    architecture: Architecture,
+    paths: Sequence[Path],
+    progress: Progress | None = None,
+    sizes: Sequence[Size] | None = None,
+    max_detections: int = MAX_DETECTIONS,
 ) -> Iterator[Detections]:
-    """What `run` finds in each image, in pixels of the image. The next images are read while a batch is computed."""
+    """What `run` finds in each image, in pixels of the image. The next images are read while a batch is computed.
 
-    def load(path: Path) -> tuple[Tensor, Placement, int, int]:
-        image = read_image(path)
+    sizes: of each image, as its annotation says; see `read_image`. max_detections: the most that an image may have.
+    """
+    pictures = list(zip(paths, sizes or [None] * len(paths), strict=True))
+
+    def load(picture: tuple[Path, Size]) -> tuple[Tensor, Placement, int, int]:
+        image = read_image(*picture)
         return *place_image(image, architecture.image_size, architecture.resize), *image.shape[-2:]
 
     with ThreadPoolExecutor(2) as pool:
-        chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-        ahead = [pool.submit(load, path) for path in paths[:BATCH]]
+        chunks = [pictures[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+        ahead = [pool.submit(load, picture) for picture in pictures[:BATCH]]
         for i in range(len(chunks)):
             loaded = [future.result() for future in ahead]
-            ahead = [pool.submit(load, path) for path in (chunks[i + 1] if i + 1 < len(chunks) else [])]
+            ahead = [pool.submit(load, picture) for picture in (chunks[i + 1] if i + 1 < len(chunks) else [])]
             images = torch.stack([square for square, *_ in loaded]).float() / 255
             with torch.inference_mode():  # not around the yield: it would hold for the caller, too
-                found = suppress(*decode(run(images), architecture))
+                found = suppress(*decode(run(images), architecture), max_detections)
             for detections, (_, placement, height, width) in zip(found, loaded, strict=True):
                 yield detections.to_image(placement, height, width)
             if progress:
@@ -46,12 +57,25 @@ def predict(
 
 
 def predict_image_set(
-    run: Run, architecture: Architecture, devkit: Devkit, split: str, progress: Progress | None = None
+    run: Run,
+    architecture: Architecture,
+    devkit: Devkit,
+    split: str,
+    progress: Progress | None = None,
+    max_detections: int = MAX_DETECTIONS,
 ) -> dict[str, ClassDetections]:
     """What `run` finds in the images of an image set, by class, as the evaluator takes it."""
     annotations = devkit.image_set(split)
     paths = [devkit.image_path(annotation) for annotation in annotations]
-    return collect(list(predict(run, architecture, paths, progress)), annotations, architecture.classes)
+    sizes = [annotation.size for annotation in annotations]
+    found = list(predict(run, architecture, paths, progress, sizes, max_detections))
+    return collect(found, annotations, architecture.classes)
+
+
+def full_images(detections: Mapping[str, ClassDetections], max_detections: int) -> int:
+    """In how many images as many objects were found as an image may have, and perhaps more would have been."""
+    counts = Counter(image for found in detections.values() for image in found.images)
+    return sum(count >= max_detections for count in counts.values())
 
 
 def collect(

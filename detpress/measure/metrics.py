@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from detpress.bundle import bundle_bytes
-from detpress.detector.boxes import PROTOCOL
+from detpress.detector.boxes import decoding_rules
 from detpress.detector.predict import predict_image_set
 from detpress.measure.latency import measure_latency, measure_processing, processor
 from detpress.measure.memory import peak_memory
@@ -32,7 +32,7 @@ def scoring_runtime(form: Form, runtimes: list[str]) -> str:
 def protocol_id(measure: Measure) -> str:
     """Names all that decides an mAP: `voc07@0.5+1px/score>0.005/nms0.45/max100`."""
     at = "0.5:0.95" if measure.protocol == "coco" else f"{measure.iou:g}+1px"
-    return f"{measure.protocol}@{at}/{PROTOCOL}"
+    return f"{measure.protocol}@{at}/{decoding_rules(measure.max_detections)}"
 
 
 def measure_model(
@@ -64,7 +64,9 @@ def measure_model(
             progress(f"latency in {name}", 0, 1)
             latency[name] = measure_latency(runtime, model.architecture, measure.batch)
         if name in scored:
-            detections = predict_image_set(runtime.run, model.architecture, devkit, split, progress)
+            detections = predict_image_set(
+                runtime.run, model.architecture, devkit, split, progress, measure.max_detections
+            )
             evaluations[name] = evaluate(devkit.image_set(split), detections, measure.protocol, measure.iou)
         if name == scored_in:
             write_results(results, split, detections)

@@ -15,8 +15,10 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
 
+from detpress.detector.images import read_image
 from detpress.measure.figures import heading, is_simulated, shown
 from detpress.report.charts import Chart, line_chart, pareto_chart, x_axis, y_axis
 from detpress.report.layers import LayerState, layer_rows, layer_states
@@ -214,8 +216,8 @@ def _pictures(source: Source, detections: dict[str, dict[str, ClassDetections]])
             boxes, names, scores = detections_of_image(found, annotation)
             labels = [f"{label} {score:.2f}" for label, score in zip(names, scores, strict=True)]
             panels.append((name, _boxes(boxes.numpy(), names, labels, devkit.classes)))
-        data = _jpeg(devkit.image_path(annotation))
-        yield Picture(annotation.image, annotation.width, annotation.height, data, panels)
+        image = read_image(devkit.image_path(annotation), annotation.size)
+        yield Picture(annotation.image, image.shape[2], image.shape[1], _jpeg(image), panels)
 
 
 def _boxes(edges: np.ndarray, names: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> list[Box]:
@@ -225,11 +227,12 @@ def _boxes(edges: np.ndarray, names: Sequence[str], labels: Sequence[str], class
     ]
 
 
-def _jpeg(path: Path) -> str:
-    with Image.open(path) as image:
-        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        data = io.BytesIO()
-        image.convert("RGB").save(data, "JPEG", quality=80)
+def _jpeg(pixels: Tensor) -> str:
+    """pixels: uint8 (3, H, W)."""
+    image = transforms.to_pil_image(pixels)
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=80)
     return base64.b64encode(data.getvalue()).decode()
 
 

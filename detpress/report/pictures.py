@@ -33,7 +33,7 @@ def draw_stage_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for annotation in chosen:
-        image = read_image(devkit.image_path(annotation))
+        image = read_image(devkit.image_path(annotation), annotation.size)
         boxes = torch.from_numpy(edges_from_voc(annotation.boxes))
         panels = [draw_boxes(image, boxes, annotation.names, devkit.classes, "truth")]
         for name, detections in found:
@@ -42,6 +42,7 @@ def draw_stage_pictures(
             panels.append(draw_boxes(image, boxes, names, devkit.classes, name, labels))
         grid = make_grid(panels, nrow=len(panels), padding=4, pad_value=255)
         path = folder / f"{annotation.image}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)  # an image's name may hold folders
         transforms.to_pil_image(grid).save(path, quality=90)
         paths.append(path)
     return paths

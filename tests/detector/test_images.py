@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,6 +36,52 @@ def test_a_rotation_in_the_exif_is_not_applied_as_vocs_boxes_refer_to_stored_row
     exif[0x0112] = 6  # orientation: rotate by 90 degrees to display
     Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
     assert tuple(read_image(tmp_path / "a.jpg").shape) == (3, 4, 8)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(6, (4, 8)), (5, (4, 8)), (8, (4, 8)), (3, (8, 4))])
+def test_a_picture_lies_as_its_annotation_has_it(tmp_path: Path, orientation: int, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
+    assert tuple(read_image(tmp_path / "a.jpg", size).shape) == (3, size[1], size[0])
+
+
+@pytest.mark.parametrize("size", [(4, 8), (16, 8), (8, 5)])
+def test_a_picture_of_another_size_than_annotated_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    said = rf"a\.png: 8x4 pixels, but its annotation says {size[0]}x{size[1]}"
+    with pytest.raises(InputError, match=said):
+        read_image(tmp_path / "a.png", size)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_16_bits_of_grey_become_8(tmp_path: Path, suffix: str) -> None:
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(values * 257).save(tmp_path / f"a{suffix}")
+    assert read_image(tmp_path / f"a{suffix}").tolist() == np.stack([values] * 3).tolist()
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("F", "floating-point numbers"), ("I", "32-bit integers")])
+def test_pixels_whose_range_is_not_known_are_refused(tmp_path: Path, mode: str, kind: str) -> None:
+    Image.new(mode, (4, 4)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=rf"a\.tif: its pixels are {kind} \(mode {mode}\)"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("side", [9_500, 13_300, 14_000])
+def test_a_picture_too_large_for_the_memory_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> None:
+    Image.new("1", (side, side)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=rf"a\.png: .*({side}x{side}|{side * side}) pixels.*"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "name"), [(b"%!PS-Adobe-3.0 EPSF-3.0", "EPS"), (b"\0\0\0\x20ftypavif\0\0\0\0", "AVIF")]
+)
+def test_a_picture_of_another_format_than_its_name_says_is_told(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=rf"cannot be read as an image \(found {name}; expected one of JPEG, PNG"):
+        read_image(tmp_path / "a.jpg")
 
 
 def test_a_letterbox_keeps_proportions_and_centres_on_grey() -> None:

@@ -1,0 +1,38 @@
+"""Pictures as people have them, scored and searched: one broken among many, and how many objects one may hold."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import Command
+
+
+@pytest.fixture
+def pictures(workplace: Path) -> list[Path]:
+    """Three pictures, the last of them cut short."""
+    found = []
+    for source in sorted((workplace / "digits/JPEGImages").glob("*.jpg"))[:3]:
+        found.append(workplace / source.name)
+        found[-1].write_bytes(source.read_bytes())
+    found[-1].write_bytes(found[-1].read_bytes()[:900])
+    return found
+
+
+def test_one_broken_picture_of_many_is_named_and_the_others_are_done(
+    detpress: Command, bundle: Path, pictures: list[Path], workplace: Path
+) -> None:
+    said = detpress("detect", bundle, *pictures)
+    assert said.code == 1
+    assert f"{pictures[-1]}: cannot be read as an image" in said.err
+    found = json.loads((workplace / "detections/boxes.json").read_text())
+    assert [entry["image"] for entry in found] == [str(path) for path in pictures[:-1]]
+
+
+def test_how_many_objects_an_image_may_hold_is_an_option_and_its_reach_is_said(
+    detpress: Command, bundle: Path, workplace: Path
+) -> None:
+    said = detpress("evaluate", bundle, "--data", "digits", "--max-detections", "3")
+    assert "4 images hold 3 detections, the most that are kept: see --max-detections" in said.out
+    assert "scored in torch" in said.out
+    said = detpress("evaluate", bundle, "--data", "digits", "--json")
+    assert json.loads(said.out)["runtime"] == "torch"
