@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,6 +12,10 @@ from pydantic import BaseModel, ValidationError
 from detpress.errors import InputError, nearest
 
 Place = tuple[str | int, ...]  # keys and list indices from the root of the document to a value
+
+DEEPEST = 50
+MOST_REPEATED = 10_000  # values that stand in a document by way of an alias: a few lines could stand for any number
+LONGEST_ECHO = 80  # characters of a value in a message
 
 
 class _Dumper(yaml.SafeDumper):
@@ -21,14 +25,26 @@ class _Dumper(yaml.SafeDumper):
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, with floats as YAML 1.2 has them (`3e-3` is a number) and duplicate keys refused."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Whatever PyYAML's conversion of a value raises (`!!int ''`, a 99th month) names its line."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            kind = node.tag.rpartition(":")[2]
+            _refuse(node, f"{shortened(node.value)} is no {kind}; a text is given in quotes", error)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no text", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {shortened(key)} is no text", key_node.start_mark
+                )
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' given twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {shortened(key)} given twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -50,7 +66,7 @@ class YamlSource:
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
         self.text = text  # as read, before any `set`
-        self._lines: dict[Place, int] = {}
+        self._lines: dict[Place, int]
         self._set: dict[Place, str] = {}
         self._homes: dict[Place, Place] = {(): ()}  # where in the file the parts of `data` stand
         try:
@@ -58,28 +74,16 @@ class YamlSource:
             node = loader.get_single_node()
             if node is None:
                 raise InputError(f"{path}: empty; expected a recipe")
-            self._note(node, ())
+            self._lines = dict(_lines(node, (), set(), []))
             self.data: Any = loader.construct_document(node)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = f":{mark.line + 1}" if mark else ""
             raise InputError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from error
-        except (yaml.YAMLError, ValueError) as error:
+        except yaml.YAMLError as error:
             raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
         except RecursionError:
-            raise InputError(f"{path}: nested more than 50 deep") from None
-
-    def _note(self, node: yaml.Node, place: Place) -> None:
-        if len(place) > 50:
-            raise InputError(f"{self.path}:{node.start_mark.line + 1}: nested more than 50 deep")
-        self._lines[place] = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
-            for key_node, value_node in node.value:
-                self._note(value_node, (*place, key_node.value))
-                self._lines[(*place, key_node.value)] = key_node.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode):
-            for i, item in enumerate(node.value):
-                self._note(item, (*place, i))
+            raise InputError(f"{path}: nested more than {DEEPEST} deep") from None
 
     def part(self, place: Place, **shared: Place) -> "YamlSource":
         """The value at `place` as a source of its own, whose errors still name this file's lines and keys.
@@ -134,9 +138,19 @@ class YamlSource:
         if not separator or not _keys(path):
             raise InputError(f"{said}: expected KEY=VALUE, such as --set seed=1 or --set chain[0].sparsity=0.5")
         try:
-            parsed = yaml.load(value, _Loader)
+            loader = _Loader(value)
+            node = loader.get_single_node()
+            parsed = None
+            if node is not None:
+                for _ in _lines(node, (), set(), []):
+                    pass
+                parsed = loader.construct_document(node)
+        except yaml.constructor.ConstructorError as error:
+            raise InputError(f"{said}: {error.problem}") from error
         except yaml.YAMLError:
             parsed = value
+        except RecursionError:
+            raise InputError(f"{said}: nested more than {DEEPEST} deep") from None
         self.put(path, parsed, said)
 
     def put(self, path: str, value: Any, said: str) -> None:
@@ -177,6 +191,42 @@ def read_yaml(path: Path) -> YamlSource:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 
+def _lines(node: yaml.Node, place: Place, seen: set[int], repeated: list[int]) -> Iterator[tuple[Place, int]]:
+    """The line of every value below `node`.
+
+    seen, repeated: nodes that were met, by identity, and those met again: what aliases stand for.
+    Raises ConstructorError for what nests too deep, repeats too much, or has a key that is no text.
+    """
+    if id(node) in seen:
+        repeated.append(id(node))
+    seen.add(id(node))
+    if len(place) > DEEPEST:
+        _refuse(node, f"nested more than {DEEPEST} deep")
+    if len(repeated) > MOST_REPEATED:
+        _refuse(node, f"aliases repeat more than {MOST_REPEATED:,} values")
+    yield place, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                _refuse(key_node, "a key is no text")
+            inner = (*place, key_node.value)
+            yield from _lines(value_node, inner, seen, repeated)
+            yield inner, key_node.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            yield from _lines(item, (*place, i), seen, repeated)
+
+
+def _refuse(node: yaml.Node, problem: str, cause: Exception | None = None) -> NoReturn:
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from cause
+
+
+def shortened(value: Any) -> str:
+    """The value as Python writes it, its middle left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_ECHO else f"{text[: LONGEST_ECHO // 2]}...{text[-LONGEST_ECHO // 4 :]}"
+
+
 def _keys(path: str) -> list[str | int]:
     """`chain[0].sparsity` -> `["chain", 0, "sparsity"]`."""
     return [int(t[1:-1]) if t[0] == "[" else t for t in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
@@ -213,7 +263,7 @@ def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource
         else:
             message = finding["msg"].removeprefix("Value error, ")
             expected = message.replace("Input should be ", "expected ", 1)
-            yield f"{where}: {expected[0].lower()}{expected[1:]}, got {finding['input']!r}"
+            yield f"{where}: {expected[0].lower()}{expected[1:]}, got {shortened(finding['input'])}"
 
 
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:

@@ -71,6 +71,16 @@ def test_set_of_what_is_not_there_is_refused_with_the_assignment(assignment: str
         ("[" * 60 + "]" * 60, "nested more than 50 deep"),
         ("[" * 5000, "nested more than 50 deep"),
         ("a: \x00", "not valid YAML"),
+        ("a: 1\n[b]: 2", r"r.yaml:2: .*a key is no text"),
+        ("a: 1\n? {b: c}\n: 2", r"r.yaml:2: .*a key is no text"),
+        ("a: 1\nb: !!int ''", r"r.yaml:2: .*'' is no int"),
+        ("a: !!bool x", r"r.yaml:1: .*'x' is no bool"),
+        ("a: !!float ''", r"r.yaml:1: .*'' is no float"),
+        ("a: !!timestamp x", r"r.yaml:1: .*'x' is no timestamp"),
+        ("a: 2001-99-99", r"r.yaml:1: .*'2001-99-99' is no timestamp; a text is given in quotes"),
+        ("a: " + "9" * 5000, r"r.yaml:1: .*'999+\.\.\.999+' is no int"),
+        ("[" * 3000 + "]" * 3000, "nested more than 50 deep"),
+        ("a: &a [*a, *a]", "nested more than 50 deep"),
     ],
 )
 def test_bad_yaml_is_one_line_that_names_file_and_line(text: str, message: str) -> None:
@@ -95,3 +105,26 @@ def test_data_that_pyyaml_writes_is_read_back(data) -> None:
 def test_any_text_is_data_or_an_input_error(text: str) -> None:
     with contextlib.suppress(InputError):
         source(text)
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 27))
+
+
+def test_aliases_of_aliases_are_refused_before_they_are_followed() -> None:
+    """27 lines stand for 2^27 values."""
+    with pytest.raises(InputError, match=r"r\.yaml:\d+: not valid YAML: aliases repeat more than 10,000 values"):
+        source(BOMB)
+    one = ", ".join(line.partition(": ")[2] for line in BOMB.splitlines())
+    with pytest.raises(InputError, match="aliases repeat more than"):
+        source("a: 1").set(f"a=[{one}]")
+    assert source("a: &a [1, 2]\nb: [*a, *a]").data["b"] == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    "value", ["2001-99-99", "!!int ''", "!!bool x", "9" * 5000, "[" * 3000 + "]" * 3000, "{[a]: 1}"]
+)
+def test_a_set_value_that_is_none_is_refused_in_a_message_no_longer_than_what_was_written(value: str) -> None:
+    with pytest.raises(InputError, match=r"^--set a=") as refused:
+        source("a: 1").set(f"a={value}")
+    assert len(str(refused.value)) < len(value) + 120
+    assert "\n" not in str(refused.value)
