@@ -48,18 +48,23 @@ def run(
     from detpress.initial_model import recipe_classes
     from detpress.plan import plan_chain
     from detpress.store import open_store
+    from detpress.voc.check import check_pictures, shared_images
     from detpress.voc.devkit import check_boxes
 
     folder = out or Path("runs") / checked.name
     devkit = open_data(checked.data.root, recipe_classes(checked))
     folder.mkdir(parents=True, exist_ok=True)
     plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
+    check_pictures(devkit, [*([checked.data.train] if checked.chain else []), checked.data.test])
     store = open_store()
     tracking = open_tracking(mlflow)
     found: dict[str, Any] = {}
     with listener:
         if checked.chain:
             bad = check_boxes(devkit.image_set(checked.data.train), checked.data.bad_boxes)
+            shared = shared_images(devkit, checked.data.train, checked.data.test)
+            if shared:
+                listener.say(f"{len(shared)} images of the test set are trained on, too, such as {shared[0].image}")
             if bad:
                 listener.say(f"{len(bad)} training boxes left out: no area, or off the image; stage.log names them")
         if checked.search is not None:
