@@ -94,7 +94,8 @@ class Distiller(Plugin):
     def links(self, student: "Architecture", teacher: "Architecture", config: Any) -> dict[int, list[int]]:
         """Student's layer number -> teacher's layer numbers.
 
-        Raises InputError where a layer does not exist or gives no map of its own, and where maps do not fit.
+        Raises InputError where a layer does not exist or gives no map of its own, and where maps do not fit; raw maps
+        do where classes, their order and anchors are the same.
         """
         from detpress.errors import InputError
 
@@ -113,6 +114,7 @@ class Distiller(Plugin):
             raise InputError(
                 f"links: expected, as the student has {len(student.heads)} heads and the teacher {len(teacher.heads)}"
             )
+        _check_heads(student, teacher, links)
         _check_maps(student, teacher, links, self.equal_channels)
         return links
 
@@ -162,6 +164,26 @@ def _layer(architecture: "Architecture", name: str, option: str) -> int:
     if name not in known:
         raise InputError(f"{option}: '{name}' is no convolution, pooling or upsampling layer; {nearest(name, known)}")
     return known[name]
+
+
+def _check_heads(student: "Architecture", teacher: "Architecture", links: dict[int, list[int]]) -> None:
+    """Raw maps are compared channel by channel, so a channel must mean the same box and class in both."""
+    from detpress.errors import InputError
+
+    own = dict(zip(student.heads, student.yolo_layers, strict=True))
+    others = dict(zip(teacher.heads, teacher.yolo_layers, strict=True))
+    for i, k in [(i, k) for i, layers in links.items() for k in layers if i in own and k in others]:
+        pairs = {
+            "classes": (student.classes, teacher.classes),
+            "anchors": tuple([f"{w:g}x{h:g}" for w, h in layer.anchors] for layer in (own[i], others[k])),
+        }
+        for what, (mine, theirs) in pairs.items():
+            if mine != theirs:
+                raise InputError(
+                    f"links: the raw maps of layers.{i} have the {what} {', '.join(mine)}, those of the teacher's "
+                    f"layers.{k} {', '.join(theirs)}; expected the same in the same order, or links before the heads "
+                    f"(nni.adaptive1d_layerwise)"
+                )
 
 
 def _check_maps(

@@ -1,5 +1,7 @@
 """The distillers of a recipe: which layers learn from which, and whose teacher."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,8 +41,30 @@ def test_links_name_layers_of_both_networks() -> None:
     tiny, teacher = network(0.5, "yolov3-tiny"), network(0.125)
     config = AdaptiveDistillation(links={"layers.14": "layers.80", "layers.21": "layers.92"}, **WIDE)
     assert Adaptive1dLayerwise().links(tiny, teacher, config) == {14: [80], 21: [92]}
-    several = DynamicDistillation(links={"layers.15": ["layers.81"], "layers.22": ["layers.93"]}, **WIDE)
-    assert DynamicLayerwise().links(tiny, teacher, several) == {15: [81], 22: [93]}
+    several = DynamicDistillation(links={"layers.81": ["layers.81"], "layers.80": ["layers.78", "layers.80"]}, **WIDE)
+    assert DynamicLayerwise().links(teacher, teacher, several) == {81: [81], 80: [78, 80]}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (
+            replace(network(0.125), classes=("class1", "class0", "class2")),
+            "the classes class0, class1, class2, those of the teacher's layers.81 class1, class0, class2",
+        ),
+        (
+            build_architecture("yolov3", network(1.0).classes, 96, 0.125, [(10.0 + i, 20.0) for i in range(9)]),
+            "36x45.6923, 86.0769x75.2308, those of the teacher's layers.81 16x20, 17x20, 18x20",
+        ),
+        (network(0.125, classes=4), "those of the teacher's layers.81 class0, class1, class2, class3; expected"),
+    ],
+)
+def test_raw_maps_are_linked_only_where_their_channels_mean_the_same(teacher: Architecture, message: str) -> None:
+    student = network(0.0625)
+    with pytest.raises(InputError, match=re.escape(message)):
+        DynamicLayerwise().links(student, teacher, DynamicDistillation(**WIDE))
+    before_heads = Adaptive1dLayerwise().links(student, teacher, AdaptiveDistillation(**WIDE))
+    assert before_heads == {80: [80], 92: [92], 104: [104]}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +87,7 @@ def test_links_that_do_not_fit_are_refused(links: dict, message: str) -> None:
 
 def test_heads_of_other_classes_or_numbers_are_refused() -> None:
     config = DynamicDistillation(**WIDE)
-    with pytest.raises(InputError, match=r"layers\.81 gives 24 channels, the teacher's layers\.81 27"):
+    with pytest.raises(InputError, match="expected the same in the same order, or links before the heads"):
         DynamicLayerwise().links(network(0.0625), network(0.125, classes=4), config)
     with pytest.raises(InputError, match="links: expected, as the student has 2 heads and the teacher 3"):
         DynamicLayerwise().links(network(0.5, "yolov3-tiny"), network(0.125), config)
