@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from detpress.detector.architecture import Architecture
+from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import Network
 from detpress.engine_log import engine_messages
 
@@ -23,10 +23,12 @@ from detpress.engine_log import engine_messages
 class FakeQuantizedNetwork(nn.Module):
     """Gives raw maps like `Network`, and can be trained like it: rounding passes gradients straight through."""
 
-    def __init__(self, program: torch.fx.GraphModule, architecture: Architecture) -> None:
+    def __init__(self, program: torch.fx.GraphModule, architecture: Architecture, dead: dict[str, Tensor]) -> None:
+        """dead: parameter name in `program` -> bool tensor of its shape, False for the filters that stay zero."""
         super().__init__()
         self.program = program
         self.architecture = architecture
+        self.masks = {f"program.{name}": alive for name, alive in dead.items()}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.program(images))
@@ -49,6 +51,7 @@ def fake_quantized(network: Network, float_layers: Collection[int], log: logging
         side = network.architecture.image_size
         any_batch = {0: torch.export.Dim("batch", min=2, max=4096)}
         trained = copy.deepcopy(network).train().requires_grad_(True)
+        dead = _dead_filters_at_rest(trained)
         example = (torch.zeros(2, 3, side, side),)
         program = torch.export.export(trained, example, dynamic_shapes=(any_batch,)).module()
 
@@ -67,7 +70,34 @@ def fake_quantized(network: Network, float_layers: Collection[int], log: logging
         for i in sorted(float_layers):
             quantizer.set_module_name_qconfig(f"layers.{i}.convolution", None)
         prepared = prepare_qat_pt2e(program, quantizer)
-    return FakeQuantizedNetwork(prepared, network.architecture)
+    return FakeQuantizedNetwork(prepared, network.architecture, dead)
+
+
+def _dead_filters_at_rest(network: Network) -> dict[str, Tensor]:
+    """Takes scales of 0 out of the BatchNorms of `network`, whose maps stay what they are; see FakeQuantizedNetwork.
+
+    torchao multiplies a filter by its BatchNorm's gain, rounds, and divides the filter's map by the gain again. What a
+    scale of 0 did, weights of 0 do; they are held, and the scale is such that their gradient is no larger than others.
+    """
+    masks = {}
+    for i, layer in enumerate(network.architecture.layers):
+        if not (isinstance(layer, Convolution) and layer.batch_normalize):
+            continue
+        weight, norm = (
+            network.get_parameter(f"layers.{i}.convolution.weight"),
+            network.get_submodule(f"layers.{i}.norm"),
+        )
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        dead = norm.weight.detach().abs() < torch.finfo(torch.float32).tiny
+        if dead.any():
+            with torch.no_grad():
+                weight[dead] = 0
+                norm.weight[dead] = norm.eps**0.5
+                norm.running_mean[dead] = norm.running_var[dead] = 0
+            masks[f"layers.{i}.convolution.weight"] = ~dead[:, None, None, None].expand_as(weight)
+    return masks
 
 
 def _rounding() -> Any:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from detpress.detector.training_config import TrainingConfig
-from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 from detpress.plugins.inc import LayerOptions, float_network, layers_in_float, layers_to_quantize
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ class QuantizationAwareTraining(Plugin):
     def plan(self, model: "Model", config: QatOptions) -> Plan:
         return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
 
+    def check(self, model: "Model", config: QatOptions, images: ImageCounts) -> None:
+        super().check(model, config, images)
+        images.check_asked(config, "calibration_images")
+
     def apply(self, model: "Model", config: QatOptions, bench: Workbench) -> "Model":
         from dataclasses import replace
 
@@ -59,9 +63,9 @@ class QuantizationAwareTraining(Plugin):
 
         in_float = layers_in_float(model.architecture, config)
         prepared = fake_quantized(float_network(model), in_float, bench.log)
-        trained = bench.fit(replace(model, network=prepared), config).network
+        trained = bench.fit(replace(model, network=prepared, masks=prepared.masks), config).network
         assert isinstance(trained, FakeQuantizedNetwork)
-        images = bench.calibration(config.calibration_images)
+        images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         network = with_trained_weights(float_network(model), trained)
         return model.with_network(
             quantize_static(network, model.architecture, images, Scheme(), in_float, bench.log), Form.INT8

@@ -10,7 +10,8 @@ from torch import Tensor
 from detpress.adapters.inc import Scheme, calibrate, quantize_static
 from detpress.adapters.inc_qat import fake_quantized, with_trained_weights
 from detpress.detector.architecture import build_architecture
-from detpress.model import Model, new_model
+from detpress.detector.folding import batch_norm_of
+from detpress.model import Model, apply_masks, new_model
 
 LOG = logging.getLogger("tests.inc_qat")
 LOG.addHandler(logging.NullHandler())
@@ -53,3 +54,28 @@ def test_training_sees_what_int8_will_compute_and_every_weight_learns(tiny: Mode
     assert all(not torch.equal(trained[name], before[name]) for name in trained if name.endswith("convolution.weight"))
     assert not torch.equal(trained["layers.2.norm.running_mean"], before["layers.2.norm.running_mean"])
     assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.network.state_dict().items())
+
+
+def test_a_filter_whose_batch_norm_scale_is_zero_gives_its_bias_before_and_after(tiny: Model, images: Tensor) -> None:
+    network = copy.deepcopy(tiny.network)
+    with torch.no_grad():
+        network.get_parameter("layers.2.norm.weight")[1] = 0
+        network.get_parameter("layers.2.norm.bias")[1] = 0.25
+    prepared = fake_quantized(network, (), LOG)
+    calibrate(prepared.eval(), images)
+    with torch.inference_mode():
+        for one, dense in zip(prepared(images), network(images), strict=True):
+            assert float((one - dense).square().mean() / dense.square().mean()) < 0.01
+
+    prepared.train()
+    optimizer = torch.optim.SGD(prepared.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        torch.stack([raw.square().mean() for raw in prepared(images)]).sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in prepared.parameters())
+        optimizer.step()
+        apply_masks(prepared, prepared.masks)
+    trained = with_trained_weights(network, prepared)
+    assert all(tensor.isfinite().all() for tensor in trained.state_dict().values())
+    gain, _ = batch_norm_of(trained, 2)
+    assert not (trained.get_parameter("layers.2.convolution.weight")[1] * gain[1]).any()
