@@ -12,7 +12,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, DistributedSampler
 
 from detpress.detector.augment import augment
@@ -21,7 +20,7 @@ from detpress.detector.loss import Targets
 from detpress.detector.moving_average import MovingAverage
 from detpress.detector.training_config import TrainingConfig
 from detpress.detector.training_process import Report
-from detpress.detector.training_step import AfterStep, EngineTraining, TrainingStep, new_optimizer
+from detpress.detector.training_step import AfterStep, EngineTraining, TrainingStep, new_optimizer, new_schedule
 from detpress.errors import StageError
 
 MOSAIC_UNTIL = 0.9  # share of the epochs; the last ones see images as they are
@@ -88,13 +87,7 @@ class DetectorTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.engine.optimizer if self.engine else new_optimizer(self.network, self.config)
-        schedule = OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.config.warmup,
-            cycle_momentum=False,
-        )
+        schedule = new_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.config)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -168,7 +161,12 @@ class DetectorTraining(pl.LightningModule):
         started = time.monotonic()
         average = copy.deepcopy(self.network).eval()
         self.average.give_to(average)
-        self.last_score = f", mAP {score(average):.4f} after {self.current_epoch + 1}"
+        try:
+            self.last_score = f", mAP {score(average):.4f} after {self.current_epoch + 1}"
+        except Exception as error:  # nothing is decided by it, so it is no reason to lose the training
+            self.score, self.last_score = None, ""
+            self.log_file.warning("no mAP is shown beside the loss: %s", error)
+            return
         self.log_file.info("epoch %d of %d%s", self.current_epoch + 1, self.config.epochs, self.last_score)
         ended = time.monotonic()
         self.next_score = ended + (ended - started) / SCORE_SHARE

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.loss import Targets, yolo_loss
@@ -62,6 +63,23 @@ def new_optimizer(network: nn.Module, config: TrainingConfig, kind: type[AdamW] 
     return kind(
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=config.learning_rate,
+    )
+
+
+def new_schedule(optimizer: Optimizer, steps: int, config: TrainingConfig) -> LRScheduler:
+    """Warm-up to each group's learning rate, then a cosine down to nothing; fewer than four steps have no room for it.
+
+    In these the rate stays what it is: the schedule's last step is taken at a rate that changes no weight.
+    """
+    if steps < 4:
+        return ConstantLR(optimizer, factor=1.0)
+    one_step = config.warmup * steps == 1  # PyTorch divides by the steps of the warm-up after the first
+    return OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=steps,
+        pct_start=0.999 * config.warmup if one_step else config.warmup,
+        cycle_momentum=False,
     )
 
 

@@ -19,7 +19,8 @@ from detpress.detector.predict import predict_image_set
 from detpress.detector.training import TrainingContext, fit
 from detpress.detector.training_config import Augmentation, TrainingConfig
 from detpress.detector.training_process import Progress
-from detpress.errors import StageError
+from detpress.detector.training_step import new_optimizer, new_schedule
+from detpress.errors import InputError, StageError
 from detpress.model import Model, new_model
 from detpress.plugin import Form
 from detpress.voc.devkit import Devkit, open_devkit
@@ -126,6 +127,40 @@ def test_the_average_is_scored_now_and_then_and_nothing_else_changes(
     assert not any(same_weights(model, watched) for model in scored)
     maps = [what.partition(", mAP ")[2] for what in shown[::3]]
     assert maps == ["", "0.1000 after 1", "0.2000 after 2", "0.3000 after 3"]
+
+
+def test_a_score_that_cannot_be_had_ends_no_training(
+    devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_module, "SCORE_SECONDS", 0.0)
+
+    def score(model: Model) -> float:
+        raise InputError("the image set 'val' has no object")
+
+    config = TrainingConfig(epochs=2, batch_size=4)
+    watched = train(small_model(devkit), devkit, tmp_path / "watched", config, score=score)
+    assert same_weights(watched, train(small_model(devkit), devkit, tmp_path / "alone", config))
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.15), (2, 0.0), (2, 0.5), (3, 0.15), (3, 0.9), (4, 0.25)])
+def test_the_shortest_trainings_have_a_rate_of_the_order_asked_for(steps: int, warmup: float) -> None:
+    network, config = nn.Conv2d(3, 4, 1), TrainingConfig(epochs=1, warmup=warmup)
+    optimizer = new_optimizer(network, config)
+    schedule = new_schedule(optimizer, steps, config)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert config.learning_rate / 10 <= max(rates) <= config.learning_rate * 1.001
+
+
+def test_one_step_changes_the_weights(devkit: Devkit, tmp_path: Path) -> None:
+    untrained = small_model(devkit)
+    trained = train(untrained, devkit, tmp_path, TrainingConfig(epochs=1, batch_size=12))
+    name = "layers.0.convolution.weight"
+    change = trained.network.get_parameter(name) - untrained.network.get_parameter(name)
+    assert float(change.detach().abs().max()) > 1e-3
 
 
 def test_a_checkpoint_half_written_is_not_gone_on_from(devkit: Devkit, tmp_path: Path) -> None:
