@@ -13,7 +13,7 @@ from detpress.errors import InputError
 from detpress.initial_model import initial_model, recipe_classes
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
 from detpress.model import Model
-from detpress.plugin import Form, Plan
+from detpress.plugin import Form, ImageCounts, Plan
 from detpress.recipe import Recipe, Step
 from detpress.voc.devkit import Devkit
 
@@ -47,12 +47,14 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
     """The model and every step of the chain.
 
     devkit: where there is none, it is opened only if the recipe does not name the classes.
-    Raises InputError where a step cannot be applied as it is configured, such as a pattern that matches no layer. A
-    step without a plan, or with one that fails, is not refused: what it does, and all after it, is not known.
+    Raises InputError where a step cannot be applied as it is configured, such as a pattern that matches no layer, or
+    asks for images that the data set does not have. A step without a plan, or with one that fails, is not refused: what
+    it does, and all after it, is not known.
     """
     classes = recipe_classes(recipe)
     if devkit is None and classes is None:
         devkit = open_data(recipe.data.root, None)
+    images = count_images(recipe, devkit)
     model = initial_model(recipe, devkit)
     form = model.form
     rows = [_row(0, "model", (), form, model, Plan((), model))]
@@ -63,6 +65,7 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
         if form not in accepts:
             takes = " or ".join(accepts)
             raise InputError(f"{where}: takes a {takes} model, but the weights {recipe.model.weights} are {form}")
+        _check(recipe, index - 1, step, model, images)
         form = step.plugin.returns or form
         if not unknown and model.form not in accepts:
             unknown = f"not known: the plan of {rows[-1].plugin} gives a {model.form} model"
@@ -117,6 +120,39 @@ def _row(index: int, name: str, accepts: tuple[Form, ...], form: Form, before: M
         macs(plan.model.architecture),
         plan.note,
     )
+
+
+def count_images(recipe: Recipe, devkit: Devkit | None) -> ImageCounts:
+    """Raises InputError where the recipe searches, but there are no validation images."""
+    if devkit is None:
+        return ImageCounts()
+    train = devkit.image_set(recipe.data.train)
+    val = devkit.image_set(recipe.data.val) if recipe.data.val in devkit.image_set_names else []
+    with_objects = [sum(bool(annotation.learnt.any()) for annotation in annotations) for annotations in (train, val)]
+    images = ImageCounts(recipe.data.train, len(train), *with_objects)
+    if recipe.search is not None:
+        try:
+            images.check_validation()
+        except InputError as error:
+            raise InputError(f"{recipe.where(('search',))}: {error}") from error
+    return images
+
+
+def _check(recipe: Recipe, index: int, step: Step, model: Model, images: ImageCounts) -> None:
+    """The plugin's own check of its options, its message at the line of the option that it names.
+
+    model: the last one that plans tell of.
+    """
+    try:
+        step.plugin.check(model, step.config, images)
+    except InputError as error:
+        option, _, what = str(error).partition(": ")
+        if option.partition(".")[0] not in type(step.config).model_fields:
+            raise InputError(f"{recipe.where(('chain', index, step.name))}: {error}") from error
+        raise InputError(f"{recipe.where(('chain', index, step.name, *option.split('.')))}: {what}") from error
+    except Exception as error:  # a stranger's check may do anything
+        where = recipe.where(("chain", index, step.name))
+        raise InputError(f"{where}: its check failed: {type(error).__name__}: {error}") from error
 
 
 def plan_table(rows: list[PlannedStage]) -> Table:

@@ -11,6 +11,7 @@ one form and comes out in another, and a recipe is refused before anything is co
 Importing a plugin must be cheap (no torch, no engine at module level): `detpress plugins` imports them all.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
+
+from detpress.errors import InputError
 
 if TYPE_CHECKING:
     import logging
@@ -49,6 +52,10 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
 
+    def is_default(self, option: str) -> bool:
+        """Whether the recipe leaves the option out."""
+        return option not in self.model_fields_set
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -62,6 +69,36 @@ class Plan:
     layers: tuple[str, ...]
     model: "Model"
     note: str = ""
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """Images in the sets that a plugin may use; infinitely many where the data set is not at hand.
+
+    train: training images; learnt: those with an object to learn.
+    val: validation images with such an object; 0 where there is no such set.
+    """
+
+    train_set: str = "train"
+    train: float = math.inf
+    learnt: float = math.inf
+    val: float = math.inf
+
+    def check_asked(self, config: Config, option: str) -> None:
+        """Raises InputError where the recipe asks for more training images than there are; a default may."""
+        asked = getattr(config, option)
+        if asked > self.train and not config.is_default(option):
+            raise InputError(f"{option}: {asked} asked for, but the image set '{self.train_set}' has {self.train}")
+
+    def check_learnt(self) -> None:
+        """Raises InputError where there is nothing to learn."""
+        if self.learnt == 0:
+            raise InputError(f"the image set '{self.train_set}' holds no object to learn")
+
+    def check_validation(self) -> None:
+        """Raises InputError where there is nothing to choose by."""
+        if self.val == 0:
+            raise InputError("needs validation images with objects, and data.val names no set that has some")
 
 
 class Workbench(Protocol):
@@ -108,8 +145,11 @@ class Workbench(Protocol):
     def training_set(self, architecture: "Architecture", split: str = "train") -> "TrainingSet":
         """Images and objects of `train` or `val` at this input size, for an engine that trains by itself."""
 
-    def calibration(self, images: int) -> "Tensor":
-        """That many training images, drawn by the seed: float32 (images, 3, H, W) in [0, 1]."""
+    def calibration(self, images: int, or_fewer: bool = False) -> "Tensor":
+        """That many training images, drawn by the seed: float32 (images, 3, H, W) in [0, 1].
+
+        or_fewer: all there are where these are fewer, which the stage's notes say; otherwise InputError is raised.
+        """
 
     def load(self, name_or_path: str) -> "Model":
         """The model of a bundle: a shipped one (`builtin:digits`) or a folder."""
@@ -137,6 +177,16 @@ class Plugin(ABC):
         Raises InputError for options that do not fit the model, such as a pattern that matches no layer.
         """
         return None
+
+    def check(self, model: "Model", config: Any, images: ImageCounts) -> None:
+        """Holds the options against the model that will come in, and against the data set.
+
+        Called before anything is computed; the model is what the plans tell of it. Raises InputError, its text
+        beginning with the option that is wrong and a colon. By default the training, if any, is checked.
+        """
+        from detpress.detector.training_config import check_training
+
+        check_training(config, model.architecture, images)
 
     def bundles(self, config: Any) -> tuple[str, ...]:
         """Bundles that the options name, such as a teacher's: what they hold enters the stage's key."""

@@ -115,7 +115,10 @@ def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store
 def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
     """The keys of all stages, known before anything is computed; `model` is the one before the first plugin."""
     keys = [digest({"model": model_identity(recipe, model), "torch": version("torch")})]
-    fingerprint = devkit.fingerprint([recipe.data.train, recipe.data.val])
+    sets = [recipe.data.train]
+    if recipe.data.val in devkit.image_set_names:  # needed only where something chooses by it
+        sets.append(recipe.data.val)
+    fingerprint = devkit.fingerprint(sets)
     for step in recipe.chain:
         keys.append(stage_key(keys[-1], step, recipe, fingerprint))
     return keys
@@ -159,6 +162,7 @@ class _Application:
         returns = step.plugin.returns or before.form
         if after.form is not returns:
             raise StageError(f"gave a {after.form} model where its contract says {returns}")
+        after = replace(after, notes=(*after.notes, *workbench.notes))
         record: dict[str, Any] = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),

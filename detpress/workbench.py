@@ -44,6 +44,7 @@ class StageWorkbench:
     measure: Measure
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     files: Path | None = None  # see `keep`
+    notes: list[str] = field(default_factory=list)  # what a person should be told of how the stage went
     _fits: int = 0
     _remembering: str = ""  # below scratch, where the trainings of what is being remembered lie
 
@@ -75,6 +76,11 @@ class StageWorkbench:
             self.log.warning("%s: object %d left out: no area, or off the image", annotation.path, index + 1)
         if bad:
             self.log.warning("%d boxes left out", len(bad))
+        annotations = self.devkit.image_set(self.data.train)
+        learnt = sum(bool(annotation.learnt.any()) for annotation in annotations)
+        if not learnt:
+            raise InputError(f"the image set '{self.data.train}' of {self.devkit.root} holds no object to learn")
+        self.log.info("training images: %d with objects to learn, %d without", learnt, len(annotations) - learnt)
         folder = self.scratch / self._remembering / f"fit-{self._fits}"
         self._fits += 1
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,8 +120,11 @@ class StageWorkbench:
             raise InputError(f"a plugin may not see the image set '{name}': it is what the result is scored on")
         return TrainingSet(self.devkit, name, architecture)
 
-    def calibration(self, images: int) -> Tensor:
+    def calibration(self, images: int, or_fewer: bool = False) -> Tensor:
         annotations = self.devkit.image_set(self.data.train)
+        if images > len(annotations) and or_fewer:
+            self.note(f"{len(annotations)} calibration images, all there are, instead of {images}")
+            images = len(annotations)
         if images > len(annotations):
             raise InputError(
                 f"{images} calibration images asked for, but the image set '{self.data.train}' "
@@ -127,6 +136,12 @@ class StageWorkbench:
             self.architecture,
             [annotation.size for annotation in chosen],
         )
+
+    def note(self, text: str) -> None:
+        """Said in the log and, once, in the stage's record."""
+        self.log.info("%s", text)
+        if text not in self.notes:
+            self.notes.append(text)
 
     def load(self, name_or_path: str) -> Model:
         return load_bundle(find_bundle(name_or_path))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from detpress import plugin
-from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
     from detpress.model import Model
@@ -37,6 +37,9 @@ class Int8(Plugin):
         layers = network.simulation.layers if isinstance(network, SimulatedNetwork) else ()
         return Plan(tuple(f"layers.{i}" for i in layers), model)
 
+    def check(self, model: "Model", config: Int8Options, images: ImageCounts) -> None:
+        images.check_asked(config, "calibration_images")
+
     def apply(self, model: "Model", config: Int8Options, bench: Workbench) -> "Model":
         from detpress.detector.deployment import deployed
         from detpress.detector.simulated import SimulatedNetwork
@@ -44,6 +47,8 @@ class Int8(Plugin):
 
         if not isinstance(model.network, SimulatedNetwork):
             raise InputError("expected a network with simulated scales")
-        network = deployed(model.network, bench.calibration(config.calibration_images))
+        network = deployed(
+            model.network, bench.calibration(config.calibration_images, config.is_default("calibration_images"))
+        )
         bench.log.info("%d convolutions in int8", len(network.quantization.inputs))
         return model.with_network(network, Form.INT8)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from detpress import plugin
-from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
@@ -58,11 +58,14 @@ class StaticInt8(Plugin):
     def plan(self, model: "Model", config: StaticInt8Options) -> Plan:
         return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
 
+    def check(self, model: "Model", config: StaticInt8Options, images: ImageCounts) -> None:
+        images.check_asked(config, "calibration_images")
+
     def apply(self, model: "Model", config: StaticInt8Options, bench: Workbench) -> "Model":
         from detpress.adapters.inc import Scheme, quantize_static
 
         in_float = layers_in_float(model.architecture, config)
-        images = bench.calibration(config.calibration_images)
+        images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         scheme = Scheme(config.algorithm, config.symmetric, config.per_channel)
         network = quantize_static(model.network, model.architecture, images, scheme, in_float, bench.log)
         bench.log.info("%d convolutions in int8, %d in float", len(network.quantization.inputs), len(in_float))
@@ -192,13 +195,19 @@ class WeightOnly(Plugin):
     def plan(self, model: "Model", config: WeightOnlyOptions) -> Plan:
         return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
 
+    def check(self, model: "Model", config: WeightOnlyOptions, images: ImageCounts) -> None:
+        if config.algorithm == "gptq":
+            images.check_asked(config, "calibration_images")
+
     def apply(self, model: "Model", config: WeightOnlyOptions, bench: Workbench) -> "Model":
         from detpress.adapters.inc_weight_only import pack_weights
         from detpress.detector.packed import Packing
 
         layers = frozenset(layers_to_quantize(model.architecture, config))
         packing = Packing(config.bits, config.group_size, config.symmetric, layers)
-        images = bench.calibration(config.calibration_images) if config.algorithm == "gptq" else None
+        images = None
+        if config.algorithm == "gptq":
+            images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         network = pack_weights(
             float_network(model), packing, config.algorithm, config.search_range, images, bench.log, bench.progress
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from detpress import plugin
-from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 from detpress.plugins.inc import LayerOptions, float_network, layers_in_float, layers_to_quantize
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ class Autotune(Plugin):
     def plan(self, model: "Model", config: AutotuneOptions) -> Plan:
         return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
 
+    def check(self, model: "Model", config: AutotuneOptions, images: ImageCounts) -> None:
+        images.check_validation()
+        images.check_asked(config, "calibration_images")
+        images.check_asked(config, "sensitivity_images")
+
     def apply(self, model: "Model", config: AutotuneOptions, bench: Workbench) -> "Model":
         from dataclasses import replace
 
@@ -76,7 +81,7 @@ class Autotune(Plugin):
         network = float_network(model)
         kept = tuple(sorted(layers_in_float(model.architecture, config)))
         quantized = layers_to_quantize(model.architecture, config)
-        images = bench.calibration(config.calibration_images)
+        images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         trials = _Trials(model, config.trials, bench)
         seconds = None if config.minutes is None else 60 * config.minutes
         criterion = Criterion(trials.baseline(), config.tolerable_loss, config.trials, seconds)
@@ -91,7 +96,8 @@ class Autotune(Plugin):
             seconds=None if seconds is None else seconds - sum(trial.seconds for trial in found),
         )
         if not criterion.met(best) and left.trials and (left.seconds is None or left.seconds > 0):
-            order = trials.by_sensitivity(best.candidate, bench.calibration(config.sensitivity_images))
+            probes = bench.calibration(config.sensitivity_images, config.is_default("sensitivity_images"))
+            order = trials.by_sensitivity(best.candidate, probes)
             candidates = [Candidate(best.candidate.scheme, kept + tuple(order[:n])) for n in range(1, len(quantized))]
             found += tune(network, images, candidates[: left.trials], left, trials.score, bench.log)
             best = max(found, key=lambda trial: trial.map)

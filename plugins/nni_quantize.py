@@ -11,7 +11,7 @@ from pydantic import Field
 
 from detpress import plugin
 from detpress.detector.training_config import TrainingConfig
-from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
@@ -109,6 +109,11 @@ class Quantizer(Plugin):
     def plan(self, model: "Model", config: Any) -> Plan:
         return Plan(tuple(f"layers.{i}" for i in self.bits(model.architecture, config)), model)
 
+    def check(self, model: "Model", config: Any, images: ImageCounts) -> None:
+        super().check(model, config, images)
+        if isinstance(config, Quantization):
+            images.check_asked(config, "calibration_images")
+
     def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
         from detpress.adapters.nni_quantize import LayerTargets, quantize
         from detpress.detector.network import Network
@@ -118,7 +123,11 @@ class Quantizer(Plugin):
             i: LayerTargets(weights, inputs, *self.schemes(config), per_channel)
             for i, (weights, inputs) in self.bits(model.architecture, config).items()
         }
-        images = bench.calibration(getattr(config, "calibration_images", 1))
+        images = (
+            bench.calibration(config.calibration_images, config.is_default("calibration_images"))
+            if isinstance(config, Quantization)
+            else bench.calibration(1)
+        )
         assert isinstance(model.network, Network)
         network = quantize(self.method, model.network, layers, images, getattr(config, "training", None), bench)
         for i, layer in network.simulation.layers.items():

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 from detpress.plugins.nni_search_space import TRIALS, BlockKind, NASOptions, space_of
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class NAS(Plugin):
         space = space_of(config)
         first = {label: values[0] for label, values in space.choices.items()}
         return Plan((), new_model(space.architecture_of(first, model.architecture), seed=0))
+
+    def check(self, model: "Model", config: NASOptions, images: ImageCounts) -> None:
+        super().check(model, config, images)
+        images.check_validation()
 
     def apply(self, model: "Model", config: NASOptions, bench: Workbench) -> "Model":
         from detpress.errors import StageError

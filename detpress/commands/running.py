@@ -149,10 +149,14 @@ def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json 
 
     from rich.console import Console
 
-    from detpress.plan import plan_chain, plan_table, touched_layers  # imports PyTorch, which takes seconds
+    from detpress.data import open_data
+    from detpress.initial_model import recipe_classes
+    from detpress.plan import count_images, plan_chain, plan_table, touched_layers  # imports PyTorch, taking seconds
 
+    devkit = open_data(checked.data.root, recipe_classes(checked)) if Path(checked.data.root).is_dir() else None
     if checked.search is not None:
-        first, last = (plan_chain(end) for end in end_recipes(checked))
+        count_images(checked, devkit)
+        first, last = (plan_chain(end, devkit) for end in end_recipes(checked))
         if as_json:
             print_json({"first": [row.as_dict() for row in first], "last": [row.as_dict() for row in last]})
             return
@@ -162,7 +166,7 @@ def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json 
             print(f"with each at its {which} value:")
             Console().print(plan_table(rows))
         return
-    rows = plan_chain(checked)
+    rows = plan_chain(checked, devkit)
     if as_json:
         print_json([row.as_dict() for row in rows])
         return

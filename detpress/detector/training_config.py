@@ -1,10 +1,14 @@
 """The options of training, shared by every plugin that trains."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from detpress.plugin import Config
+from detpress.errors import InputError
+from detpress.plugin import Config, ImageCounts
+
+if TYPE_CHECKING:
+    from detpress.detector.architecture import Architecture
 
 
 class Augmentation(Config):
@@ -53,3 +57,19 @@ class TrainingConfig(TrainingOptions):
     """How a network is trained: AdamW, warm-up and cosine, and an exponential moving average of the weights."""
 
     epochs: int = Field(ge=1, le=10_000, description="passes over the training set")
+
+
+def check_training(config: Config, architecture: "Architecture", images: ImageCounts, place: str = "") -> None:
+    """Holds every training's options in `config`, itself one or not, against network and data set.
+
+    place: what comes before an option's name in `config`. Raises InputError where there is nothing to learn, and where
+    a scale of the network has no weight.
+    """
+    if isinstance(config, TrainingOptions):
+        images.check_learnt()
+        weights, scales = len(config.objectness_weights), len(architecture.heads)
+        if weights < scales:
+            raise InputError(f"{place}objectness_weights: {weights} for a network of {scales} scales")
+    for name, value in config:
+        if isinstance(value, Config):
+            check_training(value, architecture, images, f"{place}{name}.")

@@ -55,6 +55,11 @@ class Annotation:
         outside = (x1 < 1) | (y1 < 1) | (x0 > width) | (y0 > height)
         return np.asarray((x1 <= x0) | (y1 <= y0) | outside)
 
+    @property
+    def learnt(self) -> NDArray[np.bool_]:
+        """bool (n,): objects that a training learns from, neither degenerate nor difficult."""
+        return np.asarray(~self.degenerate & ~self.difficult)
+
 
 def read_annotation(path: Path, image: str | None = None) -> Annotation:
     """The annotation in `path`, of the image called `image` (by default, like the file).

@@ -210,12 +210,6 @@ def test_a_photograph_to_detect_in_that_is_cut_short_is_named(detpress: Command,
     assert said.startswith(f"{photo}: cannot be read as an image (")
 
 
-def test_more_calibration_images_than_there_are_are_refused(detpress: Command, workplace: Path) -> None:
-    said = refusal(detpress("run", "small.yaml", "--set", "chain=[{inc.static_int8: {calibration_images: 9}}]"))
-    assert said.startswith("inc.static_int8: 9 calibration images asked for, but the image set 'train' of ")
-    assert said.endswith(" has 8")
-
-
 def test_weights_in_a_form_that_does_not_fit_are_refused(
     detpress: Command, workplace: Path, bundle: Path, cache: Path
 ) -> None:

@@ -31,7 +31,7 @@ class Bench:
     evaluated: list[int] = field(default_factory=list)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("tests.inc_autotune"))
 
-    def calibration(self, images: int) -> Tensor:
+    def calibration(self, images: int, or_fewer: bool = False) -> Tensor:
         return self.images[:images]
 
     def evaluate(self, model: Model) -> float:

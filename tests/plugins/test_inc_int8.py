@@ -22,7 +22,7 @@ class SmallBench:
     images: Tensor
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("tests.inc_int8"))
 
-    def calibration(self, images: int) -> Tensor:
+    def calibration(self, images: int, or_fewer: bool = False) -> Tensor:
         return self.images[:images]
 
 

@@ -29,7 +29,7 @@ class Bench:
         context = TrainingContext(self.devkit, "train", 0, self.scratch, self.log, lambda *_: None)
         return fit(model, training, context)
 
-    def calibration(self, images: int) -> Tensor:
+    def calibration(self, images: int, or_fewer: bool = False) -> Tensor:
         return torch.rand(images, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 

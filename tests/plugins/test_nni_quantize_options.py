@@ -47,7 +47,7 @@ class SmallBench:
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("tests.nni_quantize"))
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
-    def calibration(self, images: int) -> Tensor:
+    def calibration(self, images: int, or_fewer: bool = False) -> Tensor:
         return self.images[:images]
 
 
