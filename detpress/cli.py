@@ -1,6 +1,8 @@
 """The command `detpress`: names, help and exit codes. What the commands do stands in `detpress.commands`."""
 
 import io
+import os
+import signal
 import sys
 from typing import Any
 
@@ -8,17 +10,21 @@ import typer
 from typer.core import TyperGroup
 
 from detpress.commands import bundles, comparing, listing, running, scoring, sensitivity
-from detpress.errors import DetpressError, InputError, no_room
+from detpress.errors import DetpressError, InputError, StoppedError, Terminated, no_room, terminate
+
+STOPPED = "stopped; what was finished is kept, the same command goes on from there"
 
 
 class Commands(TyperGroup):
-    """The commands; Ctrl-C in one of them is answered in our words, before typer answers it in its own."""
+    """The commands; Ctrl-C or SIGTERM in one is answered in our words, before typer answers it in its own."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except Terminated:
+            raise StoppedError(STOPPED) from None
         except KeyboardInterrupt:
-            raise InputError("stopped; what was finished is kept, the same command goes on from there") from None
+            raise InputError(STOPPED) from None
 
 
 app = typer.Typer(
@@ -30,7 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 done, 1 the work failed, 2 the input was wrong, the disk full or the run stopped by Ctrl-C.",
+    epilog="Exit codes: 0 done, 1 the work failed, 2 the input was wrong, the disk full or the run stopped by Ctrl-C, "
+    "143 stopped by SIGTERM.",
 )
 app.command()(running.run)
 app.command()(running.validate)
@@ -54,6 +61,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a name that the terminal's encoding lacks ends no command
+    signal.signal(signal.SIGTERM, terminate)
+    # No Python that is started from here, by PyTorch and Ray included, looks for modules in the working directory.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         app(prog_name=app.info.name)
     except DetpressError as error:

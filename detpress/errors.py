@@ -1,6 +1,7 @@
 """What detpress says when it stops: one line for a person, one exit code for a program."""
 
 import errno
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -19,6 +20,21 @@ class InputError(DetpressError):
 
 class StageError(DetpressError):
     """The input was fine, the work failed: an engine broke, changed nothing, or the loss was not finite."""
+
+
+class StoppedError(DetpressError):
+    """The work was stopped from outside by SIGTERM; what was finished is kept."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where Ctrl-C would be, so that the same steps take down what runs."""
+
+
+def terminate(number: int, frame: object) -> None:
+    """The handler of SIGTERM: without one, Lightning turns the signal into an exit that counts as success."""
+    raise Terminated
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

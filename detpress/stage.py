@@ -238,6 +238,9 @@ def _engine_errors_named(name: str, path: Path, log: logging.Logger) -> Iterator
     except DetpressError as error:
         log.error("%s", error)
         raise type(error)(f"{name}: {_own_words(error)}") from error
+    except SystemExit as error:  # otherwise the whole program would end here, perhaps with an exit code of 0
+        log.exception("%s failed", name)
+        raise StageError(f"{name} failed: it asked the program to exit ({error.code}); see {path}") from error
     except Exception as error:
         if no_room(error):
             raise

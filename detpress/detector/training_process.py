@@ -36,7 +36,7 @@ def ctrl_c_left_alone() -> Iterator[None]:
         yield
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
+            raise stop.__context__ from None
         raise
     finally:
         if main:

@@ -1,4 +1,4 @@
-"""How much memory a model needs, measured on a process of its own: `python -m detpress.measure.memory BUNDLE`."""
+"""How much memory a model needs, measured on a process of its own: `python -P -m detpress.measure.memory BUNDLE`."""
 
 import resource
 import subprocess
@@ -15,7 +15,8 @@ def peak_memory(bundle: Path) -> int:
 
     PyTorch and Python are in it, so a small network does not come near zero.
     """
-    command = [sys.executable, "-m", "detpress.measure.memory", str(bundle)]
+    # -P: a module of the user's in the working directory is none of ours.
+    command = [sys.executable, "-P", "-m", "detpress.measure.memory", str(bundle)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last_line = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]

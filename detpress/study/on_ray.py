@@ -146,6 +146,8 @@ def _make_stage(recipe: Recipe, index: int, key: str, threads: int, before: Made
             return Made(failure=f"{socket.gethostname()} does not find the stage before: the nodes share no store")
         stage = chain.stage(index)
     except DetpressError as error:
+        if isinstance(error.__cause__, SystemExit):  # Ray takes this worker away: the task is run again elsewhere
+            raise error.__cause__ from None
         log = store.root / "scratch" / key / "stage.log"
         return Made(failure=str(error), log=log.read_text(errors="replace") if log.is_file() else "")
     return Made(stage.reused, listener.seconds())

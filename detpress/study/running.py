@@ -212,7 +212,8 @@ class _Process:
 
     def run(self, recipe: Path, log: Path) -> str | None:
         """Why it failed, in one line; None if it did not. Its standard error and its stage's log are in `log`."""
-        command = [sys.executable, "-m", "detpress.study.worker", str(recipe)]
+        # -P: a module of the user's in the working directory is none of ours.
+        command = [sys.executable, "-P", "-m", "detpress.study.worker", str(recipe)]
         with (
             log.open("w", encoding="utf-8") as errors,
             subprocess.Popen(

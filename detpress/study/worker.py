@@ -1,4 +1,4 @@
-"""One recipe of a study in a process of its own: `python -m detpress.study.worker RECIPE`.
+"""One recipe of a study in a process of its own: `python -P -m detpress.study.worker RECIPE`.
 
 What a `Listener` is told goes to the standard output, one JSON object a line; whatever plugins and engines print goes
 to the standard error. The process ends when its standard input does, so that none is left behind by a study that was
@@ -7,12 +7,13 @@ killed.
 
 import json
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
 
 from detpress.data import open_data
-from detpress.errors import DetpressError
+from detpress.errors import DetpressError, StoppedError, Terminated, terminate
 from detpress.initial_model import recipe_classes
 from detpress.recipe import read_recipe
 from detpress.run import run_chain
@@ -25,6 +26,7 @@ def main() -> None:
     os.dup2(2, 1)
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     listener = EventListener(lambda event: print(json.dumps(event), file=events, flush=True))
+    signal.signal(signal.SIGTERM, terminate)
     recipe = read_recipe(Path(sys.argv[1]))
     try:
         devkit = open_data(recipe.data.root, recipe_classes(recipe))
@@ -34,6 +36,9 @@ def main() -> None:
         listener.tell({"event": "failed", "reason": str(error)})
         print(f"detpress: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Terminated:
+        listener.tell({"event": "failed", "reason": "its process was stopped by SIGTERM"})
+        sys.exit(StoppedError.exit_code)
 
 
 def _end_with_standard_input() -> None:

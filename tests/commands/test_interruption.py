@@ -123,3 +123,62 @@ def test_no_room_on_the_disk_is_one_line_and_keeps_what_was_finished(
     assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
     again = detpress(*arguments, "--json")
     assert [stage["reused"] for stage in again.json["stages"]] == [True, False]
+
+
+# Lightning answers SIGTERM by an exit without a code, which is 0.
+STOPPED = "detpress: stopped; what was finished is kept, the same command goes on from there\n"
+
+
+def test_sigterm_in_training_is_exit_code_143_and_the_same_command_ends_with_the_undisturbed_weights(
+    detpress: Command, workplace: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = "chain=[{train.scratch: {epochs: 40, batch_size: 4}}]"
+    arguments = ("run", "small.yaml", "--set", chain, "--set", "measure.runtimes=[]")
+    command = [sys.executable, "-m", "detpress.cli", *arguments, "--out", "stopped"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for("store/scratch/*/fit-0/training.csv", cache, process)
+        process.terminate()
+        out, err = process.communicate()
+    assert process.returncode == 143, err
+    assert out == ""
+    assert err.endswith(STOPPED)
+    assert "Traceback" not in err
+    assert detpress(*arguments, "--out", "stopped").code == 0
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "another"))
+    assert detpress(*arguments, "--out", "undisturbed").code == 0
+    assert len(digests(workplace / "stopped")) == 2
+    assert digests(workplace / "stopped") == digests(workplace / "undisturbed")
+
+
+def test_a_worker_of_a_study_stopped_by_sigterm_says_so(workplace: Path, cache: Path) -> None:
+    recipe = workplace / "small.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 2", "epochs: 10000"))
+    command = [sys.executable, "-P", "-m", "detpress.study.worker", "small.yaml"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for("store/scratch/*/fit-0/training.csv", cache, process)
+        process.terminate()
+        process.wait()  # before its standard input is closed, which ends it, too
+        out, err = process.communicate()
+    assert process.returncode == 143, err
+    assert json.loads(out.splitlines()[-1]) == {"event": "failed", "reason": "its process was stopped by SIGTERM"}
+    assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
+
+
+def test_a_plugin_that_exits_makes_no_stage_and_no_success(
+    detpress: Command, workplace: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detpress.plugins.nni_prune.L1Norm.apply", lambda *_: sys.exit())
+    said = detpress("run", "small.yaml", "--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]")
+    assert said.code == 1
+    assert "nni.l1norm failed: it asked the program to exit (None); see " in said.err
+    assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
+
+
+def test_modules_of_the_working_folder_are_imported_by_no_child(detpress: Command, workplace: Path) -> None:
+    for name in ("random", "resource", "copyreg"):
+        (workplace / f"{name}.py").write_text(f"open({str(workplace / 'executed')!r}, 'w').close()\n")
+    said = detpress("run", "small.yaml", "--set", "chain=[]")
+    assert said.code == 0, said.err
+    assert not (workplace / "executed").exists()
