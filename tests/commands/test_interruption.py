@@ -132,7 +132,7 @@ STOPPED = "detpress: stopped; what was finished is kept, the same command goes o
 def test_sigterm_in_training_is_exit_code_143_and_the_same_command_ends_with_the_undisturbed_weights(
     detpress: Command, workplace: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chain = "chain=[{train.scratch: {epochs: 40, batch_size: 4}}]"
+    chain = "chain=[{train.scratch: {epochs: 10, batch_size: 4}}]"
     arguments = ("run", "small.yaml", "--set", chain, "--set", "measure.runtimes=[]")
     command = [sys.executable, "-m", "detpress.cli", *arguments, "--out", "stopped"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
