@@ -48,6 +48,7 @@ def compare(
 
     from detpress.measure.figures import check_figure
     from detpress.report.study_table import study_table
+    from detpress.report.whole import WholeFigures
     from detpress.store import open_store
     from detpress.study.choose import parse_condition
     from detpress.study.comparison import best_row, means, write_study_folder
@@ -95,7 +96,7 @@ def compare(
         shown = rows if condition else results["rows"]
         figures = [name for name in study.metrics if name != "map" and any(name in row["figures"] for row in rows)]
         console = Console(width=None if sys.stdout.isatty() else 120)
-        console.print(study_table(results, shown, figures))
+        console.print(WholeFigures(study_table(results, shown, figures)))
         if best is not None and chosen is not None:
             console.print(f"Best {best}: {chosen['name']}", soft_wrap=True, highlight=False, markup=False)
         if nothing_fits:

@@ -88,12 +88,13 @@ def _run_search(
 
     from detpress.recipe import trial_recipe
     from detpress.report.trials import plot_points, trial_line, trial_points, trials_table
+    from detpress.report.whole import WholeFigures
     from detpress.search import run_search, winner_recipe
 
     for result in run_search(recipe, devkit, store, listener, folder):
         listener.say(trial_line(result))
     if not as_json:
-        Console().print(trials_table(result))
+        Console().print(WholeFigures(trials_table(result)))
     if result.search.conditions:
         across, upwards = result.search.conditions[0].metric, result.search.metric
         plot_points(trial_points(result), recipe.name, across, upwards, folder / "trials.html")
@@ -107,6 +108,7 @@ def _run_chain(
     recipe: "Recipe", devkit: "Devkit", store: "Store", listener: "TerminalListener", folder: Path
 ) -> dict[str, Any]:
     """results.json's contents, after the run's folder was written; also what was done before something failed."""
+    from detpress.errors import InputError
     from detpress.report.pictures import draw_stage_pictures
     from detpress.run import run_chain, write_run_folder
 
@@ -119,7 +121,10 @@ def _run_chain(
         if stages:  # a run that fails at once leaves the results of an earlier one
             results = write_run_folder(recipe, stages, folder)
     named = [(f"{stage.index} {stage.plugin}", stage.detections) for stage in stages]
-    draw_stage_pictures(devkit, recipe.data.test, named, folder / "pictures")
+    try:
+        draw_stage_pictures(devkit, recipe.data.test, named, folder / "pictures")
+    except (OSError, ValueError, RuntimeError, MemoryError, InputError) as error:  # the results do not hang on it
+        listener.say(f"  pictures cannot be drawn or written: {error}")
     return results
 
 
@@ -127,9 +132,10 @@ def _print_results(results: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
 
     from detpress.report.table import run_table
+    from detpress.report.whole import WholeFigures
 
     console = Console()
-    console.print(run_table(results))
+    console.print(WholeFigures(run_table(results)))
     console.print(f"Results: {folder / 'results.json'}; bundles beside it", soft_wrap=True, highlight=False)
     console.print(
         f"Pictures, the truth beside each stage's boxes: {folder / 'pictures'}", soft_wrap=True, highlight=False
@@ -152,6 +158,7 @@ def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json 
     from detpress.data import open_data
     from detpress.initial_model import recipe_classes
     from detpress.plan import count_images, plan_chain, plan_table, touched_layers  # imports PyTorch, taking seconds
+    from detpress.report.whole import WholeFigures
 
     devkit = open_data(checked.data.root, recipe_classes(checked)) if Path(checked.data.root).is_dir() else None
     if checked.search is not None:
@@ -164,13 +171,13 @@ def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json 
             print(f"searched: {key}: {of}")
         for which, rows in (("first", first), ("last", last)):
             print(f"with each at its {which} value:")
-            Console().print(plan_table(rows))
+            Console().print(WholeFigures(plan_table(rows)))
         return
     rows = plan_chain(checked, devkit)
     if as_json:
         print_json([row.as_dict() for row in rows])
         return
-    Console().print(plan_table(rows))
+    Console().print(WholeFigures(plan_table(rows)))
     for row in rows:
         if row.layers:
             print(f"{row.index} {row.plugin} touches {touched_layers(row)}")

@@ -15,6 +15,7 @@ from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.devkit import Devkit
 from detpress.voc.results import ClassDetections, read_results
 
+PANEL_SIDE = 640  # pixels, at most, of an image within a picture
 SHOWN_SCORE = 0.3  # detections below are not drawn
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#d6006c")
 
@@ -56,9 +57,17 @@ def draw_boxes(
     title: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Tensor:
-    """image: uint8 (3, H, W); boxes: (n, 4) edges in its pixels -> uint8 (3, H', W'), enlarged to be readable."""
-    factor = max(1, round(320 / image.shape[-1]))
-    picture = image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+    """image: uint8 (3, H, W); boxes: (n, 4) edges in its pixels -> uint8 (3, H', W'), a small image enlarged and a
+    large one shrunk to `PANEL_SIDE`, so that the labels are readable.
+    """
+    height, width = image.shape[-2:]
+    factor: float = max(1, round(320 / width))
+    picture = image
+    if max(height, width) * factor > PANEL_SIDE:
+        factor = PANEL_SIDE / max(height, width)
+        picture = transforms.resize(image, [max(1, round(side * factor)) for side in (height, width)])
+    elif factor > 1:
+        picture = image.repeat_interleave(int(factor), dim=1).repeat_interleave(int(factor), dim=2)
     if len(boxes):
         colours = [COLOURS[classes.index(name) % len(COLOURS)] for name in names]
         picture = draw_bounding_boxes(

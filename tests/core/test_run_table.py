@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 
 from detpress.report.table import run_table
+from detpress.report.whole import WholeFigures
 
 
 def stage(index: int, **more: Any) -> dict[str, Any]:
@@ -52,3 +53,21 @@ def test_stages_measured_on_different_processors_are_said_to_be() -> None:
     assert "Latency was measured on Xeon, 2 cores. x: ratio" in shown(stage(0), stage(1))
     text = shown(stage(0), stage(1, processor="EPYC, 8 cores"))
     assert "cannot be compared. Xeon, 2 cores: 0 model; EPYC, 8 cores: 1 model. x: ratio" in text
+
+
+def test_eighty_columns_keep_every_figure_of_four_runtimes_whole() -> None:
+    runtimes = ("torch", "openvino", "onnxruntime", "torch-compile")
+    latency = {name: {"median": 12345.67, "threads": 2} for name in runtimes}
+    large = {"parameters": 61626049, "macs": 32.8e9, "storage_bytes": {"on_disk": 246.5e6}, "latency_ms": latency}
+    recipe = {"name": "r", "data": {"test": "test"}, "measure": {"batch": 1}, "model": {"weights": "builtin:digits"}}
+    stages = [stage(0, **large), stage(1, **large) | {"plugin": "inc.weight_only_of_a_long_name"}]
+    console = Console(width=80)
+    with console.capture() as printed:
+        console.print(WholeFigures(run_table({"recipe": recipe, "seed": 0, "protocol": "voc07", "stages": stages})))
+    text = printed.get()
+    assert "…" not in text
+    assert text.count("12,345.67") == 8
+    for figure in ("0.5000", "61,626,049", "32,800.0 M", "246.50 MB"):
+        assert text.count(figure) == 2
+    assert text.count("Latency: median") == 1
+    assert max(map(len, text.splitlines())) <= 80
