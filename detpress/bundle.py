@@ -112,8 +112,8 @@ def load_bundle(folder: Path) -> Model:
             raise InputError(f"{folder}: bundle format {description['format']}; this version reads {FORMAT}")
         architecture = Architecture.from_dict(description["architecture"])
         network = _skeleton(architecture, description)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'model.json'}: not the description of a model: {error!r}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise InputError(f"{folder / 'model.json'}: not the description of a model: {repr(error)[:200]}") from error
     try:
         tensors = safetensors.torch.load(contents["weights.safetensors"])
     except SafetensorError as error:
@@ -162,6 +162,8 @@ def _fill(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
                 f"{folder / 'weights.safetensors'}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}, "
                 f"the network takes {expected[name].dtype} {list(expected[name].shape)}"
             )
+        if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
+            raise InputError(f"{folder / 'weights.safetensors'}: {name} has a number that is not finite")
     network.load_state_dict(tensors, assign=True)
 
 

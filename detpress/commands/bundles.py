@@ -56,9 +56,13 @@ def import_darknet(
     from detpress.errors import InputError
 
     try:
-        names = [line.strip() for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in classes.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{classes}: cannot be read: {error}") from error
+    names = [line for line in lines if line]
+    for number, name in enumerate(lines, start=1):
+        if name and (first := lines.index(name) + 1) < number:
+            raise InputError(f"{classes}:{number}: class '{name}' is named before, in line {first}")
     folder = out or Path(cfg.stem)
     if folder.exists():
         raise InputError(f"{folder}: exists already; expected a new folder (--out DIR)")

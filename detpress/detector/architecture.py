@@ -16,11 +16,14 @@ Layer lists of YOLOv3: Redmon and Farhadi, "YOLOv3: An Incremental Improvement",
 files `yolov3.cfg`, `yolov3-tiny.cfg` and `yolov3-spp.cfg` published with it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from detpress.errors import InputError, nearest
+
+LARGEST_COUNT = 2**16  # filters, classes, pixels of a side: more is a mistake, and would be allocated
 
 Activation = Literal["leaky", "relu", "linear"]  # as Darknet names them; leaky: 0.1 times what is negative
 
@@ -124,6 +127,11 @@ class Architecture:
                 raise InputError(f"layer {i}: takes layers {list(sources)}; expected layers before it")
         channels = self.output_channels
         for i, layer in enumerate(self.layers):
+            incoming = channels[i - 1] if i else 3
+            if isinstance(layer, Convolution) and (layer.filters % layer.groups or incoming % layer.groups):
+                raise InputError(
+                    f"layer {i}: {layer.groups} groups do not divide {incoming} channels, {layer.filters} filters"
+                )
             if isinstance(layer, Shortcut) and channels[layer.source] != channels[i - 1]:
                 raise InputError(
                     f"layer {i}: adds {channels[layer.source]} channels of layer {layer.source} to {channels[i - 1]}"
@@ -170,7 +178,16 @@ class Architecture:
         """Raises InputError where `data` does not describe a network."""
         try:
             layers = tuple(_layer_from_dict(i, layer) for i, layer in enumerate(data["layers"]))
-            return cls(data["name"], layers, tuple(data["classes"]), int(data["image_size"]), data["resize"])
+            classes, image_size = tuple(data["classes"]), data["image_size"]
+            if not classes or not all(isinstance(name, str) and name for name in classes):
+                raise InputError(f"classes: expected at least one name, each a text, got {str(classes)[:80]}")
+            if len(set(classes)) < len(classes):
+                twice = next(name for i, name in enumerate(classes) if name in classes[:i])
+                raise InputError(f"classes: '{twice[:80]}' is named twice")
+            _check_count("image_size", image_size)
+            if data["resize"] not in get_args(Resize):
+                raise InputError(f"resize: expected one of {', '.join(get_args(Resize))}")
+            return cls(str(data["name"]), layers, classes, image_size, data["resize"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"not the description of a network: {error!r}") from error
 
@@ -189,7 +206,35 @@ def _layer_from_dict(index: int, data: dict[str, Any]) -> Layer:
         options["sources"] = tuple(options["sources"])
     if kind == "yolo":
         options["anchors"] = tuple((float(w), float(h)) for w, h in options["anchors"])
-    return LAYER_TYPES[kind](**options)
+    layer = LAYER_TYPES[kind](**options)
+    for option, value in vars(layer).items():
+        _check_option(f"layer {index}: {option}", option, value)
+    return layer
+
+
+def _check_option(where: str, option: str, value: Any) -> None:
+    """Raises InputError for what a file gives as `option` of a layer and no layer can have."""
+    match option:
+        case "batch_normalize":
+            wrong = None if isinstance(value, bool) else "true or false"
+        case "activation":
+            wrong = None if value in get_args(Activation) else f"one of {', '.join(get_args(Activation))}"
+        case "source" | "sources":
+            sources = value if isinstance(value, tuple) else (value,)
+            wrong = None if all(type(source) is int for source in sources) else "numbers of layers"
+        case "anchors":
+            fine = value and all(math.isfinite(side) and side > 0 for anchor in value for side in anchor)
+            wrong = None if fine else "pairs of positive numbers"
+        case _:
+            _check_count(where, value)
+            return
+    if wrong:
+        raise InputError(f"{where}: expected {wrong}, got {str(value)[:80]}")
+
+
+def _check_count(where: str, value: Any) -> None:
+    if type(value) is not int or not 1 <= value <= LARGEST_COUNT:
+        raise InputError(f"{where}: expected a whole number from 1 to {LARGEST_COUNT}, got {str(value)[:80]}")
 
 
 Anchors = Sequence[tuple[float, float]]

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.darknet_cfg import read_cfg, write_cfg
@@ -70,15 +70,17 @@ def weights_size(architecture: Architecture, header: WeightsHeader | None = None
 def read_weights(path: Path, network: Network, layers: int | None = None) -> WeightsHeader:
     """Fills the first `layers` layers of `network` in place, all by default; the others keep what they have.
 
-    Raises InputError for a file that has not exactly as many numbers as these layers take.
+    Raises InputError for a file that has not exactly as many numbers as these layers take, or one that is not finite.
     """
     try:
         with path.open("rb") as file:
             header = _read_header(path, file, network.architecture, layers)
             file.seek(header.size)
             with torch.no_grad():
-                for tensor in _tensors(network, layers):
+                for name, tensor in _tensors(network, layers).items():
                     numbers = np.fromfile(file, "<f4", tensor.numel())
+                    if not np.isfinite(numbers).all():
+                        raise InputError(f"{path}: {name} has a number that is not finite; the training diverged?")
                     tensor.copy_(torch.from_numpy(numbers).view_as(tensor))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
@@ -89,7 +91,7 @@ def write_weights(path: Path, network: Network, header: WeightsHeader | None = N
     """Writes the first `layers` layers of `network`, all by default."""
     with path.open("wb") as file:
         file.write((header or WeightsHeader()).pack())
-        for tensor in _tensors(network, layers):
+        for tensor in _tensors(network, layers).values():
             file.write(tensor.detach().cpu().numpy().astype("<f4").tobytes())
 
 
@@ -117,21 +119,16 @@ def write_model(network: Network, cfg: Path, weights: Path) -> None:
     write_weights(weights, network)
 
 
-def _tensors(network: Network, layers: int | None) -> list[Tensor]:
-    """Parameters and running statistics of the first `layers` layers, in the file's order."""
-    tensors: list[Tensor] = []
-    for layer, block in zip(network.architecture.layers[:layers], network.layers, strict=False):
+def _tensors(network: Network, layers: int | None) -> dict[str, Tensor]:
+    """Parameters and running statistics of the first `layers` layers by name, in the file's order."""
+    tensors: dict[str, Tensor] = {}
+    state = network.state_dict(keep_vars=True)
+    for i, layer in enumerate(network.architecture.layers[:layers]):
         if isinstance(layer, Convolution):
-            convolution, norm = block.get_submodule("convolution"), getattr(block, "norm", None)
-            assert isinstance(convolution, nn.Conv2d)
-            if isinstance(norm, nn.BatchNorm2d):
-                assert norm.running_mean is not None
-                assert norm.running_var is not None
-                tensors += [norm.bias, norm.weight, norm.running_mean, norm.running_var]
-            else:
-                assert convolution.bias is not None
-                tensors.append(convolution.bias)
-            tensors.append(convolution.weight)
+            norm = ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var")
+            before = norm if layer.batch_normalize else ("convolution.bias",)
+            for name in (*before, "convolution.weight"):
+                tensors[f"layers.{i}.{name}"] = state[f"layers.{i}.{name}"]
     return tensors
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from detpress.detector.architecture import (
+    LARGEST_COUNT,
     Activation,
     Architecture,
     Convolution,
@@ -32,7 +33,6 @@ from detpress.detector.architecture import (
 from detpress.errors import InputError, nearest
 
 LARGEST_FILE = 2**20  # bytes; yolov3.cfg has 8,791
-LARGEST_COUNT = 2**16  # filters, classes, pixels of a side: more is a mistake, and would be allocated
 
 _OTHER_NAMES = {"network": "net", "conv": "convolutional", "max": "maxpool"}
 _OPTIONS = {
@@ -233,9 +233,12 @@ def _open_section(path: Path, line: int, text: str) -> _Section:
 
 def _add_option(section: _Section, line: int, text: str) -> None:
     option, _, value = text.partition("=")
+    training = f"{_TRAINING.get(section.kind, '')} {_TRAINING_OF_ANY_LAYER}".split()
     first = section.options.get(option)
+    if first and option in training:
+        return  # Darknet takes the first
     section.options[option] = (line, value)
-    known = f"{_OPTIONS[section.kind]} {_TRAINING.get(section.kind, '')} {_TRAINING_OF_ANY_LAYER}".split()
+    known = [*_OPTIONS[section.kind].split(), *training]
     if not value:
         raise section.error(f"expected option=value, got '{text[:40]}'", option)
     if option not in known:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import Command, Said
 
+from detpress.bundle import load_bundle
 from detpress.detector.architecture import build_architecture
 from detpress.detector.darknet import write_model
 from detpress.model import new_model
@@ -277,6 +279,26 @@ def test_darknet_weights_of_another_network_are_refused(detpress: Command, darkn
     write_model(other.network, darknet.with_name("other.cfg"), darknet)
     said = refusal(detpress(*IMPORT))
     assert "it has the size of this network with 3 classes" in said
+
+
+def test_darknet_weights_that_are_not_finite_are_refused_with_their_layer(detpress: Command, darknet: Path) -> None:
+    content = darknet.read_bytes()
+    darknet.write_bytes(content[:20] + struct.pack("<f", float("nan")) + content[24:])
+    assert "tiny.weights: layers.0.norm.bias has a number that is not finite" in refusal(detpress(*IMPORT))
+
+
+def test_a_class_that_is_named_twice_is_refused_with_both_lines(detpress: Command, darknet: Path) -> None:
+    darknet.with_name("tiny.names").write_text("zero\n\none\nzero\n")
+    assert refusal(detpress(*IMPORT)) == "tiny.names:4: class 'zero' is named before, in line 1"
+
+
+def test_what_only_training_reads_may_come_twice_in_a_cfg(detpress: Command, darknet: Path) -> None:
+    """As `batch` does in Darknet's own yolov3-openimages.cfg; files from Windows begin with a byte order mark."""
+    cfg, names = darknet.with_name("tiny.cfg"), darknet.with_name("tiny.names")
+    cfg.write_text("\ufeff" + cfg.read_text().replace("[net]\n", "[net]\nbatch=1\nbatch=64\n", 1), encoding="utf-8")
+    names.write_text("\ufeff" + names.read_text(), encoding="utf-8")
+    assert detpress(*IMPORT).code == 0
+    assert load_bundle(Path("imported")).architecture.classes == tuple(CLASSES)
 
 
 def test_names_that_are_not_as_many_as_the_classes_are_refused(detpress: Command, darknet: Path) -> None:

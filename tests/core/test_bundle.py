@@ -86,8 +86,31 @@ def resigned(bundle: Path, description: dict) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["architecture"]["layers"][0].update(filters=10**9), "layers.0"),
+        (
+            lambda d: d["architecture"]["layers"][0].update(filters=10**9),
+            "layer 0: filters: expected a whole number",
+        ),
         (lambda d: d["architecture"]["layers"][0].update(type="exec"), "unknown type 'exec'"),
+        (lambda d: d["architecture"]["layers"][0].update(filters=-1), "layer 0: filters"),
+        (lambda d: d["architecture"]["layers"][0].update(filters="text"), "layer 0: filters"),
+        (lambda d: d["architecture"]["layers"][0].update(filters=10**12), "layer 0: filters"),
+        (lambda d: d["architecture"]["layers"][0].update(filters=16.0), "layer 0: filters"),
+        (lambda d: d["architecture"]["layers"][0].update(size=float("inf")), "layer 0: size"),
+        (lambda d: d["architecture"]["layers"][0].update(stride=0), "layer 0: stride"),
+        (lambda d: d["architecture"]["layers"][0].update(groups=2), "layer 0: 2 groups do not divide 3 channels"),
+        (lambda d: d["architecture"]["layers"][0].update(batch_normalize="yes"), "layer 0: batch_normalize"),
+        (lambda d: d["architecture"]["layers"][0].update(activation=[]), "layer 0: activation"),
+        (
+            lambda d: d["architecture"]["layers"][-1].update(anchors=[[float("nan"), 1.0]] * 3),
+            "expected pairs",
+        ),
+        (lambda d: d["architecture"].update(classes=["cat", "cat"]), "classes: 'cat' is named twice"),
+        (lambda d: d["architecture"].update(classes=[1, 2]), "classes: expected at least one name"),
+        (lambda d: d["architecture"].update(classes=[]), "classes: expected at least one name"),
+        (lambda d: d["architecture"].update(resize="crop"), "resize: expected one of letterbox, stretch"),
+        (lambda d: d["architecture"].update(image_size="64"), "image_size: expected a whole number"),
+        (lambda d: d["architecture"].update(image_size=float("inf")), "image_size: expected a whole number"),
+        (lambda d: d["architecture"].update(layers=5), "not the description of a network"),
         (lambda d: d["architecture"].update(layers=[]), "no yolo layer"),
         (lambda d: d["architecture"].update(image_size=33), "multiple of 32"),
         (lambda d: d.update(form="liquid"), "not the description of a model"),
@@ -109,3 +132,23 @@ def test_weights_of_another_network_are_refused(saved: Path, tmp_path: Path) -> 
     description = json.loads((saved / "model.json").read_text())
     with pytest.raises(InputError, match="the network takes"):
         load_bundle(resigned(saved, description))
+
+
+def test_a_description_that_nests_without_end_is_refused(saved: Path) -> None:
+    bundle = resigned(saved, {})
+    content = "[" * 100_000 + "]" * 100_000
+    (bundle / "model.json").write_text(content)
+    sums = (bundle / "SHA256SUMS").read_text().splitlines()
+    sums[0] = f"{hashlib.sha256(content.encode()).hexdigest()}  model.json"
+    (bundle / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    with pytest.raises(InputError, match="not the description of a model: RecursionError"):
+        load_bundle(bundle)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
+    model = new_model(build_architecture("yolov3-tiny", ["cat"], 64, width=0.0625), 0)
+    with torch.no_grad():
+        model.network.get_parameter("layers.2.convolution.weight")[0, 0, 0, 0] = float("nan")
+    save_bundle(model, tmp_path / "diverged")
+    with pytest.raises(InputError, match=r"layers\.2\.convolution\.weight has a number that is not finite"):
+        load_bundle(tmp_path / "diverged")
