@@ -152,7 +152,10 @@ class Workbench(Protocol):
         """
 
     def load(self, name_or_path: str) -> "Model":
-        """The model of a bundle: a shipped one (`builtin:digits`) or a folder."""
+        """The model of a bundle that `Plugin.bundles` gives: a shipped one (`builtin:digits`) or a folder.
+
+        Raises InputError for another one, which would decide the result without being in the stage's key.
+        """
 
     def remember(self, key: dict[str, Any], compute: Callable[[Path], None]) -> Path:
         """The folder that `compute(folder)` filled, kept on disk: computed once for `key`, also across kills."""
@@ -191,6 +194,10 @@ class Plugin(ABC):
     def bundles(self, config: Any) -> tuple[str, ...]:
         """Bundles that the options name, such as a teacher's: what they hold enters the stage's key."""
         return ()
+
+    def repeats(self, config: Any) -> bool:
+        """Whether the same options give the same model again; not where a limit of time or a latency decides."""
+        return True
 
     @abstractmethod
     def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":

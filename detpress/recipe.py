@@ -81,7 +81,7 @@ class Recipe:
             "seed": self.seed,
             "data": self.data.model_dump(),
             "model": self.model.model_dump(),
-            "chain": [{step.name: step.config.model_dump()} for step in self.chain],
+            "chain": [{step.name: step.config.model_dump(mode="json")} for step in self.chain],
             "measure": self.measure.model_dump(),
         }
 

@@ -1,10 +1,10 @@
 """Runs a recipe's chain, stage after stage.
 
     model ──> nni.l1norm ──> nni.speedup ──> train.finetune ──> inc.static_int8
-    key 0      key 1 = sha256(key 0, plugin, options, versions, seed, data, protocol)      ...
+    key 0      key 1            key 2          key 3              key 4
 
-A stage's key names all that decides its result, its parent's key among it. A stage whose key is in the store is not
-made again, whichever recipe made it.
+A stage's key (detpress/keys.py) names all that decides its result, its parent's key among it. A stage whose key is in
+the store is not made again, whichever recipe made it.
 """
 
 import json
@@ -18,17 +18,20 @@ from typing import Any
 
 import torch
 
-from detpress.bundle import bundle_digest, find_bundle, load_bundle
+from detpress.bundle import load_bundle
 from detpress.errors import InputError, StageError
-from detpress.initial_model import initial_model, model_identity
+from detpress.initial_model import initial_model
+from detpress.keys import chain_keys
 from detpress.measure.metrics import protocol_id
 from detpress.model import Model
 from detpress.recipe import Recipe, Step
 from detpress.registry import distribution_of, engine_version
 from detpress.stage import Listener, Stage, StageMaker, find_stage, measurement_digest
-from detpress.store import Store, digest, write_atomically
+from detpress.store import Store, write_atomically
 from detpress.voc.devkit import Devkit
 from detpress.workbench import StageWorkbench
+
+NOT_REPEATABLE = "not repeatable: limited by time, which another machine or another day measures differently"
 
 
 def run_chain(
@@ -112,41 +115,6 @@ def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store
     return found
 
 
-def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
-    """The keys of all stages, known before anything is computed; `model` is the one before the first plugin."""
-    keys = [digest({"model": model_identity(recipe, model), "torch": version("torch")})]
-    sets = [recipe.data.train]
-    if recipe.data.val in devkit.image_set_names:  # needed only where something chooses by it
-        sets.append(recipe.data.val)
-    fingerprint = devkit.fingerprint(sets)
-    for step in recipe.chain:
-        keys.append(stage_key(keys[-1], step, recipe, fingerprint))
-    return keys
-
-
-def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
-    """sha256 over all that decides what `step` makes of the stage `parent`.
-
-    Raises InputError for a bundle, named by the step's options, that is not there.
-    """
-    bundles = {name: bundle_digest(find_bundle(name)) for name in step.plugin.bundles(step.config)}
-    return digest(
-        ({"bundles": bundles} if bundles else {})
-        | {
-            "parent": parent,
-            "plugin": step.name,
-            "config": step.config.model_dump(mode="json"),
-            "version": step.plugin.version,
-            "distribution": distribution_of(step.name),
-            "engine": engine_version(step.plugin),
-            "torch": version("torch"),
-            "seed": recipe.seed,
-            "data": {"fingerprint": fingerprint, "settings": recipe.data.model_dump(exclude={"root", "test"})},
-            "protocol": protocol_id(recipe.measure),
-        }
-    )
-
-
 class _Application:
     """Applies one step to the bundle of the stage before."""
 
@@ -156,6 +124,7 @@ class _Application:
     def __call__(self, workbench: StageWorkbench) -> Model:
         step = self.step
         before = load_bundle(self.parent)
+        workbench.bundles = step.plugin.bundles(step.config)
         after = step.plugin.apply(before, step.config, workbench)
         if _same(before, after):
             raise StageError("changed nothing: the model that came out is the one that went in")
@@ -163,6 +132,8 @@ class _Application:
         if after.form is not returns:
             raise StageError(f"gave a {after.form} model where its contract says {returns}")
         after = replace(after, notes=(*after.notes, *workbench.notes))
+        if not step.plugin.repeats(step.config):
+            after = replace(after, notes=(*after.notes, NOT_REPEATABLE))
         record: dict[str, Any] = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),

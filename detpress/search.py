@@ -20,10 +20,11 @@ from typing import Any, Literal
 
 from detpress.errors import DetpressError, InputError, StageError
 from detpress.initial_model import initial_model
+from detpress.keys import chain_keys
 from detpress.measure.metrics import protocol_id, scoring_runtime
 from detpress.plugin import Form
 from detpress.recipe import Recipe, recipe_text, trial_recipe
-from detpress.run import chain_keys, run_chain
+from detpress.run import run_chain
 from detpress.search_section import Search, figure
 from detpress.stage import Listener, Stage, log_file
 from detpress.store import Store, write_atomically

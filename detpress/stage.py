@@ -3,7 +3,7 @@
 What a finished stage's folder holds:
 
     bundle/                      the model
-    stage.json                   the plugin, the form, and the seconds that making it took
+    stage.json                   the plugin, the form, the seconds that making it took, and on how many threads
     stage.log                    what the plugin and its engine said
     training/0.csv, 1.csv, ...   mean loss by epoch of each training that the plugin did
     files/                       what the plugin wanted to keep beside the model, if anything
@@ -15,6 +15,7 @@ without making the model again.
 
 import json
 import logging
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +25,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from detpress.bundle import load_bundle, save_bundle
+from detpress.detector import images
 from detpress.detector.architecture import Architecture
 from detpress.errors import DetpressError, StageError, no_room
+from detpress.keys import chosen
 from detpress.measure.metrics import measure_model, protocol_id
 from detpress.model import Model
 from detpress.plugin import Form
@@ -150,8 +154,7 @@ class StageMaker:
                 files=unfinished / "files",
             )
             started = time.perf_counter()
-            with _engine_errors_named(name, scratch / "stage.log", log), torch.random.fork_rng():
-                torch.manual_seed(recipe.seed)
+            with _engine_errors_named(name, scratch / "stage.log", log), seeded(recipe.seed):
                 model = make(workbench)
             seconds = time.perf_counter() - started
         save_bundle(model, unfinished / "bundle")
@@ -159,7 +162,13 @@ class StageMaker:
         for table in scratch.glob("fit-*/training.csv"):
             (unfinished / "training").mkdir(exist_ok=True)
             table.rename(unfinished / "training" / f"{table.parent.name.removeprefix('fit-')}.csv")
-        record = {"plugin": name, "form": model.form, "seconds": round(seconds, 3), "notes": list(model.notes)}
+        record = {
+            "plugin": name,
+            "form": model.form,
+            "seconds": round(seconds, 3),
+            "threads": torch.get_num_threads(),
+            "notes": list(model.notes),
+        }
         (unfinished / "stage.json").write_text(json.dumps(record))
         self.store.finish(key, unfinished)
 
@@ -196,7 +205,8 @@ def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:
         {
             "figures": FIGURES,
             "protocol": protocol_id(recipe.measure),
-            "measure": recipe.measure.model_dump(exclude={"max_map_loss", "max_detections"}),  # the protocol has it
+            "measure": chosen(recipe.measure, {"max_map_loss", "max_detections"}),  # the protocol has the latter
+            "images": images.VERSION,
             "data": devkit.fingerprint([split]),
             "runtimes": {name: version(name) for name in ("torch", "onnxruntime", "openvino")},
         }
@@ -212,6 +222,21 @@ def find_stage(index: int, name: str, key: str, measured: str, store: Store) -> 
     metrics = json.loads((measurement / "metrics.json").read_text())
     form, seconds, notes = Form(record["form"]), record["seconds"], record.get("notes", [])
     return Stage(index, name, form, key, folder, True, seconds, notes, metrics, measurement / "results")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators of Python, NumPy and PyTorch start from `seed`; afterwards they are as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Results on disk, found by what made them.
 
-Everything that decides a stage's result is hashed to its key (`stage_key` in detpress/run.py), and the key is the
+Everything that decides a stage's result is hashed to its key (`stage_key` in detpress/keys.py), and the key is the
 name of the folder that holds the result:
 
     <root>/stages/3f/3fa9...   a finished stage: bundle/, stage.json, stage.log, measurements

@@ -45,6 +45,7 @@ class StageWorkbench:
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     files: Path | None = None  # see `keep`
     notes: list[str] = field(default_factory=list)  # what a person should be told of how the stage went
+    bundles: tuple[str, ...] = ()  # those that the plugin's options name: what they hold is in the stage's key
     _fits: int = 0
     _remembering: str = ""  # below scratch, where the trainings of what is being remembered lie
 
@@ -144,7 +145,13 @@ class StageWorkbench:
             self.notes.append(text)
 
     def load(self, name_or_path: str) -> Model:
-        return load_bundle(find_bundle(name_or_path))
+        folder = find_bundle(name_or_path)
+        if folder not in [find_bundle(name) for name in self.bundles]:
+            raise InputError(
+                f"the plugin loads the bundle {name_or_path}, which its method `bundles` does not give: "
+                "expected there, with every option that names a bundle, so that the stage's key has what it holds"
+            )
+        return load_bundle(folder)
 
     def remember(self, key: dict[str, Any], compute: Callable[[Path], None]) -> Path:
         def compute_apart(folder: Path) -> None:

@@ -72,6 +72,9 @@ class Autotune(Plugin):
         images.check_asked(config, "calibration_images")
         images.check_asked(config, "sensitivity_images")
 
+    def repeats(self, config: AutotuneOptions) -> bool:
+        return config.minutes is None
+
     def apply(self, model: "Model", config: AutotuneOptions, bench: Workbench) -> "Model":
         from dataclasses import replace
 

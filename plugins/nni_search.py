@@ -59,6 +59,9 @@ class NAS(Plugin):
         super().check(model, config, images)
         images.check_validation()
 
+    def repeats(self, config: NASOptions) -> bool:
+        return not config.max_latency_ms
+
     def apply(self, model: "Model", config: NASOptions, bench: Workbench) -> "Model":
         from detpress.errors import StageError
         from detpress.model import new_model

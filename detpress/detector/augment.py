@@ -13,6 +13,7 @@ from detpress.detector.images import GREY
 from detpress.detector.loss import Targets
 from detpress.detector.training_config import Augmentation
 
+VERSION = 1  # raised when the same generator gives other images or boxes: it enters every stage's key
 LEAST_VISIBLE = 0.2  # of an object's area; what shows less is left out
 LEAST_SIDE = 2.0  # pixels
 

@@ -14,6 +14,7 @@ from detpress.voc.annotation import Annotation
 from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.devkit import Devkit
 
+VERSION = 1  # raised when the same files give other objects or their boxes: it enters every stage's key
 CACHE_BYTES = 2 * 1024**3  # a set whose squares need no more is kept in memory
 
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]  # square, labels, boxes, difficult

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 from detpress.detector.architecture import Architecture, Resize
 from detpress.errors import InputError
 
+VERSION = 1  # raised when the same file gives other pixels: it enters every key, and every measurement's digest
 GREY = 114  # letterbox padding; the value that YOLO trainers use
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 OTHERS = {  # by where and how their files begin: what else is met under a picture's name

@@ -27,6 +27,7 @@ from detpress.detector.boxes import LARGEST_EXPONENT, decode
 from detpress.detector.training_config import TrainingConfig
 from detpress.errors import InputError
 
+VERSION = 1  # raised when the same maps and objects give another loss: it enters every stage's key
 POSITIVE_IOU = 0.5  # of shapes: an anchor above it learns an object, besides the best one
 
 

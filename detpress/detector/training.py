@@ -42,6 +42,8 @@ from detpress.errors import InputError, StageError
 from detpress.model import Model, apply_masks
 from detpress.voc.devkit import Devkit
 
+VERSION = 1  # raised when the same data, options and seed train to other weights: it enters every stage's key
+
 
 @dataclass(frozen=True)
 class TrainingContext:
@@ -141,8 +143,10 @@ def train(
 
 
 def _precision(config: TrainingConfig, gpu: bool) -> Any:
+    return automatic_precision(gpu) if config.precision == "auto" else config.precision
+
+
+def automatic_precision(gpu: bool) -> str:
     """What `auto` means here: bf16 where the device computes in it, since it would be slower than float32 elsewhere."""
-    if config.precision != "auto":
-        return config.precision
     bf16 = torch.cuda.is_bf16_supported() if gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bf16-mixed" if bf16 else "32-true"

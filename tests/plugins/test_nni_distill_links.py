@@ -11,6 +11,7 @@ from detpress.bundle import save_bundle
 from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.training_config import TrainingConfig
 from detpress.errors import InputError
+from detpress.keys import stage_key
 from detpress.model import new_model
 from detpress.plugins.nni_distill import (
     Adaptive1dLayerwise,
@@ -19,7 +20,6 @@ from detpress.plugins.nni_distill import (
     DynamicLayerwise,
 )
 from detpress.recipe import read_recipe
-from detpress.run import stage_key
 
 TRAINING = TrainingConfig(epochs=1)
 WIDE = {"teacher": "builtin:digits", "training": TRAINING}
