@@ -108,9 +108,9 @@ def _files(value: Any) -> Iterator[str]:
     if isinstance(value, list | tuple | set | frozenset):
         for part in value:
             yield from _files(part)
-    elif isinstance(value, Path) or (isinstance(value, str) and ("." in value or "/" in value)):
-        if os.path.isfile(value):  # noqa: PTH113  (Path.is_file raises for a text that is too long to be a name)
-            yield str(value)
+    named = isinstance(value, Path) or (isinstance(value, str) and ("." in value or "/" in value))
+    if named and os.path.isfile(value):  # noqa: PTH113  (Path.is_file raises for a text that is too long to be a name)
+        yield str(value)
 
 
 def code_digest(plugin: Plugin) -> str:
