@@ -9,9 +9,9 @@ from detpress.data import open_data
 from detpress.detector.architecture import build_architecture
 from detpress.errors import InputError
 from detpress.initial_model import initial_model
+from detpress.keys import chain_keys
 from detpress.model import new_model
 from detpress.recipe import Recipe, read_recipe
-from detpress.run import chain_keys
 from detpress.study.definition import Study, open_studies, read_study, shipped_studies
 from detpress.voc.digits import CLASSES, write_digits
 
