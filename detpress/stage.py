@@ -31,6 +31,7 @@ import torch
 from detpress.bundle import load_bundle, save_bundle
 from detpress.detector import images
 from detpress.detector.architecture import Architecture
+from detpress.engine_log import standard_output_into
 from detpress.errors import DetpressError, StageError, no_room
 from detpress.keys import chosen
 from detpress.measure.metrics import measure_model, protocol_id
@@ -154,7 +155,12 @@ class StageMaker:
                 files=unfinished / "files",
             )
             started = time.perf_counter()
-            with _engine_errors_named(name, scratch / "stage.log", log), seeded(recipe.seed):
+            with (
+                (scratch / "stage.log").open("ab") as printed,
+                _engine_errors_named(name, scratch / "stage.log", log),
+                standard_output_into(printed.fileno()),
+                seeded(recipe.seed),
+            ):
                 model = make(workbench)
             seconds = time.perf_counter() - started
         save_bundle(model, unfinished / "bundle")
@@ -183,15 +189,16 @@ class StageMaker:
                     shutil.rmtree(unfinished, ignore_errors=True)
                     unfinished.mkdir()
                     bundle = store.stage(key) / "bundle"
-                    metrics = measure_model(
-                        load_bundle(bundle),
-                        bundle,
-                        self.devkit,
-                        self.split,
-                        recipe.measure,
-                        unfinished / "results",
-                        self.listener.progress,
-                    )
+                    with standard_output_into(2):
+                        metrics = measure_model(
+                            load_bundle(bundle),
+                            bundle,
+                            self.devkit,
+                            self.split,
+                            recipe.measure,
+                            unfinished / "results",
+                            self.listener.progress,
+                        )
                     (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=1))
                     store.finish_measurement(key, measured, unfinished)
         else:

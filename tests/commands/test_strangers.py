@@ -77,6 +77,29 @@ class Removes(Plugin):
         return self.plan(model, config).model
 
 
+class Prints(Plugin):
+    'Writes to the standard output in every way there is.'
+
+    class Config(Config):
+        pass
+
+    accepts = frozenset({Form.DENSE})
+    returns = Form.DENSE
+
+    def apply(self, model, config, bench):
+        import copy
+        import ctypes
+        import os
+
+        print("by python")
+        os.write(1, b"by descriptor\\n")
+        ctypes.CDLL(None).printf(b"by the C library\\n")
+        os.system("echo by a child process")
+        network = copy.deepcopy(model.network)
+        next(network.parameters()).data.mul_(0.5)
+        return model.with_network(network)
+
+
 class Committee(Plugin):
     'Learns from several teachers.'
 
@@ -102,7 +125,7 @@ def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     info.mkdir(parents=True)
     (folder / "stranger_with_plans.py").write_text(STRANGER)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
-    kinds = ("Pruner", "Poor", "Broken", "NoPlan", "Removes", "Committee")
+    kinds = ("Pruner", "Poor", "Broken", "NoPlan", "Removes", "Prints", "Committee")
     entries = "".join(f"mine.{kind.lower()} = stranger_with_plans:{kind}\n" for kind in kinds)
     (info / "entry_points.txt").write_text(f"[detpress.plugins]\n{entries}")
     monkeypatch.syspath_prepend(folder)
@@ -181,3 +204,16 @@ def test_every_option_that_names_a_bundle_is_found_beside_the_recipe_at_any_dept
     assert read_recipe(copied).chain[0].config == step.config
     [step] = read_recipe(path, ["chain[0].teachers=[{bundle: ../one}]"]).chain
     assert step.config.teachers == [{"bundle": str(Path("../one").absolute())}]
+
+
+@pytest.mark.usefixtures("strangers")
+def test_what_a_plugin_prints_is_in_its_log_and_never_on_the_standard_output(
+    detpress: Command, workplace: Path
+) -> None:
+    light = ["--set", "measure={runtimes: [], memory: false}", "--set", "model.arch=yolov3-tiny"]
+    said = detpress("run", "small.yaml", "--set", "chain=[mine.prints]", *light, "--out", "out", "--json")
+    assert said.code == 0, said.err
+    assert [stage["plugin"] for stage in said.json["stages"]] == ["model", "mine.prints"]
+    log = (workplace / "out/1-mine.prints/stage.log").read_text(encoding="utf-8")
+    for way in ("by python", "by descriptor", "by the C library", "by a child process"):
+        assert f"{way}\n" in log
