@@ -12,11 +12,12 @@ from collections.abc import Mapping
 
 import onnx
 import torch
+from onnx import version_converter
 
 from detpress.detector.architecture import Architecture, Convolution, Layer, Yolo
 from detpress.detector.dynamic import DynamicNetwork
 from detpress.detector.half import HalfNetwork
-from detpress.detector.int8_onnx import Target, int8_onnx
+from detpress.detector.int8_onnx import IR_VERSION, OPSET, Target, int8_onnx
 from detpress.detector.quantized import QuantizedNetwork
 from detpress.errors import InputError
 from detpress.model import Model
@@ -57,7 +58,9 @@ def _float_model(model: Model) -> onnx.ModelProto:
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
         )
     assert program is not None
-    proto = program.model_proto
+    # Torch writes the newest versions, which older runtimes refuse; the int8 files' are enough for these operators.
+    proto = version_converter.convert_version(program.model_proto, OPSET)
+    proto.ir_version = IR_VERSION
     graph = proto.graph
     for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         del part.metadata_props[:]

@@ -39,6 +39,13 @@ def test_onnx_takes_any_batch(dense_model: Model, dense_file: Path, images: Tens
             torch.testing.assert_close(torch.from_numpy(other), one, rtol=1e-4, atol=1e-4)
 
 
+def test_float_files_are_of_the_versions_that_older_runtimes_read(dense_file: Path) -> None:
+    proto = onnx.load(dense_file)
+    onnx.checker.check_model(proto, full_check=True)
+    assert proto.ir_version <= 8
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 17)]
+
+
 def test_metadata_says_how_to_make_boxes(dense_model: Model, dense_file: Path) -> None:
     found = {prop.key: json.loads(prop.value) for prop in onnx.load(dense_file).metadata_props}
     anchors = [[list(anchor) for anchor in layer.anchors] for layer in dense_model.architecture.yolo_layers]
