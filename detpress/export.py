@@ -89,15 +89,16 @@ class _OneInput(torch.nn.Module):
 def write_darknet(model: Model, path: Path) -> float:
     """Writes Darknet's `path` (.cfg) and, beside it, the .weights; both read again. See `write_onnx`.
 
+    The weights of a model that was imported, and not changed since, are the file that they came from, byte for byte.
     Raises InputError for a model that is not in float, too.
     """
-    from detpress.detector.darknet import read_model, write_model
+    from detpress.detector.darknet import WeightsHeader, read_model, write_model
 
     if not isinstance(model.network, Network) or isinstance(model.network, HalfNetwork):
         raise InputError(f"a model of the form {model.form} has no Darknet form; expected one in float")
     weights = path.with_suffix(".weights")
     try:
-        write_model(model.network, path, weights)
+        write_model(model.network, path, weights, WeightsHeader.of(model))
     except OSError as error:
         raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from error
     again = read_model(path, weights, list(model.architecture.classes))

@@ -17,7 +17,8 @@ class Model:
 
     network: gives raw maps (see `Network.forward`) and holds its `architecture`.
     masks: parameter name -> bool tensor of the parameter's shape, False where the weight is held at zero.
-    history: what was done to get here, oldest first, one record a stage; kept in the bundle as its provenance.
+    history: what was done to get here, oldest first, one record a stage, and one of the import from another program's
+        files; kept in the bundle as its provenance.
     notes: what a person should be told of how the last stage went, a sentence each; kept in its record.
     """
 

@@ -15,7 +15,7 @@ layer differ by 4e-6 of their size, with 0.001 by 0.5 %.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +28,8 @@ from detpress.detector.darknet_cfg import read_cfg, write_cfg
 from detpress.detector.network import Network
 from detpress.errors import InputError
 from detpress.model import Model, new_model
+
+HISTORY_KEY = "darknet"  # of the record of an import: the header of the weights file
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,22 @@ class WeightsHeader:
         """Raises struct.error where `start` is too short."""
         version = struct.unpack_from("<3i", start)
         return cls(*struct.unpack_from(cls(*version)._format, start))
+
+    @classmethod
+    def of(cls, model: Model) -> "WeightsHeader":
+        """The header of the file that `model` was imported from; a new one where anything was done to it since.
+
+        Raises InputError where the model's history holds a header that no file has.
+        """
+        kept = model.history[-1].get(HISTORY_KEY) if model.history else None
+        if kept is None:
+            return cls()
+        try:
+            header = cls(**kept)
+            header.pack()
+        except (TypeError, struct.error) as error:
+            raise InputError(f"history: not the header of a Darknet weights file: {str(kept)[:80]}") from error
+        return header
 
 
 def weights_size(architecture: Architecture, header: WeightsHeader | None = None, layers: int | None = None) -> int:
@@ -96,7 +114,7 @@ def write_weights(path: Path, network: Network, header: WeightsHeader | None = N
 
 
 def read_model(cfg: Path, weights: Path, classes: list[str]) -> Model:
-    """The model that Darknet's two files hold, named like the cfg file.
+    """The model that Darknet's two files hold, named like the cfg file; its history tells the weights' header.
 
     Raises InputError where either is not understood, or the weights are not of the network; before any memory is
     taken for its weights.
@@ -109,14 +127,15 @@ def read_model(cfg: Path, weights: Path, classes: list[str]) -> Model:
         raise InputError(f"{weights}: cannot be read: {error}") from error
     model = new_model(architecture, seed=0)
     assert isinstance(model.network, Network)
-    read_weights(weights, model.network)
-    return model
+    header = read_weights(weights, model.network)
+    files = {"cfg": cfg.name, "weights": weights.name}
+    return replace(model, history=({"plugin": "import", "config": files, HISTORY_KEY: asdict(header)},))
 
 
-def write_model(network: Network, cfg: Path, weights: Path) -> None:
+def write_model(network: Network, cfg: Path, weights: Path, header: WeightsHeader | None = None) -> None:
     """Writes the network, of any widths, as Darknet's two files, from which `read_model` gives the same outputs."""
     cfg.write_text(write_cfg(network.architecture), encoding="utf-8")
-    write_weights(weights, network)
+    write_weights(weights, network, header)
 
 
 def _tensors(network: Network, layers: int | None) -> dict[str, Tensor]:

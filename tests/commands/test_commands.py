@@ -8,6 +8,9 @@ import torch
 from command_line import Command
 
 from detpress.bundle import load_bundle
+from detpress.detector.architecture import build_architecture
+from detpress.detector.darknet import WeightsHeader, write_model
+from detpress.model import new_model
 from detpress.voc.digits import CLASSES
 
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures/voc-eval"
@@ -114,6 +117,37 @@ def test_a_bundle_goes_to_darknet_and_back_and_to_onnx(detpress: Command, workpl
     said = detpress("export", bundle, "--to", "onnx", "--out", "tiny.onnx", "--json")
     assert said.json["largest_difference"] < 1e-4
     assert Path("tiny.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [WeightsHeader(0, 2, 5, 32_013_312), WeightsHeader(0, 1, 0, 7), WeightsHeader(0, 2, 0, 2**63)],
+    ids=["of AlexeyAB's Darknet", "short", "large"],
+)
+def test_weights_that_were_imported_are_exported_byte_for_byte(
+    detpress: Command, workplace: Path, header: WeightsHeader
+) -> None:
+    model = new_model(build_architecture("yolov3-tiny", CLASSES, 64, width=0.0625), seed=0)
+    write_model(model.network, Path("tiny.cfg"), Path("tiny.weights"), header)
+    Path("tiny.names").write_text("".join(f"{name}\n" for name in CLASSES))
+    assert detpress("import", "tiny.cfg", "tiny.weights", "--classes", "tiny.names", "--out", "imported").code == 0
+    assert detpress("export", "imported", "--to", "darknet", "--out", "again.cfg").code == 0
+    assert Path("again.weights").read_bytes() == Path("tiny.weights").read_bytes()
+    assert Path("again.weights").read_bytes()[: header.size] == header.pack()
+
+
+def test_weights_that_were_changed_since_their_import_get_a_header_of_their_own(
+    detpress: Command, workplace: Path
+) -> None:
+    model = new_model(build_architecture("yolov3-tiny", CLASSES, 64, width=0.0625), seed=0)
+    write_model(model.network, Path("tiny.cfg"), Path("tiny.weights"), WeightsHeader(seen=32_013_312))
+    Path("tiny.names").write_text("".join(f"{name}\n" for name in CLASSES))
+    assert detpress("import", "tiny.cfg", "tiny.weights", "--classes", "tiny.names", "--out", "imported").code == 0
+    chain = ("--set", "model={weights: imported}", "--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]")
+    assert detpress("run", "small.yaml", *chain, "--set", "measure.runtimes=[]").code == 0
+    for stage, header in (("0-model", WeightsHeader(seen=32_013_312)), ("1-nni.l1norm", WeightsHeader())):
+        assert detpress("export", f"runs/small/{stage}/bundle", "--to", "darknet", "--out", "again.cfg").code == 0
+        assert Path("again.weights").read_bytes()[: header.size] == header.pack()
 
 
 def test_validate_prints_the_chain_as_it_would_be(detpress: Command, workplace: Path, cache: Path) -> None:
