@@ -9,7 +9,6 @@ the store is not made again, whichever recipe made it.
 
 import json
 import platform
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -26,6 +25,7 @@ from detpress.measure.metrics import protocol_id
 from detpress.model import Model
 from detpress.recipe import Recipe, Step
 from detpress.registry import distribution_of, engine_version
+from detpress.run_folder import exchange_stages
 from detpress.stage import Listener, Stage, StageMaker, find_stage, measurement_digest
 from detpress.store import Store, write_atomically
 from detpress.voc.devkit import Devkit
@@ -51,16 +51,17 @@ def run_chain(
     chain = Chain(recipe, devkit, store, listener, split)
     total = len(chain.keys)
     parent = None
-    for index, name in enumerate(chain.names):
-        listener.begin(index, total, name)
-        if only_ends and 0 < index < total - 1:
-            chain.made(index)
-            continue
-        stage = chain.stage(index)
-        yield stage
-        if parent is not None:
-            check_map_loss(recipe, parent, stage)
-        parent = stage
+    with store.in_use(chain.keys):
+        for index, name in enumerate(chain.names):
+            listener.begin(index, total, name)
+            if only_ends and 0 < index < total - 1:
+                chain.made(index)
+                continue
+            stage = chain.stage(index)
+            yield stage
+            if parent is not None:
+                check_map_loss(recipe, parent, stage)
+            parent = stage
 
 
 class Chain:
@@ -180,29 +181,13 @@ def results(recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
 
 
 def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[str, Any]:
-    """Writes the run's folder and returns `results`, its bundles being those in the folder.
-
-    results.json
-    recipe.yaml              the recipe as it was read
-    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, training/, files/, stage.log of each stage
-    """
+    """Writes the run's folder (see detpress/run_folder.py) and returns `results`, its bundles being those in it."""
     folder.mkdir(parents=True, exist_ok=True)
     found = results(recipe, stages)
-    for stage, entry in zip(stages, found["stages"], strict=True):
-        target = folder / f"{stage.index}-{stage.plugin}"
-        copy_stage(stage, target)
-        entry["bundle"] = str(target / "bundle")
+    copies = {f"{stage.index}-{stage.plugin}": stage for stage in stages}
+    for name, entry in zip(copies, found["stages"], strict=True):
+        entry["bundle"] = str(folder / name / "bundle")
+    exchange_stages(copies, folder)
     (folder / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
     write_atomically(folder / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
-
-
-def copy_stage(stage: Stage, target: Path) -> None:
-    """A copy that `detpress store gc` does not touch: bundle/, results/, stage.log, training/ and files/ if any."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(stage.bundle, target / "bundle")
-    shutil.copytree(stage.detections, target / "results")
-    for name in ("training", "files"):
-        if (stage.folder / name).is_dir():
-            shutil.copytree(stage.folder / name, target / name)
-    shutil.copyfile(stage.folder / "stage.log", target / "stage.log")

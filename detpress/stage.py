@@ -32,7 +32,7 @@ from detpress.bundle import load_bundle, save_bundle
 from detpress.detector import images
 from detpress.detector.architecture import Architecture
 from detpress.engine_log import standard_output_into
-from detpress.errors import DetpressError, StageError, no_room
+from detpress.errors import DetpressError, InputError, StageError, no_room
 from detpress.keys import chosen
 from detpress.measure.metrics import measure_model, protocol_id
 from detpress.model import Model
@@ -125,16 +125,29 @@ class StageMaker:
 
     def made(self, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> bool:
         """Has the stage `key` made, but not measured; whether the store had it. Raises StageError as `stage` does."""
-        reused = self.store.has(key)
+        reused = self._fault(key) is None
         if not reused:
             with self.store.lock(key, self.listener.waiting):
-                reused = self.store.has(key)  # made by the process that held the lock
+                fault = self._fault(key)
+                reused = fault is None  # made by the process that held the lock
                 if not reused:
+                    if self.store.stage(key).exists():
+                        self.store.put_aside(self.store.stage(key), str(fault))
                     self._make(name, key, make)
         if reused:
             self.store.share(key)  # it may have been made before there was a shared store
         self.store.touch(key)
         return reused
+
+    def _fault(self, key: str) -> str | None:
+        """Why the store has no such stage, or none that is of use; None where it has."""
+        if not self.store.has(key):
+            return "it cannot be read"
+        try:
+            load_bundle(self.store.stage(key) / "bundle")
+        except InputError as error:
+            return str(error)
+        return None
 
     def _make(self, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> None:
         scratch = self.store.scratch(key)
@@ -185,7 +198,7 @@ class StageMaker:
         if not store.has_measurement(key, measured):
             with store.lock(f"{key}.measure", self.listener.waiting):
                 if not store.has_measurement(key, measured):
-                    unfinished = store.scratch(key) / "measurement"
+                    unfinished = store.scratch(f"{key}.measure") / "measurement"
                     shutil.rmtree(unfinished, ignore_errors=True)
                     unfinished.mkdir()
                     bundle = store.stage(key) / "bundle"

@@ -108,21 +108,31 @@ def _run_chain(
     recipe: "Recipe", devkit: "Devkit", store: "Store", listener: "TerminalListener", folder: Path
 ) -> dict[str, Any]:
     """results.json's contents, after the run's folder was written; also what was done before something failed."""
+    import tempfile
+    from contextlib import ExitStack
+
     from detpress.errors import InputError
     from detpress.report.pictures import draw_stage_pictures
     from detpress.run import run_chain, write_run_folder
+    from detpress.run_folder import UNFINISHED, add_pictures
 
     stages: list[Stage] = []
     results: dict[str, Any] = {}
+    with ExitStack() as in_use:
+        try:
+            for stage in run_chain(recipe, devkit, store, listener):
+                in_use.enter_context(store.in_use([stage.key]))  # until it is copied
+                stages.append(stage)
+        finally:
+            if stages:  # a run that fails at once leaves the results of an earlier one
+                results = write_run_folder(recipe, stages, folder)
+    named = [
+        (f"{stage.index} {stage.plugin}", folder / f"{stage.index}-{stage.plugin}" / "results") for stage in stages
+    ]
     try:
-        for stage in run_chain(recipe, devkit, store, listener):
-            stages.append(stage)
-    finally:
-        if stages:  # a run that fails at once leaves the results of an earlier one
-            results = write_run_folder(recipe, stages, folder)
-    named = [(f"{stage.index} {stage.plugin}", stage.detections) for stage in stages]
-    try:
-        draw_stage_pictures(devkit, recipe.data.test, named, folder / "pictures")
+        with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as drawn:
+            pictures = draw_stage_pictures(devkit, recipe.data.test, named, Path(drawn))
+            add_pictures({str(path.relative_to(drawn)): path for path in pictures}, folder)
     except (OSError, ValueError, RuntimeError, MemoryError, InputError) as error:  # the results do not hang on it
         listener.say(f"  pictures cannot be drawn or written: {error}")
     return results

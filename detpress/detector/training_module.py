@@ -3,6 +3,7 @@
 import copy
 import csv
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -176,6 +177,8 @@ class DetectorTraining(pl.LightningModule):
         unfinished = self.scratch / "last.unfinished"
         self.trainer.save_checkpoint(unfinished, weights_only=False)
         if self.trainer.is_global_zero:
+            with unfinished.open("rb+") as file:
+                os.fsync(file.fileno())
             unfinished.replace(self.scratch / "last.ckpt")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ from detpress.errors import StageError
 from detpress.initial_model import initial_model, recipe_classes
 from detpress.keys import chain_keys
 from detpress.model import Model
-from detpress.run import check_map_loss, copy_stage, find_chain, stage_names
+from detpress.run import check_map_loss, find_chain, stage_names
+from detpress.run_folder import copy_stage
 from detpress.stage import Stage
 from detpress.store import Store, digest
 from detpress.study.definition import Job, Study

@@ -1,0 +1,69 @@
+"""Folders that come and go at once, whatever is killed in between, and that a group can share.
+
+A folder is filled under another name, brought to the disk, and renamed; it is renamed away before it is deleted. So a
+kill, or a power cut, leaves a whole folder or none, and rests whose names begin with a dot.
+"""
+
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+REMOVED = ".removed-"  # begins the name of a folder that is being deleted
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Renames `folder`, once all in it is on the disk, to `target`, which must not exist."""
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(target)
+    _sync(target.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Deletes `folder`; where it is not there, another process was faster."""
+    away = folder.with_name(f"{REMOVED}{uuid.uuid4()}")
+    try:
+        folder.rename(away)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(away, ignore_errors=True)
+
+
+def remove_rests(folder: Path) -> None:
+    """Deletes what a `remove_folder` that was killed has left in `folder`."""
+    for rest in folder.glob(f"{REMOVED}*"):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+@contextmanager
+def open_to_group(folder: Path) -> Iterator[None]:
+    """What is made meanwhile can be changed by the group, where `folder` is, or will be, in one that a group shares:
+    whose members may write to it and whose files all belong to the group (the bits g+w and g+s)."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    shared = stat.S_ISGID | stat.S_IWGRP
+    if existing.stat().st_mode & shared != shared:
+        yield
+        return
+    before = os.umask(0o077)
+    os.umask(before & ~0o070)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _sync(path: Path) -> None:
+    """Brings a file, or a folder's list of names, to the disk; where folders cannot be opened (Windows), the files."""
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
