@@ -46,6 +46,8 @@ KINDS: dict[str, tuple[type[nn.Module], Any]] = {
     "packing": (PackedNetwork, Packing),
 }
 
+NETWORKS: tuple[type[nn.Module], ...] = (Network, *(kind for kind, _ in KINDS.values()))
+
 
 def save_bundle(model: Model, folder: Path) -> None:
     """Writes `model` into `folder`, which must not exist. The same model gives the same bytes."""

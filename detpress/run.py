@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from detpress.bundle import load_bundle
+from detpress.bundle import NETWORKS, load_bundle
 from detpress.errors import InputError, StageError
 from detpress.initial_model import initial_model
 from detpress.keys import chain_keys
@@ -41,16 +41,21 @@ def run_chain(
     listener: Listener,
     split: str | None = None,
     only_ends: bool = False,
+    fresh: bool = False,
 ) -> Iterator[Stage]:
     """The stages one by one, each yielded as soon as it is measured; the first is the model before any plugin.
 
     split: the image set that they are scored on, the recipe's test set by default.
     only_ends: the stages between the first and the last are made, but neither measured nor yielded.
+    fresh: all are made anew, those that the store has, too.
     Raises InputError or StageError at the first stage that cannot be had; those before stay in the store.
     """
     chain = Chain(recipe, devkit, store, listener, split)
     total = len(chain.keys)
     parent = None
+    if fresh:
+        for key in chain.keys:
+            store.remove(key)
     with store.in_use(chain.keys):
         for index, name in enumerate(chain.names):
             listener.begin(index, total, name)
@@ -127,6 +132,9 @@ class _Application:
         before = load_bundle(self.parent)
         workbench.bundles = step.plugin.bundles(step.config)
         after = step.plugin.apply(before, step.config, workbench)
+        if not _same(before, load_bundle(self.parent)):
+            raise StageError("changed the model that it was given; its contract says a new one")
+        _check_kind(before, after)
         if _same(before, after):
             raise StageError("changed nothing: the model that came out is the one that went in")
         returns = step.plugin.returns or before.form
@@ -145,6 +153,19 @@ class _Application:
         if after.notes:
             record["notes"] = list(after.notes)
         return replace(after, history=(*before.history, record))
+
+
+def _check_kind(before: Model, after: Any) -> None:
+    """Raises StageError for what is no model of the same classes and input size, or none that a bundle can hold."""
+    if not isinstance(after, Model):
+        raise StageError(f"gave {type(after).__name__} where its contract says a Model")
+    if type(after.network) not in NETWORKS:
+        expected = ", ".join(kind.__name__ for kind in NETWORKS)
+        raise StageError(f"gave a network of the class {type(after.network).__name__}; expected one of {expected}")
+    for what in ("classes", "image_size", "resize"):
+        given, found = getattr(before.architecture, what), getattr(after.architecture, what)
+        if given != found:
+            raise StageError(f"gave a model of other {what}: {str(found)[:80]} where {str(given)[:80]} went in")
 
 
 def _same(one: Model, other: Model) -> bool:

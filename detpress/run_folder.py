@@ -12,6 +12,7 @@ and results.json comes back: after a kill in between there is none, and the same
 import json
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from detpress.stage import Stage
@@ -66,15 +67,11 @@ def add_pictures(drawn: dict[str, Path], folder: Path) -> None:
 def written_before(folder: Path) -> set[str]:
     """Names, below `folder`, of the stages and pictures that detpress wrote there."""
     names: set[str] = set()
-    try:
+    with suppress(OSError, ValueError, TypeError):  # the run of an earlier version
         names |= set(json.loads((folder / WRITTEN).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        pass  # the run of an earlier version
-    try:
+    with suppress(OSError, ValueError, TypeError, KeyError):  # no run, or one that was killed
         entries = json.loads((folder / "results.json").read_text(encoding="utf-8"))["stages"]
         names |= {f"{entry['index']}-{entry['plugin']}" for entry in entries}
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # no run, or one that was killed
     return {name for name in names if ".." not in Path(name).parts and not Path(name).is_absolute()}
 
 

@@ -175,8 +175,8 @@ class StageMaker:
                 seeded(recipe.seed),
             ):
                 model = make(workbench)
-            seconds = time.perf_counter() - started
-        save_bundle(model, unfinished / "bundle")
+                seconds = time.perf_counter() - started
+                _save(model, unfinished / "bundle")
         (scratch / "stage.log").rename(unfinished / "stage.log")
         for table in scratch.glob("fit-*/training.csv"):
             (unfinished / "training").mkdir(exist_ok=True)
@@ -217,6 +217,15 @@ class StageMaker:
         else:
             store.share(key, measured)
         return measured
+
+
+def _save(model: Model, folder: Path) -> None:
+    """Raises StageError for a model that is not the same when it is read back: it would never be of use."""
+    try:
+        save_bundle(model, folder)
+        load_bundle(folder)
+    except (InputError, ValueError, RuntimeError) as error:
+        raise StageError(f"gave a model that no bundle can hold: {error}") from error
 
 
 def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:

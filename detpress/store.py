@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -138,12 +139,13 @@ class Store:
         path = self.root / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()  # by the umask's leave; the lock would make it writable by its owner alone
+            path.touch()
         except OSError as error:
             if no_room(error):
                 raise
             raise InputError(f"the store {self.root} cannot be written ({error.strerror}): {path}") from error
-        return FileLock(str(path))
+        # The umask's leave is kept: by itself, the lock would make its file writable by the owner alone.
+        return FileLock(str(path), mode=stat.S_IMODE(path.stat().st_mode))
 
     def finish(self, key: str, folder: Path) -> None:
         """Makes `folder`, inside the stage's scratch, the finished stage, and drops the rest of the scratch."""
@@ -226,6 +228,27 @@ class Store:
                 remove_rests(folder)
         return Collected(stages, removed)
 
+    def remove(self, key: str) -> bool:
+        """Removes the stage `key`; whether it was there. Raises InputError where a process holds it, or needs it."""
+        folder = self.stage(key)
+        if not folder.exists():
+            return False
+        with open_to_group(self.root), self._lock_file("locks/collect"):
+            if key in self._needed() or self._remove_unless_held(folder) is None:
+                raise InputError(f"the stage {key[:16]} is needed by a run that is going on")
+        return True
+
+    def find(self, beginning: str) -> str:
+        """The key that begins so. Raises InputError where none does, or several do."""
+        keys = sorted(folder.name for folder in self._stage_folders() if folder.name.startswith(beginning))
+        if not keys or not beginning:
+            raise InputError(f"no stage whose key begins with '{beginning[:80]}'; `detpress store ls` lists them")
+        if len(keys) > 1:
+            raise InputError(
+                f"{len(keys)} stages have keys that begin with '{beginning}', such as {keys[0]}, {keys[1]}"
+            )
+        return keys[0]
+
     def _remove_unless_held(self, folder: Path) -> int | None:
         """The bytes removed; None where a process holds the lock of that name."""
         try:
@@ -270,9 +293,9 @@ class Store:
         return needed
 
 
-def open_store() -> Store:
-    """The store in the cache, and behind it the shared one that `$DETPRESS_STORE` names, if it does."""
-    url = os.environ.get("DETPRESS_STORE")
+def open_store(shared: bool = True) -> Store:
+    """The store in the cache, and, if `shared`, behind it the shared one that `$DETPRESS_STORE` names."""
+    url = os.environ.get("DETPRESS_STORE") if shared else None
     return Store(cache_root() / "store", SharedStore(url) if url else None)
 
 

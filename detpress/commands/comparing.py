@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detpress.commands.options import Assignments, Json, Mlflow, Out, open_tracking, print_json
+from detpress.commands.options import Assignments, Json, Mlflow, Out, make_folder, open_tracking, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,6 +64,7 @@ def compare(
         check_figure(best, f"--best {best}")
     study = open_studies(recipes, seeds, assignments or [])
     folder = out or Path("runs") / study.name
+    make_folder(folder)
     store = open_store()
     tracking = open_tracking(mlflow)
     outcomes: list[Outcome] = []

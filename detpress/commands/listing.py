@@ -235,3 +235,24 @@ def store_gc(
         print_json({"stages": removed.stages, "bytes": removed.bytes})
     else:
         print(f"removed {removed.stages} stages, {removed.bytes / 1e6:,.1f} MB")
+
+
+@store.command("rm")
+def store_rm(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A stage's key, or its beginning, as `store ls` has it.")],
+    as_json: Json = False,
+) -> None:
+    """Remove one finished stage, its measurements with it; a run that asks for it makes it again.
+
+    \b
+    detpress store rm 3fa94c1be07d22aa
+    """
+    from detpress.store import open_store
+
+    opened = open_store()
+    found = opened.find(key)
+    opened.remove(found)
+    if as_json:
+        print_json({"removed": found})
+    else:
+        print(f"removed {found}")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +37,15 @@ def open_tracking(uri: str | None) -> "Tracking | None":
             f"--mlflow {uri}: {error}; expected the extra `mlflow`: pip install 'detpress[mlflow]'"
         ) from error
     return Tracking(uri)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder of the results. Raises InputError, before anything is computed, where none can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); expected a folder") from error
 
 
 def print_json(value: Any) -> None:

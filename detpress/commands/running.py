@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detpress.commands.options import Assignments, Json, Mlflow, Out, open_tracking, print_json
+from detpress.commands.options import Assignments, Json, Mlflow, Out, make_folder, open_tracking, print_json
 
 if TYPE_CHECKING:
     from detpress.recipe import Recipe
@@ -22,6 +22,7 @@ def run(
     assignments: Assignments = None,
     seed: Annotated[int | None, typer.Option(help="The same as --set seed=N.")] = None,
     out: Out = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make every stage of the chain anew.")] = False,
     mlflow: Mlflow = None,
     as_json: Json = False,
 ) -> None:
@@ -52,11 +53,11 @@ def run(
     from detpress.voc.devkit import check_boxes
 
     folder = out or Path("runs") / checked.name
+    make_folder(folder)
     devkit = open_data(checked.data.root, recipe_classes(checked))
-    folder.mkdir(parents=True, exist_ok=True)
     plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
     check_pictures(devkit, [*([checked.data.train] if checked.chain else []), checked.data.test])
-    store = open_store()
+    store = open_store(shared=not fresh)
     tracking = open_tracking(mlflow)
     found: dict[str, Any] = {}
     with listener:
@@ -69,7 +70,7 @@ def run(
                 listener.say(f"{len(bad)} training boxes left out: no area, or off the image; stage.log names them")
         if checked.search is not None:
             checked, found = _run_search(checked, devkit, store, listener, folder, as_json)
-        results = _run_chain(checked, devkit, store, listener, folder)
+        results = _run_chain(checked, devkit, store, listener, folder, fresh)
     if tracking:
         tracking.log(results, folder)
     if as_json:
@@ -105,7 +106,7 @@ def _run_search(
 
 
 def _run_chain(
-    recipe: "Recipe", devkit: "Devkit", store: "Store", listener: "TerminalListener", folder: Path
+    recipe: "Recipe", devkit: "Devkit", store: "Store", listener: "TerminalListener", folder: Path, fresh: bool
 ) -> dict[str, Any]:
     """results.json's contents, after the run's folder was written; also what was done before something failed."""
     import tempfile
@@ -120,7 +121,7 @@ def _run_chain(
     results: dict[str, Any] = {}
     with ExitStack() as in_use:
         try:
-            for stage in run_chain(recipe, devkit, store, listener):
+            for stage in run_chain(recipe, devkit, store, listener, fresh=fresh):
                 in_use.enter_context(store.in_use([stage.key]))  # until it is copied
                 stages.append(stage)
         finally:

@@ -15,6 +15,7 @@ so what an engine does in `optimizer.step` finds the gradients of this batch.
 
 import copy
 import logging
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -133,13 +134,28 @@ def train(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        if checkpoint.is_file():
+        going_on = _is_whole(checkpoint, log)
+        if going_on:
             log.info("going on from %s", checkpoint)
-        trainer.fit(module, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+        trainer.fit(module, ckpt_path=checkpoint if going_on else None, weights_only=True)
     log.info("mean loss by epoch:\n%s", (scratch / "training.csv").read_text().rstrip())
     network.cpu().eval()
     if not all(tensor.isfinite().all() for tensor in averaged_tensors(network).values()):
         raise StageError("the last step left a weight that is not finite; try a lower learning_rate or clip")
+
+
+def _is_whole(checkpoint: Path, log: logging.Logger) -> bool:
+    """Whether there is one that can be read; another one is put aside, and the training begins anew."""
+    if not checkpoint.is_file():
+        return False
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
+        aside = checkpoint.with_name("broken.ckpt")
+        checkpoint.replace(aside)
+        log.warning("%s cannot be read (%s): put aside as %s", checkpoint, str(error).splitlines()[0], aside.name)
+        return False
+    return True
 
 
 def _precision(config: TrainingConfig, gpu: bool) -> Any:

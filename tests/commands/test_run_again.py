@@ -8,7 +8,7 @@ from command_line import Command
 from detpress.store import Store
 
 MASKED = ("--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]", "--set", "measure.runtimes=[]")
-NARROW = ("--set", "chain=[{inc.fp16: {}}]", "--set", "measure.runtimes=[]")
+OTHER = ("--set", "chain=[{nni.l2norm: {sparsity: 0.5}}]", "--set", "measure.runtimes=[]")
 
 
 def test_a_run_folder_used_again_holds_the_stages_and_pictures_of_its_results(
@@ -20,7 +20,7 @@ def test_a_run_folder_used_again_holds_the_stages_and_pictures_of_its_results(
     (out / "2-mine").mkdir()
     (out / "pictures" / "mine.jpg").write_text("mine")
     before = {path.name for path in (out / "pictures").iterdir()}
-    again = detpress("run", "small.yaml", *NARROW, "--set", "data.test=val", "--out", "out", "--json")
+    again = detpress("run", "small.yaml", *OTHER, "--set", "data.test=val", "--out", "out", "--json")
     assert again.code == 0, again.err
     stages = [f"{stage['index']}-{stage['plugin']}" for stage in again.json["stages"]]
     assert {path.name for path in out.iterdir() if path.is_dir()} == {*stages, "pictures", "1-nni.l1norm", "2-mine"}
@@ -49,3 +49,46 @@ def test_a_changed_byte_in_a_stored_bundle_is_said_and_the_stage_made_again(
     assert "weights.safetensors altered" in caplog.text
     assert "put aside" in caplog.text
     assert [stage["reused"] for stage in detpress("run", "small.yaml", *MASKED, "--json").json["stages"]] == [True] * 2
+
+
+def test_a_stage_is_removed_by_the_beginning_of_its_key_and_a_fresh_run_makes_all_anew(
+    detpress: Command, workplace: Path, cache: Path
+) -> None:
+    def reused(*options: str) -> list[bool]:
+        return [stage["reused"] for stage in detpress("run", "small.yaml", *MASKED, *options, "--json").json["stages"]]
+
+    assert reused() == [False, False]
+    assert reused("--fresh") == [False, False]
+    key = next(entry.key for entry in Store(cache / "store").listing() if entry.plugin == "nni.l1norm")
+    assert detpress("store", "rm", key[:12], "--json").json == {"removed": key}
+    assert reused() == [True, False]
+    unknown = detpress("store", "rm", "nothing")
+    assert (unknown.code, unknown.err.count("\n")) == (2, 1)
+    assert "no stage whose key begins with 'nothing'" in unknown.err
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    detpress: Command, workplace: Path, cache: Path, command: str
+) -> None:
+    (workplace / "file").write_text("")
+    said = detpress(command, "small.yaml", "--out", "file/out")
+    assert said.code == 2
+    assert "detpress: --out file/out: cannot be written (Not a directory); expected a folder\n" in said.err
+    assert Store(cache / "store").listing() == []
+
+
+def test_a_checkpoint_cut_short_is_put_aside_and_the_training_begins_anew(
+    detpress: Command, workplace: Path, cache: Path
+) -> None:
+    trained = ("--set", "chain=[{train.scratch: {epochs: 2, batch_size: 4}}]", "--set", "measure.runtimes=[]")
+    whole = detpress("run", "small.yaml", *trained, "--out", "whole", "--json").json["stages"][1]
+    assert detpress("store", "rm", whole["key"]).code == 0
+    scratch = Store(cache / "store").scratch(whole["key"]) / "fit-0"
+    scratch.mkdir()
+    (scratch / "last.ckpt").write_bytes(b"PK\x03\x04" + bytes(1000))
+    again = detpress("run", "small.yaml", *trained, "--out", "again", "--json")
+    assert again.code == 0, again.err
+    sums = [(workplace / run / "1-train.scratch/bundle/SHA256SUMS").read_text() for run in ("whole", "again")]
+    assert sums[0] == sums[1]
+    assert "put aside as broken.ckpt" in (workplace / "again/1-train.scratch/stage.log").read_text()

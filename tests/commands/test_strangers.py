@@ -8,6 +8,7 @@ from command_line import Command
 
 from detpress import registry
 from detpress.recipe import read_recipe
+from detpress.store import Store
 from detpress.study.definition import open_studies
 
 STRANGER = """
@@ -100,6 +101,50 @@ class Prints(Plugin):
         return model.with_network(network)
 
 
+class Gives(Plugin):
+    'Gives what is no model that could be kept.'
+
+    class Config(Config):
+        what: str
+
+    accepts = frozenset({Form.DENSE})
+    returns = Form.DENSE
+
+    def apply(self, model, config, bench):
+        import copy
+
+        import torch
+
+        from detpress.detector.network import Network
+        from detpress.model import new_model
+
+        class Own(Network):
+            pass
+
+        new = replace(model, network=copy.deepcopy(model.network))
+        first = next(new.network.parameters()).data
+        first.mul_(0.5)
+        match config.what:
+            case "nothing":
+                return None
+            case "given model changed":
+                next(model.network.parameters()).data.mul_(0.5)
+            case "other classes":
+                return new_model(replace(model.architecture, classes=tuple("abcdefghij")), 0)
+            case "other size":
+                return new_model(replace(model.architecture, image_size=96), 0)
+            case "not finite":
+                first[0] = torch.nan
+            case "class of its own":
+                new.network.__class__ = Own
+            case "another module":
+                new.network.extra = torch.nn.Linear(2, 2)
+            case "other widths":
+                convolution = new.network.get_submodule("layers.4.convolution")
+                convolution.weight = torch.nn.Parameter(convolution.weight[:1])
+        return new
+
+
 class Committee(Plugin):
     'Learns from several teachers.'
 
@@ -125,7 +170,7 @@ def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     info.mkdir(parents=True)
     (folder / "stranger_with_plans.py").write_text(STRANGER)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
-    kinds = ("Pruner", "Poor", "Broken", "NoPlan", "Removes", "Prints", "Committee")
+    kinds = ("Pruner", "Poor", "Broken", "NoPlan", "Removes", "Prints", "Gives", "Committee")
     entries = "".join(f"mine.{kind.lower()} = stranger_with_plans:{kind}\n" for kind in kinds)
     (info / "entry_points.txt").write_text(f"[detpress.plugins]\n{entries}")
     monkeypatch.syspath_prepend(folder)
@@ -204,6 +249,31 @@ def test_every_option_that_names_a_bundle_is_found_beside_the_recipe_at_any_dept
     assert read_recipe(copied).chain[0].config == step.config
     [step] = read_recipe(path, ["chain[0].teachers=[{bundle: ../one}]"]).chain
     assert step.config.teachers == [{"bundle": str(Path("../one").absolute())}]
+
+
+@pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("nothing", "gave NoneType where its contract says a Model"),
+        ("given model changed", "changed the model that it was given; its contract says a new one"),
+        ("other classes", "gave a model of other classes: ('a', 'b', "),
+        ("other size", "gave a model of other image_size: 96 where 64 went in"),
+        ("not finite", "layers.0.convolution.weight has a number that is not finite"),
+        ("class of its own", "gave a network of the class Own; expected one of Network, "),
+        ("another module", "gave a model that no bundle can hold: "),
+        ("other widths", "gave a model that no bundle can hold: "),
+    ],
+)
+def test_what_could_not_be_kept_is_no_stage(
+    detpress: Command, workplace: Path, cache: Path, what: str, message: str
+) -> None:
+    light = ["--set", "measure={runtimes: [], memory: false}", "--set", "model.arch=yolov3-tiny"]
+    said = detpress("run", "small.yaml", "--set", f"chain=[mine.gives: {{what: {what}}}]", *light)
+    assert said.code == 1
+    assert said.err.splitlines()[-1].startswith("detpress: mine.gives: ")
+    assert message in said.err.splitlines()[-1]
+    assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
 
 
 @pytest.mark.usefixtures("strangers")

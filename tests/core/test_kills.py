@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+import stat
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from detpress.errors import InputError
 from detpress.run_folder import copy_stage, exchange_stages
 from detpress.store import Store, remember, write_atomically
 
@@ -195,3 +198,40 @@ def test_a_stage_copied_twice_is_the_second_one(tmp_path: Path) -> None:
     for text in ("old", "new"):
         copy_stage(stage_of(tmp_path / text, text), tmp_path / "copy")
     assert (tmp_path / "copy" / "bundle" / "content").read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="another user can be played by root alone")
+def test_a_finished_store_that_cannot_be_written_is_read() -> None:
+    """Another user than the one who made it, without leave to write."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        store = Store(Path(folder) / "store")
+        make(store)
+        measure(store)
+        process = os.fork()
+        if process == 0:
+            failed = True
+            with suppress(BaseException):
+                os.setuid(65534)
+                with store.in_use([KEY]):
+                    assert store.has_measurement(KEY, "digest")
+                    store.touch(KEY)
+                with pytest.raises(InputError, match="cannot be written"), store.lock("other", lambda: None):
+                    pass
+                failed = False
+            os._exit(failed)
+        assert os.waitpid(process, 0)[1] == 0
+
+
+def test_what_is_made_in_a_folder_of_a_group_can_be_changed_by_the_group(tmp_path: Path) -> None:
+    root = tmp_path / "shared"
+    root.mkdir()
+    root.chmod(0o2770)
+    before = os.umask(0o022)
+    try:
+        make(Store(root / "store"))
+        measure(Store(root / "store"))
+    finally:
+        os.umask(before)
+    for path in (root / "store").rglob("*"):
+        assert path.stat().st_mode & stat.S_IWGRP, path
