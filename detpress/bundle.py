@@ -31,7 +31,9 @@ from detpress.detector.quantized import Quantization, QuantizedNetwork
 from detpress.detector.simulated import SimulatedNetwork, Simulation
 from detpress.errors import InputError, nearest
 from detpress.model import Model
+from detpress.plain_json import check_keys, parse_json
 from detpress.plugin import Form
+from detpress.yaml_source import shortened
 
 FORMAT = 1
 MASK = "mask/"
@@ -107,15 +109,15 @@ def load_bundle(folder: Path) -> Model:
     network with these weights.
     """
     contents = _checked_contents(folder)
+    path = folder / "model.json"
+    description = parse_json(contents["model.json"], path)
     try:
-        description = json.loads(contents["model.json"])
-        form, history = Form(description["form"]), tuple(description["history"])
-        if description["format"] != FORMAT:
-            raise InputError(f"{folder}: bundle format {description['format']}; this version reads {FORMAT}")
-        architecture = Architecture.from_dict(description["architecture"])
-        network = _skeleton(architecture, description)
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise InputError(f"{folder / 'model.json'}: not the description of a model: {repr(error)[:200]}") from error
+        form, history = _check_description(description)
+        network = _skeleton(Architecture.from_dict(description["architecture"]), description)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise InputError(f"{path}: the layers make no network") from error
     try:
         tensors = safetensors.torch.load(contents["weights.safetensors"])
     except SafetensorError as error:
@@ -142,6 +144,22 @@ def _checked_contents(folder: Path) -> dict[str, bytes]:
         return contents
     wrong = [line.split()[-1] for line in expected.splitlines() if line not in found.splitlines()]
     raise InputError(f"{folder}: {' and '.join(wrong) or 'SHA256SUMS'} altered: digest is not the one in SHA256SUMS")
+
+
+def _check_description(description: Any) -> tuple[Form, tuple[dict[str, Any], ...]]:
+    """The form and the history. Raises InputError for what is no description of a bundle."""
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != FORMAT:
+        raise InputError(f"bundle format {shortened(found)}; this version reads {FORMAT}")
+    check_keys("bundle", description, ("format", "form", "architecture", "history"), KINDS.keys())
+    if description["form"] not in list(Form):
+        raise InputError(f"form: expected one of {', '.join(Form)}, got {shortened(description['form'])}")
+    if not isinstance(description["history"], list) or not all(isinstance(r, dict) for r in description["history"]):
+        raise InputError("history: expected a list of records")
+    kinds = [key for key in KINDS if description.get(key) is not None]
+    if len(kinds) > 1:
+        raise InputError(f"expected one of {' and '.join(kinds)}")
+    return Form(description["form"]), tuple(description["history"])
 
 
 def _skeleton(architecture: Architecture, description: dict[str, Any]) -> nn.Module:

@@ -16,14 +16,18 @@ Layer lists of YOLOv3: Redmon and Farhadi, "YOLOv3: An Incremental Improvement",
 files `yolov3.cfg`, `yolov3-tiny.cfg` and `yolov3-spp.cfg` published with it.
 """
 
-import math
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from detpress.errors import InputError, nearest
+from detpress.plain_json import check_keys
+from detpress.yaml_source import shortened
 
 LARGEST_COUNT = 2**16  # filters, classes, pixels of a side: more is a mistake, and would be allocated
+LARGEST_MAP = 2**30  # numbers that a layer gives for one image, 4 GiB
+MOST_LAYERS = 1000  # yolov3 has 107; the time to load a bundle grows with the square
 
 Activation = Literal["leaky", "relu", "linear"]  # as Darknet names them; leaky: 0.1 times what is negative
 
@@ -94,6 +98,17 @@ _TYPE_NAMES = {layer_type: name for name, layer_type in LAYER_TYPES.items()}
 
 
 @dataclass(frozen=True)
+class FeatureMap:
+    """What a layer gives for one image. side: pixels."""
+
+    channels: int
+    side: int
+
+    def __str__(self) -> str:
+        return f"{self.channels} channels of {self.side} x {self.side}"
+
+
+@dataclass(frozen=True)
 class Architecture:
     """Everything about a detector except its weights.
 
@@ -125,17 +140,7 @@ class Architecture:
                     continue
             if not sources or not all(0 <= source < i for source in sources):
                 raise InputError(f"layer {i}: takes layers {list(sources)}; expected layers before it")
-        channels = self.output_channels
-        for i, layer in enumerate(self.layers):
-            incoming = channels[i - 1] if i else 3
-            if isinstance(layer, Convolution) and (layer.filters % layer.groups or incoming % layer.groups):
-                raise InputError(
-                    f"layer {i}: {layer.groups} groups do not divide {incoming} channels, {layer.filters} filters"
-                )
-            if isinstance(layer, Shortcut) and channels[layer.source] != channels[i - 1]:
-                raise InputError(
-                    f"layer {i}: adds {channels[layer.source]} channels of layer {layer.source} to {channels[i - 1]}"
-                )
+        _ = self.output_maps
         if not self.yolo_layers:
             raise InputError("the network has no yolo layer")
 
@@ -149,18 +154,22 @@ class Architecture:
         return tuple(layer for layer in self.layers if isinstance(layer, Yolo))
 
     @property
+    def output_maps(self) -> tuple[FeatureMap, ...]:
+        """What each layer gives. Raises InputError where a layer cannot take what it is given."""
+        maps: list[FeatureMap] = []
+        before = FeatureMap(3, self.image_size)
+        for i, layer in enumerate(self.layers):
+            try:
+                before = output_map(layer, before, maps)
+            except InputError as error:
+                raise InputError(f"layer {i}: {error}") from error
+            maps.append(before)
+        return tuple(maps)
+
+    @property
     def output_channels(self) -> tuple[int, ...]:
         """Channels that each layer gives, the input having 3."""
-        channels: list[int] = []
-        for i, layer in enumerate(self.layers):
-            match layer:
-                case Convolution():
-                    channels.append(layer.filters)
-                case Route():
-                    channels.append(sum(channels[source] for source in layer.sources))
-                case _:
-                    channels.append(channels[i - 1] if i else 3)
-        return tuple(channels)
+        return tuple(given.channels for given in self.output_maps)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is its inverse."""
@@ -176,20 +185,56 @@ class Architecture:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Architecture":
         """Raises InputError where `data` does not describe a network."""
-        try:
-            layers = tuple(_layer_from_dict(i, layer) for i, layer in enumerate(data["layers"]))
-            classes, image_size = tuple(data["classes"]), data["image_size"]
-            if not classes or not all(isinstance(name, str) and name for name in classes):
-                raise InputError(f"classes: expected at least one name, each a text, got {str(classes)[:80]}")
-            if len(set(classes)) < len(classes):
-                twice = next(name for i, name in enumerate(classes) if name in classes[:i])
-                raise InputError(f"classes: '{twice[:80]}' is named twice")
-            _check_count("image_size", image_size)
-            if data["resize"] not in get_args(Resize):
-                raise InputError(f"resize: expected one of {', '.join(get_args(Resize))}")
-            return cls(str(data["name"]), layers, classes, image_size, data["resize"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"not the description of a network: {error!r}") from error
+        check_keys("architecture", data, [field.name for field in fields(cls)])
+        name, classes, image_size, layers = data["name"], data["classes"], data["image_size"], data["layers"]
+        if not isinstance(name, str):
+            raise InputError(f"name: expected a text, got {shortened(name)}")
+        if not isinstance(classes, list) or not classes or not all(isinstance(c, str) and c for c in classes):
+            raise InputError(f"classes: expected at least one name, each a text, got {shortened(classes)}")
+        if len(set(classes)) < len(classes):
+            twice = next(name for i, name in enumerate(classes) if name in classes[:i])
+            raise InputError(f"classes: {shortened(twice)} is named twice")
+        _check_count("image_size", image_size)
+        if data["resize"] not in get_args(Resize):
+            raise InputError(f"resize: expected one of {', '.join(get_args(Resize))}, got {shortened(data['resize'])}")
+        if not isinstance(layers, list) or len(layers) > MOST_LAYERS:
+            raise InputError(f"layers: expected a list of at most {MOST_LAYERS}")
+        described = tuple(_layer_from_dict(i, layer) for i, layer in enumerate(layers))
+        return cls(name, described, tuple(classes), image_size, data["resize"])
+
+
+def output_map(layer: Layer, before: FeatureMap, maps: Sequence[FeatureMap]) -> FeatureMap:
+    """What `layer` makes of `before`, the map that the layer before it gives, and of `maps`, those of all before it.
+
+    Raises InputError for maps that do not go together, and where it would give more than any memory holds.
+    """
+    match layer:
+        case Convolution(filters=filters, groups=groups, size=size, stride=stride):
+            if filters % groups or before.channels % groups:
+                raise InputError(f"{groups} groups do not divide {before.channels} channels or {filters} filters")
+            given = FeatureMap(filters, (before.side + 2 * (size // 2) - size) // stride + 1)
+        case Shortcut(source=source):
+            if maps[source] != before:
+                raise InputError(f"cannot add {maps[source]} of layer {source} to {before}")
+            given = before
+        case Route(sources=sources):
+            sides = {maps[source].side for source in sources}
+            if len(sides) > 1:
+                raise InputError(f"cannot concatenate maps with sides of {sorted(sides)} pixels")
+            given = FeatureMap(sum(maps[source].channels for source in sources), sides.pop())
+        case Upsample(stride=stride):
+            given = FeatureMap(before.channels, before.side * stride)
+        case MaxPool(size=size, stride=stride):
+            if size % 2 == 0 and (size, stride) != (2, 1) and (stride == 1 or before.side % stride):
+                raise InputError(f"size {size} at stride {stride} on a side of {before.side} is not computed")
+            given = FeatureMap(before.channels, (before.side - 1) // stride + 1)
+        case Yolo():
+            given = before
+    if max(given.channels, given.side) > LARGEST_COUNT:
+        raise InputError(f"gives {given} pixels; expected at most {LARGEST_COUNT} of either")
+    if given.channels * given.side**2 > LARGEST_MAP:
+        raise InputError(f"gives {given} pixels; expected at most {LARGEST_MAP:,} numbers")
+    return given
 
 
 def _check_head(index: int, before: Layer | None, channels: int) -> None:
@@ -197,44 +242,51 @@ def _check_head(index: int, before: Layer | None, channels: int) -> None:
         raise InputError(f"layer {index}: a yolo layer of these anchors and classes follows {channels} filters")
 
 
-def _layer_from_dict(index: int, data: dict[str, Any]) -> Layer:
-    options = dict(data)
-    kind = options.pop("type")
-    if kind not in LAYER_TYPES:
-        raise InputError(f"layer {index}: unknown type '{kind}'; {nearest(kind, LAYER_TYPES)}")
-    if kind == "route":
-        options["sources"] = tuple(options["sources"])
-    if kind == "yolo":
-        options["anchors"] = tuple((float(w), float(h)) for w, h in options["anchors"])
-    layer = LAYER_TYPES[kind](**options)
-    for option, value in vars(layer).items():
-        _check_option(f"layer {index}: {option}", option, value)
-    return layer
+def _layer_from_dict(index: int, data: Any) -> Layer:
+    kind = data.get("type") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in LAYER_TYPES:
+        raise InputError(f"layer {index}: unknown type {shortened(kind)}; {nearest(str(kind), LAYER_TYPES)}")
+    options = [field.name for field in fields(LAYER_TYPES[kind])]
+    check_keys(f"layer {index}", data, ["type", *options])
+    return LAYER_TYPES[kind](
+        **{option: _layer_option(f"layer {index}: {option}", option, data[option]) for option in options}
+    )
 
 
-def _check_option(where: str, option: str, value: Any) -> None:
-    """Raises InputError for what a file gives as `option` of a layer and no layer can have."""
+def _layer_option(where: str, option: str, value: Any) -> Any:
+    """The value that a file gives as `option` of a layer. Raises InputError where no layer can have it."""
     match option:
         case "batch_normalize":
-            wrong = None if isinstance(value, bool) else "true or false"
+            fine, expected = isinstance(value, bool), "true or false"
         case "activation":
-            wrong = None if value in get_args(Activation) else f"one of {', '.join(get_args(Activation))}"
-        case "source" | "sources":
-            sources = value if isinstance(value, tuple) else (value,)
-            wrong = None if all(type(source) is int for source in sources) else "numbers of layers"
+            fine, expected = value in get_args(Activation), f"one of {', '.join(get_args(Activation))}"
+        case "source":
+            fine, expected = type(value) is int, "the number of a layer"
+        case "sources":
+            fine = isinstance(value, list) and all(type(source) is int for source in value)
+            expected = "a list of numbers of layers"
         case "anchors":
-            fine = value and all(math.isfinite(side) and side > 0 for anchor in value for side in anchor)
-            wrong = None if fine else "pairs of positive numbers"
+            fine = isinstance(value, list) and len(value) > 0 and all(map(_is_anchor, value))
+            expected = "pairs of positive numbers"
         case _:
             _check_count(where, value)
-            return
-    if wrong:
-        raise InputError(f"{where}: expected {wrong}, got {str(value)[:80]}")
+            return value
+    if not fine:
+        raise InputError(f"{where}: expected {expected}, got {shortened(value)}")
+    if option == "sources":
+        return tuple(value)
+    return tuple((float(w), float(h)) for w, h in value) if option == "anchors" else value
+
+
+def _is_anchor(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return all(type(side) in (int, float) and 0 < side <= sys.float_info.max for side in value)
 
 
 def _check_count(where: str, value: Any) -> None:
     if type(value) is not int or not 1 <= value <= LARGEST_COUNT:
-        raise InputError(f"{where}: expected a whole number from 1 to {LARGEST_COUNT}, got {str(value)[:80]}")
+        raise InputError(f"{where}: expected a whole number from 1 to {LARGEST_COUNT}, got {shortened(value)}")
 
 
 Anchors = Sequence[tuple[float, float]]

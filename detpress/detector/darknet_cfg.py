@@ -19,9 +19,11 @@ from typing import get_args
 
 from detpress.detector.architecture import (
     LARGEST_COUNT,
+    MOST_LAYERS,
     Activation,
     Architecture,
     Convolution,
+    FeatureMap,
     Layer,
     MaxPool,
     Resize,
@@ -29,6 +31,7 @@ from detpress.detector.architecture import (
     Shortcut,
     Upsample,
     Yolo,
+    output_map,
 )
 from detpress.errors import InputError, nearest
 
@@ -102,14 +105,6 @@ class _Section:
         return tuple(number if number >= 0 else index + number for number in numbers)
 
 
-@dataclass(frozen=True)
-class _Map:
-    """What a layer gives: side is in pixels."""
-
-    channels: int
-    side: int
-
-
 def read_cfg(path: Path, classes: Sequence[str] | None = None, name: str | None = None) -> Architecture:
     """The network that `path` describes.
 
@@ -120,15 +115,18 @@ def read_cfg(path: Path, classes: Sequence[str] | None = None, name: str | None 
     image_size = _read_net(net)
     letter_box = net.whole_number("letter_box", 1, 0, 1)
     layers: list[Layer] = []
-    maps: list[_Map] = []
+    maps: list[FeatureMap] = []
+    before = FeatureMap(3, image_size)
     class_count = None
     for i, section in enumerate(sections):
-        before = maps[-1] if maps else _Map(3, image_size)
+        if i == MOST_LAYERS:
+            raise section.error(f"is one layer too many: expected at most {MOST_LAYERS:,}")
         layer = _read_layer(section, i)
-        output = _output(section, layer, before, maps)
-        if max(output.channels, output.side) > LARGEST_COUNT:
-            raise section.error(f"gives {_shape(output)} pixels; expected at most {LARGEST_COUNT} of either")
-        maps.append(output)
+        try:
+            before = output_map(layer, before, maps)
+        except InputError as error:
+            raise section.error(str(error), "layers") from error
+        maps.append(before)
         if isinstance(layer, Yolo):
             count = section.whole_number("classes", 20, 1, LARGEST_COUNT)
             if class_count not in (None, count):
@@ -314,36 +312,6 @@ def _read_yolo(section: _Section) -> Yolo:
         raise section.error(f"num: {count}, but anchors has {len(anchors)} pairs", "num")
     mask = section.whole_numbers("mask", 0, len(anchors) - 1) or range(len(anchors))
     return Yolo(tuple(anchors[i] for i in mask))
-
-
-def _output(section: _Section, layer: Layer, before: _Map, maps: Sequence[_Map]) -> _Map:
-    """What the layer makes of the map before it. Raises InputError for maps that do not go together."""
-    match layer:
-        case Convolution(filters=filters, groups=groups, size=size, stride=stride):
-            if filters % groups or before.channels % groups:
-                raise section.error(f"groups: {groups} do not divide {before.channels} channels or {filters} filters")
-            return _Map(filters, (before.side + 2 * (size // 2) - size) // stride + 1)
-        case Shortcut(source=source):
-            if maps[source] != before:
-                raise section.error(f"cannot add {_shape(maps[source])} of layer {source} to {_shape(before)}")
-            return before
-        case Route(sources=sources):
-            sides = {maps[source].side for source in sources}
-            if len(sides) > 1:
-                raise section.error(f"cannot concatenate maps with sides of {sorted(sides)} pixels", "layers")
-            return _Map(sum(maps[source].channels for source in sources), sides.pop())
-        case Upsample(stride=stride):
-            return _Map(before.channels, before.side * stride)
-        case MaxPool(size=size, stride=stride):
-            if size % 2 == 0 and (size, stride) != (2, 1) and (stride == 1 or before.side % stride):
-                raise section.error(f"size {size} at stride {stride} on a side of {before.side} is not computed")
-            return _Map(before.channels, (before.side - 1) // stride + 1)
-        case Yolo():
-            return before
-
-
-def _shape(output: _Map) -> str:
-    return f"{output.channels} channels of {output.side} x {output.side}"
 
 
 def _check_head(section: _Section, before: Layer | None, anchors: int, classes: int) -> None:

@@ -19,6 +19,7 @@ from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import run_layers
 from detpress.detector.quantized import folded_layers
 from detpress.errors import InputError
+from detpress.plain_json import check_keys
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class DynamicQuantization:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "DynamicQuantization":
         """Raises InputError where `data` does not describe a quantization."""
+        check_keys("dynamic", data, ("layers",))
         try:
             return cls(frozenset(int(i) for i in data["layers"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"not the description of a dynamic quantization: {error!r}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError("not the description of a dynamic quantization") from error
 
 
 class DynamicNetwork(nn.Module):

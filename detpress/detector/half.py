@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import Network
 from detpress.errors import InputError
+from detpress.plain_json import check_keys
 
 HalfType = Literal["bf16", "fp16"]
 DTYPES: dict[HalfType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,10 +39,11 @@ class HalfPrecision:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "HalfPrecision":
         """Raises InputError where `data` does not describe a precision."""
+        check_keys("half_precision", data, ("dtype", "layers"))
         try:
             return cls(data["dtype"], frozenset(int(i) for i in data["layers"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"not the description of a 16-bit precision: {error!r}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError("not the description of a 16-bit precision") from error
 
 
 class HalfNetwork(Network):

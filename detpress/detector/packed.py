@@ -20,6 +20,7 @@ from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import run_layers
 from detpress.detector.quantized import folded_layers
 from detpress.errors import InputError
+from detpress.plain_json import check_keys
 
 Bits = Literal[4, 8]
 
@@ -57,11 +58,12 @@ class Packing:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Packing":
         """Raises InputError where `data` does not describe a packing."""
+        check_keys("packing", data, ("bits", "group_size", "symmetric", "layers"))
         try:
             layers = frozenset(int(i) for i in data["layers"])
             return cls(data["bits"], int(data["group_size"]), bool(data["symmetric"]), layers)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"not the description of packed weights: {error!r}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError("not the description of packed weights") from error
 
 
 class PackedNetwork(nn.Module):

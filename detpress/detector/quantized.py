@@ -24,6 +24,7 @@ from torch.nn import functional
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import add_activation, as_it_is, plain_layer, run_layers
 from detpress.errors import InputError
+from detpress.plain_json import check_keys
 
 MIDDLE = 127  # the zero point of a symmetric scale, as INC has it
 
@@ -81,12 +82,13 @@ class Quantization:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Quantization":
         """Raises InputError where `data` does not describe a quantization."""
+        check_keys("quantization", data, ("inputs", "between"))
         try:
             inputs = {int(i): InputScale(float(scale), int(zero)) for i, (scale, zero) in data["inputs"].items()}
             between = {name: InputScale(float(scale), int(zero)) for name, (scale, zero) in data["between"].items()}
             return cls(inputs, between)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"not the description of a quantization: {error!r}") from error
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError("not the description of a quantization") from error
 
 
 class QuantizedNetwork(nn.Module):

@@ -24,6 +24,7 @@ from detpress.detector.folding import batch_norm_of
 from detpress.detector.network import Network, run_layers
 from detpress.detector.quantized import folded_layers
 from detpress.errors import InputError
+from detpress.plain_json import check_keys
 
 
 @dataclass(frozen=True)
@@ -89,18 +90,21 @@ class Simulation:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Simulation":
         """Raises InputError where `data` does not describe a simulation."""
+        check_keys("simulation", data, ("layers",))
         try:
             return cls({int(i): _layer_from_dict(layer) for i, layer in data["layers"].items()})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"not the description of a simulated quantization: {error!r}") from error
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError("not the description of a simulated quantization") from error
 
 
 def _layer_from_dict(data: dict[str, Any]) -> SimulatedLayer:
+    check_keys("simulation: layer", data, ("weight_bits", "input"))
     grid = data["input"]
     return SimulatedLayer(int(data["weight_bits"]), None if grid is None else _grid_from_dict(grid))
 
 
 def _grid_from_dict(data: dict[str, Any]) -> Grid:
+    check_keys("simulation: input", data, ("lowest", "highest", "scale", "zero_point"))
     return Grid(int(data["lowest"]), int(data["highest"]), float(data["scale"]), float(data["zero_point"]))
 
 

@@ -268,7 +268,7 @@ HEAD = "[convolutional]\nfilters=6\nactivation=linear\n[yolo]\nanchors=1,2\nclas
         (f"{NET}[convolutional]\nactivation=mish\n", ":5:", "activation: mish; leaky, relu, linear are supported"),
         (f"{NET}[convolutional]\nfilters=3\n", ":4:", "activation: logistic; leaky, relu, linear"),
         (f"{NET}[convolutional]\nsize=3\nactivation=leaky\n", ":4:", "padding: 0; only pad=1"),
-        (f"{NET}[convolutional]\ngroups=2\nfilters=4\nactivation=leaky\n", ":4:", "groups: 2 do not divide 3 channels"),
+        (f"{NET}[convolutional]\ngroups=2\nfilters=4\nactivation=leaky\n", ":4:", "2 groups do not divide 3 channels"),
         (f"{NET}[shortcut]\nfrom=-1\n", ":4:", "is the first layer"),
         (f"{NET}[maxpool]\n[shortcut]\n", ":5:", "expected the option from"),
         (f"{NET}[maxpool]\n[shortcut]\nfrom=-2\n", ":6:", "from: expected a whole number from -1 to 0, got '-2'"),
@@ -281,7 +281,12 @@ HEAD = "[convolutional]\nfilters=6\nactivation=linear\n[yolo]\nanchors=1,2\nclas
         ),
         (f"{NET}[maxpool]\nsize=4\nstride=1\n", ":4:", "size 4 at stride 1 on a side of 64 is not computed"),
         (f"{NET}[maxpool]\nsize=3\npadding=0\n", ":6:", "padding: only 2"),
-        (NET + "[upsample]\nstride=32\n" * 3, ":8:", "expected at most 65536 of either"),
+        (NET + "[upsample]\nstride=32\n" * 3, ":6:", "gives 3 channels of 65536 x 65536 pixels"),
+        (
+            f"{NET}[conv]\nfilters=65536\nactivation=relu\n[route]\nlayers=0,0\n",
+            ":8:",
+            "gives 131072 channels of 64 x 64 pixels; expected at most 65536 of either",
+        ),
         (f"{NET}[maxpool]\n", "", r"expected a \[yolo\] section"),
         (NET + HEAD.replace("filters=6", "filters=7"), ":7:", r"expects a \[convolutional\] of 6 filters before it"),
         (f"{NET}[yolo]\nanchors=1,2\n", ":4:", r"expects a \[convolutional\] of 25 filters before it"),
@@ -304,6 +309,13 @@ def test_a_bad_description_is_one_line_with_its_place(tmp_path: Path, text: str,
         read_cfg(path)
     assert str(caught.value).startswith(f"{path}{place}")
     assert "\n" not in str(caught.value)
+
+
+def test_more_layers_than_any_detector_has_are_refused_before_a_network_is_built(tmp_path: Path) -> None:
+    path = tmp_path / "deep.cfg"
+    path.write_text(NET + "[maxpool]\n" * 40_000)
+    with pytest.raises(InputError, match=r"deep\.cfg:1004: \[maxpool\] is one layer too many: expected at most 1,000"):
+        read_cfg(path)
 
 
 def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path: Path) -> None:

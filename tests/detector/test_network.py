@@ -1,6 +1,7 @@
 """The published networks, layer by layer as Darknet numbers them, and what is built from their lists."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from detpress.detector.architecture import (
     MaxPool,
     Route,
     Shortcut,
+    Upsample,
     Yolo,
     build_architecture,
 )
@@ -127,7 +129,10 @@ HEAD = (Convolution(6, 1, batch_normalize=False, activation="linear"), Yolo(((10
     [
         ((Convolution(8, 3), Shortcut(0), Shortcut(2), *HEAD), r"layer 2: takes layers \[2\]; expected layers before"),
         ((Route(()), *HEAD), "layer 0: takes layers"),
-        ((Convolution(8, 3), Convolution(4, 1), Shortcut(0), *HEAD), "layer 2: adds 8 channels of layer 0 to 4"),
+        (
+            (Convolution(8, 3), Convolution(4, 1), Shortcut(0), *HEAD),
+            "layer 2: cannot add 8 channels of 64 x 64 of layer 0 to 4",
+        ),
         ((Convolution(7, 1), HEAD[1]), "layer 1: a yolo layer of these anchors and classes follows 6 filters"),
         ((MaxPool(2, 2),), "has no yolo layer"),
     ],
@@ -140,11 +145,38 @@ def test_refuses_layers_that_make_no_network(layers: tuple[Convolution | Shortcu
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({}, "not the description of a network: KeyError"),
+        ([], r"architecture: expected an object, got \[\]"),
+        ({}, "architecture: name is missing"),
         ({"layers": [{"type": "convolutions"}]}, "layer 0: unknown type 'convolutions'; did you mean 'convolution'"),
-        ({"layers": [{"type": "convolution", "pickle": 1}]}, "not the description of a network: TypeError"),
+        ({"layers": [{"type": "upsample"}]}, "layer 0: stride is missing"),
+        ({"layers": [{"type": "upsample", "stride": 2, "pickle": 1}]}, "layer 0: unknown key 'pickle'"),
+        ({"layers": [{"type": "upsample", "stride": 2}] * 2001}, "layers: expected a list of at most 2000"),
+        ({"layers": [{"type": "upsample", "stride": 32}] * 3}, "layer 1: gives 3 channels of 65536 x 65536 pixels"),
     ],
 )
-def test_refuses_data_that_describes_no_network(data: dict[str, object], message: str) -> None:
+def test_refuses_data_that_describes_no_network(data: Any, message: str) -> None:
+    rest = {"name": "yolov3", "classes": ["cell"], "image_size": 64, "resize": "letterbox"} if data else {}
     with pytest.raises(InputError, match=message):
-        Architecture.from_dict(data)
+        Architecture.from_dict({**rest, **data} if isinstance(data, dict) else data)
+
+
+@pytest.mark.parametrize("kind", ["convolution", "shortcut", "route", "upsample", "maxpool", "yolo"])
+def test_every_key_of_a_layer_is_required(kind: str) -> None:
+    """A stride that is missing would else be 1, and the network another one."""
+    data = json.loads(json.dumps(build_architecture("yolov3-spp", ["cell"], 64, width=0.0625).as_dict()))
+    i, layer = next((i, layer) for i, layer in enumerate(data["layers"]) if layer["type"] == kind)
+    for key in layer.keys() - {"type"}:
+        data["layers"][i] = {other: value for other, value in layer.items() if other != key}
+        with pytest.raises(InputError, match=f"^layer {i}: {key} is missing"):
+            Architecture.from_dict(data)
+
+
+def test_maps_that_no_memory_holds_are_refused() -> None:
+    layers = (Convolution(64, 3), Upsample(32), Upsample(32), MaxPool(32, 32), MaxPool(32, 32), *HEAD)
+    with pytest.raises(InputError, match=r"^layer 2: gives 64 channels of 32768 x 32768 pixels; expected at most"):
+        Architecture("wide", layers, ("cell",), 32)
+
+
+def test_maps_of_different_sizes_are_not_concatenated() -> None:
+    with pytest.raises(InputError, match=r"^layer 2: cannot concatenate maps with sides of \[32, 64\] pixels"):
+        Architecture("torn", (Convolution(8, 3), MaxPool(2, 2), Route((0, 1)), *HEAD), ("cell",), 64)
