@@ -150,7 +150,7 @@ def test_refuses_layers_that_make_no_network(layers: tuple[Convolution | Shortcu
         ({"layers": [{"type": "convolutions"}]}, "layer 0: unknown type 'convolutions'; did you mean 'convolution'"),
         ({"layers": [{"type": "upsample"}]}, "layer 0: stride is missing"),
         ({"layers": [{"type": "upsample", "stride": 2, "pickle": 1}]}, "layer 0: unknown key 'pickle'"),
-        ({"layers": [{"type": "upsample", "stride": 2}] * 2001}, "layers: expected a list of at most 2000"),
+        ({"layers": [{"type": "upsample", "stride": 2}] * 1001}, "layers: expected a list of at most 1000"),
         ({"layers": [{"type": "upsample", "stride": 32}] * 3}, "layer 1: gives 3 channels of 65536 x 65536 pixels"),
     ],
 )
