@@ -1,5 +1,6 @@
 """`detpress export` and `detpress import`: models to and from other formats."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,31 +13,59 @@ def export(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or builtin:digits.")],
     to: Annotated[str, typer.Option(help="onnx, openvino (.xml, .bin), torch (.pt2) or darknet (.cfg, .weights).")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file; the model's name by default.")] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Of an ONNX file, from 13 to 23, in the lowest IR that has it; 17 by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a model in another format; what was written is read again and its difference from the bundle printed.
 
+    The exit code is 1 where the difference is larger than usual.
+
     \b
     detpress export builtin:digits --to onnx
+    detpress export builtin:digits --to onnx --opset 13
     detpress export runs/quickstart/4-inc.static_int8/bundle --to openvino --out digits.xml
     detpress export runs/quickstart/3-train.finetune/bundle --to darknet --out small.cfg
     """
     from detpress.bundle import find_bundle, load_bundle
+    from detpress.detector.onnx_model import OPSETS
     from detpress.errors import InputError, nearest
-    from detpress.export import EXPORTS
+    from detpress.export import EXPORTS, write_onnx
 
     if to not in EXPORTS:
         raise InputError(f"--to {to}: {nearest(to, EXPORTS)}")
+    if opset is not None and to != "onnx":
+        raise InputError(f"--opset {opset}: a file of {to} has none; expected --to onnx")
+    if opset is not None and opset not in OPSETS:
+        raise InputError(f"--opset {opset}: expected a number from {OPSETS[0]} to {OPSETS[-1]}")
     model = load_bundle(find_bundle(bundle))
     suffix, write = EXPORTS[to]
     path = out or Path(f"{model.architecture.name}{suffix}")
     if path.suffix != suffix:
         raise InputError(f"--out {path}: expected a name that ends in {suffix}")
-    difference = write(model, path)
+    difference = write(model, path) if opset is None else write_onnx(model, path, opset)
     if as_json:
-        print_json({"path": str(path), "largest_difference": difference})
+        print_json(
+            {
+                "path": str(path),
+                "largest_difference": difference.largest,
+                "largest_value": difference.size,
+                "usual": difference.is_usual,
+            }
+        )
     else:
-        print(f"{path}: raw maps differ from the bundle's by at most {difference:.3g} (one random image)")
+        print(
+            f"{path}: raw maps differ from the bundle's by at most {difference.largest:.3g}, their largest value is "
+            f"{difference.size:.3g} (one random image)"
+        )
+    if not difference.is_usual:
+        print(
+            f"error: {path}: is not the bundle's model: its raw maps differ by more than {difference.tolerance:g} of "
+            f"their largest value, the most that is usual in the form {model.form}; compare by `detpress evaluate`",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
 
 
 def import_darknet(

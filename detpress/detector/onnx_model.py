@@ -17,19 +17,27 @@ from onnx import version_converter
 from detpress.detector.architecture import Architecture, Convolution, Layer, Yolo
 from detpress.detector.dynamic import DynamicNetwork
 from detpress.detector.half import HalfNetwork
-from detpress.detector.int8_onnx import IR_VERSION, OPSET, Target, int8_onnx
+from detpress.detector.int8_onnx import OPSET, Target, int8_onnx
 from detpress.detector.quantized import QuantizedNetwork
 from detpress.errors import InputError
 from detpress.model import Model
 
+OPSETS = range(13, 24)  # those that a model can be written in
+EXPORTER_OPSET = 18  # the lowest that PyTorch's exporter writes
+SINCE_18 = ("antialias", "keep_aspect_ratio_policy")  # attributes of Resize, here at what it did before it had them
 
-def onnx_model(model: Model, target: Target = "onnxruntime") -> onnx.ModelProto:
-    """The model in ONNX. `target`: the runtime that an int8 model's graph is for; others are the same for all."""
+
+def onnx_model(model: Model, target: Target = "onnxruntime", opset: int = OPSET) -> onnx.ModelProto:
+    """The model in ONNX, in the lowest IR that has the opset.
+
+    target: the runtime that an int8 model's graph is for; others are the same for all. opset: one of `OPSETS`.
+    """
     network = model.network
     if isinstance(network, QuantizedNetwork | DynamicNetwork):
         proto = int8_onnx(network, target)
     else:
         proto = _float_model(model)
+    proto = _in_opset(proto, opset)
     onnx.helper.set_model_props(proto, metadata(model.architecture))
     return proto
 
@@ -51,6 +59,7 @@ def _float_model(model: Model) -> onnx.ModelProto:
             network,
             (images,),
             dynamo=True,
+            opset_version=EXPORTER_OPSET,
             external_data=False,
             verbose=False,
             input_names=["images"],
@@ -58,12 +67,24 @@ def _float_model(model: Model) -> onnx.ModelProto:
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
         )
     assert program is not None
-    # Torch writes the newest versions, which older runtimes refuse; the int8 files' are enough for these operators.
-    proto = version_converter.convert_version(program.model_proto, OPSET)
-    proto.ir_version = IR_VERSION
+    proto = program.model_proto
     graph = proto.graph
     for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         del part.metadata_props[:]
+    return proto
+
+
+def _in_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The operators of these networks do the same since opset 13, so that going down is a matter of what the file says;
+    ONNX's converter knows the way up only (it lacks `Add` and `Pad` downwards)."""
+    if opset > proto.opset_import[0].version:
+        proto = version_converter.convert_version(proto, opset)
+    for node in proto.graph.node if opset < EXPORTER_OPSET else ():
+        kept = [attribute for attribute in node.attribute if attribute.name not in SINCE_18]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    proto.opset_import[0].version = opset
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
     return proto
 
 

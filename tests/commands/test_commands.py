@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from command_line import Command
 
-from detpress.bundle import load_bundle
-from detpress.detector.architecture import build_architecture
+from detpress.bundle import load_bundle, save_bundle
+from detpress.detector.architecture import Convolution, build_architecture
 from detpress.detector.darknet import WeightsHeader, write_model
+from detpress.detector.half import HalfPrecision, half_network
 from detpress.model import new_model
+from detpress.plugin import Form
 from detpress.voc.digits import CLASSES
 
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures/voc-eval"
@@ -108,15 +111,47 @@ def test_evaluate_and_detect_of_a_bundle(detpress: Command, workplace: Path, bun
 def test_a_bundle_goes_to_darknet_and_back_and_to_onnx(detpress: Command, workplace: Path, bundle: Path) -> None:
     said = detpress("export", bundle, "--to", "darknet", "--out", "tiny.cfg", "--json")
     assert said.code == 0, said.err
-    assert said.json == {"path": "tiny.cfg", "largest_difference": 0.0}
+    assert said.json["largest_difference"] == 0.0
+    assert said.json["usual"]
     Path("tiny.names").write_text("".join(f"{name}\n" for name in CLASSES))
     said = detpress("import", "tiny.cfg", "tiny.weights", "--classes", "tiny.names", "--out", "back", "--json")
     assert said.json == {"bundle": "back", "architecture": "tiny"}
     ours, theirs = load_bundle(bundle).network.state_dict(), load_bundle(Path("back")).network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if "num_batches_tracked" not in name)
-    said = detpress("export", bundle, "--to", "onnx", "--out", "tiny.onnx", "--json")
+    said = detpress("export", bundle, "--to", "onnx", "--opset", "13", "--out", "tiny.onnx", "--json")
     assert said.json["largest_difference"] < 1e-4
-    assert Path("tiny.onnx").is_file()
+    assert onnx.load("tiny.onnx").opset_import[0].version == 13
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("onnx", "--opset", "12"), "--opset 12: expected a number from 13 to 23"),
+        (("torch", "--opset", "17"), "--opset 17: a file of torch has none; expected --to onnx"),
+    ],
+)
+def test_an_opset_that_cannot_be_written_is_refused(
+    detpress: Command, workplace: Path, bundle: Path, options: tuple[str, ...], message: str
+) -> None:
+    said = detpress("export", bundle, "--to", *options)
+    assert said.code == 2
+    assert message in said.err
+
+
+def test_an_export_that_is_not_the_bundles_model_ends_with_exit_code_1(
+    detpress: Command, workplace: Path, bundle: Path
+) -> None:
+    """In 16 bits the sums of this network are too large, in the float32 of the file they are not."""
+    model = load_bundle(bundle)
+    convolutions = (i for i, layer in enumerate(model.architecture.layers) if isinstance(layer, Convolution))
+    network = half_network(model.network, HalfPrecision("fp16", frozenset(convolutions)))
+    network.get_parameter("layers.0.convolution.weight").fill_(6e4)
+    save_bundle(model.with_network(network, Form.HALF), Path("half"))
+    said = detpress("export", "half", "--to", "onnx", "--out", "half.onnx")
+    assert said.code == 1
+    assert (
+        "half.onnx: is not the bundle's model: its raw maps differ by more than 0.1 of their largest value" in said.err
+    )
 
 
 @pytest.mark.parametrize(
