@@ -16,7 +16,7 @@ class Data(Config):
     val: str = Field("val", description="image set that plugins may choose by")
     test: str = Field("test", description="image set that every stage is scored on")
     bad_boxes: Literal["skip", "refuse"] = Field(
-        "skip", description="training boxes without area or outside the image: left out and counted, or an error"
+        "skip", description="boxes without area or outside the image: left out of training and counted, or an error"
     )
 
 

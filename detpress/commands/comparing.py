@@ -11,7 +11,10 @@ from detpress.commands.options import Assignments, Json, Mlflow, Out, make_folde
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from detpress.study.definition import Study
     from detpress.study.running import Outcome
+    from detpress.study.terminal import StudyTerminal
+    from detpress.voc.devkit import Devkit
 
 
 def compare(
@@ -54,7 +57,7 @@ def compare(
     from detpress.study.comparison import best_row, means, write_study_folder
     from detpress.study.comparison import compare as compare_outcomes
     from detpress.study.definition import open_studies
-    from detpress.study.running import plan_study, run_study
+    from detpress.study.running import open_study_data, plan_study, run_study
     from detpress.study.terminal import StudyTerminal
 
     condition = parse_condition(where) if where is not None else None
@@ -70,7 +73,9 @@ def compare(
     outcomes: list[Outcome] = []
     results: dict[str, Any] = {}
     with StudyTerminal(quiet) as terminal:
-        plan = plan_study(study, store)
+        devkit = open_study_data(study)
+        _check_data(study, devkit, terminal)
+        plan = plan_study(study, store, devkit)
         terminal.planned(plan)
         if ray is None:
             running = run_study(plan, store, folder, terminal)
@@ -80,7 +85,7 @@ def compare(
             for outcome in running:
                 outcomes.append(outcome)
         finally:
-            results = compare_outcomes(study, outcomes, plan.devkit)
+            results = compare_outcomes(study, outcomes, devkit)
             write_study_folder(study, results, folder)
     if tracking:
         tracking.log(results, folder)
@@ -107,6 +112,17 @@ def compare(
         console.print(f"Results: {folder / 'study.json'}", soft_wrap=True, highlight=False, markup=False)
     if failed or nothing_fits:
         raise typer.Exit(1)
+
+
+def _check_data(study: "Study", devkit: "Devkit", terminal: "StudyTerminal") -> None:
+    """Raises InputError where data would fail a recipe, before any of them runs."""
+    from detpress.data_check import annotation_findings, picture_findings, report
+
+    recipes = [job.recipe for job in study.jobs]
+    asked = {(recipe.data.model_dump_json(), bool(recipe.chain)): recipe for recipe in recipes}.values()
+    report(list(dict.fromkeys(f for recipe in asked for f in annotation_findings(recipe, devkit))), terminal.say)
+    found = [f for recipe in asked for f in picture_findings(recipe, devkit, terminal.progress)]
+    report(list(dict.fromkeys(found)), terminal.say)
 
 
 def _on_ray(address: str) -> "Callable[..., Iterator[Outcome]]":

@@ -46,28 +46,21 @@ def run(
 
     # These import PyTorch, which takes seconds: what is wrong with the recipe itself is said before.
     from detpress.data import open_data
+    from detpress.data_check import annotation_findings, picture_findings, report
     from detpress.initial_model import recipe_classes
     from detpress.plan import plan_chain
     from detpress.store import open_store
-    from detpress.voc.check import check_pictures, shared_images
-    from detpress.voc.devkit import check_boxes
 
     folder = out or Path("runs") / checked.name
     make_folder(folder)
     devkit = open_data(checked.data.root, recipe_classes(checked))
+    report(annotation_findings(checked, devkit), listener.say)
     plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
-    check_pictures(devkit, [*([checked.data.train] if checked.chain else []), checked.data.test])
     store = open_store(shared=not fresh)
     tracking = open_tracking(mlflow)
     found: dict[str, Any] = {}
     with listener:
-        if checked.chain:
-            bad = check_boxes(devkit.image_set(checked.data.train), checked.data.bad_boxes)
-            shared = shared_images(devkit, checked.data.train, checked.data.test)
-            if shared:
-                listener.say(f"{len(shared)} images of the test set are trained on, too, such as {shared[0].image}")
-            if bad:
-                listener.say(f"{len(bad)} training boxes left out: no area, or off the image; stage.log names them")
+        report(picture_findings(checked, devkit, listener.progress), listener.say)
         if checked.search is not None:
             checked, found = _run_search(checked, devkit, store, listener, folder, as_json)
         results = _run_chain(checked, devkit, store, listener, folder, fresh)
@@ -153,28 +146,46 @@ def _print_results(results: dict[str, Any], folder: Path) -> None:
     )
 
 
-def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json = False) -> None:
-    """Check a recipe and print its chain: the forms, and what each step would touch. Nothing is trained.
+def validate(
+    recipe: RecipeName,
+    assignments: Assignments = None,
+    no_data: Annotated[bool, typer.Option("--no-data", help="Leave out reading the data set.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check a recipe and its data, and print the chain: the forms, and what each step would touch. Nothing is trained.
+
+    Annotations and pictures are read; pictures that did not change since the last time are not read again.
 
     \b
     detpress validate quickstart
     detpress validate my-recipe.yaml --set chain[0].sparsity=0.9
     """
     from detpress.recipe import end_recipes, find_recipe, read_recipe
+    from detpress.terminal import TerminalListener
 
     checked = read_recipe(find_recipe(recipe), assignments or [])
+    listener = TerminalListener()
 
     from rich.console import Console
 
-    from detpress.data import open_data
+    from detpress.data import open_data_if_there
+    from detpress.data_check import annotation_findings, picture_findings, report
     from detpress.initial_model import recipe_classes
     from detpress.plan import count_images, plan_chain, plan_table, touched_layers  # imports PyTorch, taking seconds
     from detpress.report.whole import WholeFigures
 
-    devkit = open_data(checked.data.root, recipe_classes(checked)) if Path(checked.data.root).is_dir() else None
+    devkit = None if no_data else open_data_if_there(checked.data.root, recipe_classes(checked))
+    if devkit is not None:
+        report(annotation_findings(checked, devkit), listener.say)
+    elif not no_data:
+        listener.say(f"the data set {checked.data.root} is not there: only the recipe is checked")
+    count_images(checked, devkit)
+    planned = [plan_chain(end, devkit) for end in (end_recipes(checked) if checked.search else [checked])]
+    if devkit is not None:
+        with listener:
+            report(picture_findings(checked, devkit, listener.progress), listener.say)
     if checked.search is not None:
-        count_images(checked, devkit)
-        first, last = (plan_chain(end, devkit) for end in end_recipes(checked))
+        first, last = planned
         if as_json:
             print_json({"first": [row.as_dict() for row in first], "last": [row.as_dict() for row in last]})
             return
@@ -184,7 +195,7 @@ def validate(recipe: RecipeName, assignments: Assignments = None, as_json: Json 
             print(f"with each at its {which} value:")
             Console().print(WholeFigures(plan_table(rows)))
         return
-    rows = plan_chain(checked, devkit)
+    [rows] = planned
     if as_json:
         print_json([row.as_dict() for row in rows])
         return

@@ -108,10 +108,14 @@ class StudyListener(Protocol):
     def end_job(self, number: int, outcome: Outcome) -> None: ...
 
 
-def plan_study(study: Study, store: Store) -> Plan:
-    """Raises InputError where a data set or weights cannot be read."""
+def open_study_data(study: Study) -> Devkit:
+    """The data set that all recipes share. Raises InputError as `open_data` does."""
     first = study.jobs[0].recipe
-    devkit = open_data(first.data.root, recipe_classes(first))
+    return open_data(first.data.root, recipe_classes(first))
+
+
+def plan_study(study: Study, store: Store, devkit: Devkit) -> Plan:
+    """Raises InputError where the data set or weights cannot be read."""
     models: dict[str, Model] = {}
     jobs: list[PlannedJob] = []
     plugins: dict[str, str] = {}

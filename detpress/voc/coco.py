@@ -15,6 +15,8 @@ from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.matches import ClassMatches
 from detpress.voc.results import ClassDetections
 
+MOST_OF_A_CLASS = 100  # detections in an image that COCO's rules count; the best are
+
 
 def coco_average_precision(
     annotations: Sequence[Annotation],

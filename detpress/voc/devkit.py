@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,6 +14,10 @@ from detpress.voc.annotation import Annotation, object_line, read_annotation
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")  # in any case
 FLAGGED = re.compile(r"(.*\S)\s+(-1|0|1)")  # a line of a class's set: whether the image holds it
 HIDDEN = "."  # what file names begin with that are no part of the data, such as the `._x.txt` that macOS leaves
+
+
+class UnlistedClassError(InputError):
+    """An object is of a class that the list given does not have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,12 @@ class Devkit:
         a name that climbs out of the folder, and a class that is not in the list given.
         """
         if name not in self._sets:
-            self._sets[name] = self._read_set(name)
+            annotations = []
+            for found in self.entries(name):
+                if isinstance(found, InputError):
+                    raise found
+                annotations.append(found)
+            self._sets[name] = annotations
         return self._sets[name]
 
     def image_path(self, annotation: Annotation) -> Path:
@@ -119,30 +128,35 @@ class Devkit:
                     total.update(f"{annotation.image} {_sha256(path)}\n".encode())
         return total.hexdigest()
 
-    def _read_set(self, name: str) -> list[Annotation]:
+    def entries(self, name: str) -> Iterator[Annotation | InputError]:
+        """The annotations of the image set, in the place of each that cannot be had what is wrong with it.
+
+        Raises InputError for a set that does not exist or is empty.
+        """
         paths = [folder / "ImageSets/Main" / f"{name}.txt" for folder in self.folders]
         found = [path for path in paths if _exists(path)]
         if not found or PurePosixPath(name).name != name:
             raise InputError(f"{self.root}: no image set '{name}'; {nearest(name, self.image_set_names)}")
-        named: dict[str, str] = {}
-        annotations = [annotation for path in found for annotation in self._read_set_file(path, named)]
-        if not annotations:
+        lines = [(path, number, image) for path in found for number, image in _image_names(path)]
+        if not lines:
             raise InputError(f"{found[0]}: empty; expected the name of an image a line")
-        return annotations
+        named: dict[str, str] = {}  # where each image was named already
+        for line in lines:
+            try:
+                yield self._entry(*line, named)
+            except InputError as error:
+                yield error
 
-    def _read_set_file(self, path: Path, named: dict[str, str]) -> list[Annotation]:
-        """named: where each image was named already; added to."""
-        annotations = []
-        for number, image in _image_names(path):
-            if _climbs(image):
-                raise InputError(f"{path}:{number}: '{image}' climbs out of the data set's folder")
-            if image in named:
-                raise InputError(f"{path}:{number}: image '{image}' was named before, at {named[image]}")
-            named[image] = f"{path}:{number}"
-            if not _exists(source := _annotation_file(path, image)):
-                raise InputError(f"{path}:{number}: image '{image}' has no annotation: {source} does not exist")
-            annotations.append(self._annotation(path, image))
-        return annotations
+    def _entry(self, path: Path, number: int, image: str, named: dict[str, str]) -> Annotation:
+        """named: added to."""
+        if _climbs(image):
+            raise InputError(f"{path}:{number}: '{image}' climbs out of the data set's folder")
+        if image in named:
+            raise InputError(f"{path}:{number}: image '{image}' was named before, at {named[image]}")
+        named[image] = f"{path}:{number}"
+        if not _exists(source := _annotation_file(path, image)):
+            raise InputError(f"{path}:{number}: image '{image}' has no annotation: {source} does not exist")
+        return self._annotation(path, image)
 
     def _annotation(self, set_file: Path, image: str) -> Annotation:
         source = _annotation_file(set_file, image)
@@ -154,7 +168,9 @@ class Devkit:
         for i, name in enumerate(annotation.names):
             if self.given_classes is not None and name not in self.given_classes:
                 place = f"{annotation.path}:{object_line(annotation, i)}: object {i + 1}"
-                raise InputError(f"{place}: class '{name}' is not in the list; {nearest(name, self.given_classes)}")
+                raise UnlistedClassError(
+                    f"{place}: class '{name}' is not in the list; {nearest(name, self.given_classes)}"
+                )
         return annotation
 
 

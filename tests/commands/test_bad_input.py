@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import shutil
 import struct
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Command, Said
+from PIL import Image
 
 from detpress.bundle import load_bundle
 from detpress.detector.architecture import build_architecture
@@ -193,16 +195,46 @@ def test_boxes_without_area_are_counted_in_the_log_or_refused_by_the_setting(
     assert "1 boxes left out" in log
 
 
+@pytest.mark.parametrize("command", ["run", "validate", "compare"])
+def test_a_photograph_cut_short_or_of_another_size_is_named_before_the_work(
+    detpress: Command, data: Path, cache: Path, command: str
+) -> None:
+    photos = [data / f"JPEGImages/{name}.jpg" for name in ("000003", "000012", "000013")]
+    photos[0].write_bytes(photos[0].read_bytes()[:900])
+    for photo in photos[1:]:
+        Image.new("RGB", (80, 80)).save(photo)
+    said = detpress(command, "small.yaml")
+    assert (said.code, said.out) == (2, "")
+    assert f"detpress: {photos[0]}: cannot be read as an image (" in said.err
+    assert said.err.endswith(f"\n{photos[1]}: 80x80 pixels, but its annotation says 160x160 (2 such in all)\n")
+    assert not list((cache / "store").glob("stages/*"))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_photograph_cut_short_is_named_and_the_stage_before_kept(
+def test_a_photograph_spoilt_after_it_was_checked_is_named_and_the_stage_before_kept(
     detpress: Command, data: Path, workplace: Path, cache: Path, workers: int
 ) -> None:
+    assert detpress("validate", "small.yaml").code == 0
     photo = data / "JPEGImages/000003.jpg"
-    photo.write_bytes(photo.read_bytes()[:900])
+    before = photo.stat()
+    photo.write_bytes(photo.read_bytes()[:900] + bytes(before.st_size - 900))
+    os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns))
     said = refusal(detpress("run", "small.yaml", "--set", f"chain[0].workers={workers}"))
     assert said.startswith(f"train.scratch: {photo}: cannot be read as an image (")
     assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
     assert (workplace / "runs/small/0-model/bundle/model.json").is_file()
+
+
+def test_validate_reads_the_data_unless_it_is_told_not_to(detpress: Command, data: Path) -> None:
+    (data / "JPEGImages/000012.jpg").unlink()
+    assert "000012.xml: its image " in refusal(detpress("validate", "small.yaml"))
+    said = detpress("validate", "small.yaml", "--set", f"data.classes=[{', '.join(CLASSES)}]", "--no-data")
+    assert (said.code, said.err) == (0, "")
+    shutil.rmtree(data)
+    said = detpress("validate", "small.yaml", "--set", f"data.classes=[{', '.join(CLASSES)}]", "--json")
+    assert said.code == 0
+    assert [row["plugin"] for row in said.json][:2] == ["model", "train.scratch"]
+    assert said.err == f"the data set {data} is not there: only the recipe is checked\n"
 
 
 def test_a_photograph_to_detect_in_that_is_cut_short_is_named(detpress: Command, data: Path, bundle: Path) -> None:

@@ -200,7 +200,7 @@ def test_validate_prints_the_chain_as_it_would_be(detpress: Command, workplace: 
     said = detpress("validate", "small.yaml")
     assert said.code == 0
     assert f"{rows[3]['parameters']:,}" in said.out
-    assert not cache.exists()
+    assert not (cache / "store").exists()
 
 
 def test_plugins_and_recipes_are_listed_and_shown(detpress: Command) -> None:

@@ -9,7 +9,7 @@ import psutil
 from detpress.store import Store
 from detpress.study.comparison import compare, write_study_folder
 from detpress.study.definition import Job, Study, read_study
-from detpress.study.running import Outcome, Plan, plan_study, run_study
+from detpress.study.running import Outcome, Plan, open_study_data, plan_study, run_study
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Finished:
 
 def run(path: Path, cache: Path, folder: Path, kill_at: str | None = None) -> Finished:
     study, store, told = read_study(path), Store(cache / "store"), Told(kill_at)
-    plan = plan_study(study, store)
+    plan = plan_study(study, store, open_study_data(study))
     told.planned(plan)
     outcomes = list(run_study(plan, store, folder, told))
     results = compare(study, outcomes, plan.devkit)

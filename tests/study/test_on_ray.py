@@ -18,7 +18,7 @@ from detpress.shared_store import SharedStore
 from detpress.store import Store, open_store
 from detpress.study.definition import read_study
 from detpress.study.on_ray import run_study_on_ray
-from detpress.study.running import Outcome, plan_study, run_study
+from detpress.study.running import Outcome, open_study_data, plan_study, run_study
 
 STUDY = """\
 name: three
@@ -67,7 +67,8 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 
 def run_on(nodes: Nodes, study_file: Path, told: Told, store: Store) -> dict[str, Outcome]:
-    plan = plan_study(read_study(study_file), store)
+    study = read_study(study_file)
+    plan = plan_study(study, store, open_study_data(study))
     found = run_study_on_ray(plan, store, nodes.folder / "run", told, nodes.cluster.address)
     return {outcome.job.variant: outcome for outcome in found}
 
@@ -93,11 +94,9 @@ def test_a_cluster_gives_what_a_local_run_gives_bit_for_bit(
     assert ("planned", 5, 0) not in told.events
     monkeypatch.delenv("DETPRESS_STORE")
     monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "local"))
-    store = open_store()
-    local = {
-        outcome.job.variant: outcome
-        for outcome in run_study(plan_study(read_study(path), store), store, tmp_path / "run-local", Told())
-    }
+    store, study = open_store(), read_study(path)
+    plan = plan_study(study, store, open_study_data(study))
+    local = {outcome.job.variant: outcome for outcome in run_study(plan, store, tmp_path / "run-local", Told())}
     for name in ("pruned", "trained"):
         assert on_ray[name].failure is None
         assert weights(on_ray[name]) == weights(local[name])
@@ -135,6 +134,7 @@ def test_a_node_that_dies_during_a_training_is_made_up_for_by_another(
 
 def test_no_cluster_at_the_address_is_one_line(tmp_path: Path, study_file: Path) -> None:
     store = Store(tmp_path / "store", SharedStore(f"file://{tmp_path}/shared"))
-    plan = plan_study(read_study(study_file), store)
+    study = read_study(study_file)
+    plan = plan_study(study, store, open_study_data(study))
     with pytest.raises(InputError, match=r"--ray 127\.0\.0\.1:1: no cluster there"):
         list(run_study_on_ray(plan, store, tmp_path / "run", Told(), "127.0.0.1:1"))
