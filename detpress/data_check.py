@@ -178,8 +178,8 @@ def _crowds(recipe: Recipe, test: Sequence[Annotation]) -> list[Finding]:
     if crowded:
         most = max(len(annotation.names) for annotation in crowded)
         text = (
-            f"{len(crowded)} images of '{recipe.data.test}' hold more objects, up to {most}, than the {kept} detections "
-            f"that are kept: --set measure.max_detections={most} or more finds them"
+            f"{len(crowded)} images of '{recipe.data.test}' hold more objects, up to {most}, "
+            f"than the {kept} detections that are kept: --set measure.max_detections={most} or more finds them"
         )
         findings.append(Finding(text, is_error=False))
     most = max((count for annotation in test for count in Counter(annotation.names).values()), default=0)
