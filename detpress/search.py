@@ -22,6 +22,7 @@ from detpress.errors import DetpressError, InputError, StageError
 from detpress.initial_model import initial_model
 from detpress.keys import chain_keys
 from detpress.measure.metrics import protocol_id, scoring_runtime
+from detpress.plain_json import read_json
 from detpress.plugin import Form
 from detpress.recipe import Recipe, recipe_text, trial_recipe
 from detpress.run import run_chain
@@ -258,10 +259,10 @@ class _Quiet:
 
 def _known_failures(path: Path) -> dict[str, str]:
     """Key -> reason of the trials that failed when this folder's search was run before."""
-    try:
-        trials = json.loads(path.read_text(encoding="utf-8"))["trials"]
-        return {trial["key"]: trial["reason"] for trial in trials if trial["status"] == "failed" and trial["key"]}
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not the trials of a search ({error!r}); remove it, or give another --out") from error
+    try:
+        trials = read_json(path)["trials"]
+        return {trial["key"]: trial["reason"] for trial in trials if trial["status"] == "failed" and trial["key"]}
+    except (InputError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: not the trials of a search; remove it, or give another --out") from error

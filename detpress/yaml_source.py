@@ -114,7 +114,7 @@ class YamlSource:
         """`FILE:LINE: a.b[0].c` for the value at `place`, or what was said when it was set."""
         for length in range(len(place), -1, -1):
             if place[:length] in self._set:
-                return f"{self._set[place[:length]]}: {spell(place)}"
+                return f"{self._set[place[:length]]}: {_cut(spell(place))}"
         home = next(place[:length] for length in range(len(place), -1, -1) if place[:length] in self._homes)
         in_file = (*self._homes[home], *place[len(home) :])
         for length in range(len(in_file), -1, -1):
@@ -133,10 +133,12 @@ class YamlSource:
         The step of a chain holds its options under the plugin's name, which may be left out: `chain[0].sparsity=0.5`.
         Raises InputError for a path through something that is neither a mapping nor a list.
         """
-        said = f"--set {assignment}"
+        said = f"--set {_cut(assignment if assignment.isprintable() else repr(assignment)[1:-1])}"
         path, separator, value = assignment.partition("=")
         if not separator or not _keys(path):
             raise InputError(f"{said}: expected KEY=VALUE, such as --set seed=1 or --set chain[0].sparsity=0.5")
+        if "\0" in assignment:
+            raise InputError(f"{said}: no path, name or text holds the character NUL")
         try:
             loader = _Loader(value)
             node = loader.get_single_node()
@@ -175,7 +177,9 @@ class YamlSource:
                 if keys:
                     target.setdefault(key, {})
             else:
-                raise InputError(f"{said}: nothing called '{key}' in {spell(tuple(place)) or 'the recipe'}")
+                raise InputError(
+                    f"{said}: nothing called {shortened(str(key))} in {spell(tuple(place)) or 'the recipe'}"
+                )
             if not keys:
                 target[key] = value
                 self._set[tuple(place)] = said
@@ -186,9 +190,12 @@ class YamlSource:
 def read_yaml(path: Path) -> YamlSource:
     """The document in `path`. Raises InputError as `YamlSource` does, and for a file that cannot be read."""
     try:
-        return YamlSource(path, path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # not UTF-8; a path with the character NUL
+        raise InputError(f"{shortened(str(path))}: cannot be read: {error}") from error
+    return YamlSource(path, text)
 
 
 def _lines(node: yaml.Node, place: Place, seen: set[int], repeated: list[int]) -> Iterator[tuple[Place, int]]:
@@ -205,9 +212,11 @@ def _lines(node: yaml.Node, place: Place, seen: set[int], repeated: list[int]) -
     if len(repeated) > MOST_REPEATED:
         _refuse(node, f"aliases repeat more than {MOST_REPEATED:,} values")
     yield place, node.start_mark.line + 1
+    if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+        _refuse(node, "no path, name or text holds the character NUL")
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
+            if not isinstance(key_node, yaml.ScalarNode) or "\0" in key_node.value:
                 _refuse(key_node, "a key is no text")
             inner = (*place, key_node.value)
             yield from _lines(value_node, inner, seen, repeated)
@@ -223,13 +232,16 @@ def _refuse(node: yaml.Node, problem: str, cause: Exception | None = None) -> No
 
 def shortened(value: Any) -> str:
     """The value as Python writes it, its middle left out where it is long."""
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_ECHO else f"{text[: LONGEST_ECHO // 2]}...{text[-LONGEST_ECHO // 4 :]}"
 
 
 def _keys(path: str) -> list[str | int]:
     """`chain[0].sparsity` -> `["chain", 0, "sparsity"]`."""
-    return [int(t[1:-1]) if t[0] == "[" else t for t in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
+    return [int(t[1:-1]) if t[0] == "[" else t for t in re.findall(r"\[\d{1,9}\]|[^.\[\]]+", path)]
 
 
 def _value_at(data: Any, place: Place) -> Any:

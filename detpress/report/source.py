@@ -1,7 +1,6 @@
 """What a report is made from: the folder that `detpress run` or `detpress compare` left."""
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from detpress.data import open_data
 from detpress.errors import InputError
 from detpress.measure.figures import DEFAULT_FIGURES
+from detpress.plain_json import read_json
 from detpress.plugin import Form
 from detpress.recipe_sections import Measure
 from detpress.report.table import baseline
@@ -17,6 +17,7 @@ from detpress.stage import Stage
 from detpress.study.comparison import Scored, Scoring, compare_rows
 from detpress.voc.bootstrap import RESAMPLES
 from detpress.voc.devkit import Devkit
+from detpress.yaml_source import shortened
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ def read_source(folder: Path) -> Source:
     for name, read in (("study.json", _read_study), ("results.json", _read_run)):
         path = folder / name
         if path.is_file():
+            results = read_json(path)
             try:
-                return read(folder, json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise InputError(f"{path}: not what detpress writes: {error!r}") from error
+                return read(folder, results)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise InputError(f"{path}: not what detpress writes: {_missing(error)}") from error
     raise InputError(f"{folder}: expected the folder of a run (results.json) or of a study (study.json)")
 
 
@@ -82,7 +84,7 @@ def _read_run(folder: Path, run: dict[str, Any]) -> Source:
     names = [f"{stage.index} {stage.plugin}" for stage in stages]
     devkit = open_data(
         recipe["data"]["root"],
-        json.loads((stages[0].bundle / "model.json").read_text(encoding="utf-8"))["architecture"]["classes"],
+        read_json(stages[0].bundle / "model.json")["architecture"]["classes"],
     )
     measure, test = Measure.model_validate(recipe["measure"]), recipe["data"]["test"]
     candidates = {name: [Scored(run["seed"], stages[: i + 1])] for i, name in enumerate(names)}
@@ -118,6 +120,10 @@ def _stage(entry: dict[str, Any], folder: Path) -> Stage:
         entry["metrics"],
         folder / "results",
     )
+
+
+def _missing(error: Exception) -> str:
+    return f"{shortened(error.args[0])} is missing" if isinstance(error, KeyError) else "a value of another kind"
 
 
 def _tail(path: Path, lines: int = 40) -> str:

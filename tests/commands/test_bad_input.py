@@ -382,3 +382,51 @@ def test_a_misspelled_option_is_named_before_torch_is_imported(workplace: Path, 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "False\n")
     assert "small.yaml:6: chain[1].nni.l1norm.sparsty: unknown key" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["results.json", "study.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000 + "]" * 100_000, ": not what detpress writes: nested too deep"),
+        ("9" * 5000, ": not what detpress writes: a number of thousands of digits"),
+        ('{"rows": [}', ":1: not JSON: Expecting value"),
+        ("[]", ": not what detpress writes: a value of another kind"),
+        ("{}", " is missing"),
+    ],
+    ids=["brackets", "digits", "comma", "list", "empty"],
+)
+def test_a_report_of_what_no_run_wrote_is_refused(
+    detpress: Command, workplace: Path, name: str, content: str, message: str
+) -> None:
+    Path("made").mkdir()
+    Path("made", name).write_text(content)
+    said = refusal(detpress("report", "made"))
+    assert said.startswith(f"made/{name}:")
+    assert said.endswith(message)
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", f"{LONG}.yaml"),
+        ("run", LONG),
+        ("run", "small.yaml", "--out", LONG),
+        ("run", "small.yaml", "--set", f"name={LONG}"),
+        ("run", "small.yaml", "--set", f"data.root={LONG}"),
+        ("run", "small.yaml", "--set", f"data.train={LONG}"),
+        ("run", "small.yaml", "--set", f"model={{weights: {LONG}}}"),
+        ("compare", f"{LONG}.yaml"),
+        ("report", LONG),
+        ("export", LONG, "--to", "onnx"),
+        ("export", "builtin:digits", "--to", "darknet", "--out", f"{LONG}.cfg"),
+        ("import", LONG, LONG, "--classes", LONG),
+        ("detect", "builtin:digits", LONG),
+        ("evaluate", "--data", "digits", "--results", LONG),
+    ],
+)
+def test_a_name_too_long_for_a_disk_is_one_line(detpress: Command, workplace: Path, arguments: tuple[str, ...]) -> None:
+    assert refusal(detpress(*arguments)).count(LONG) <= 2

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detpress.errors import InputError
-from detpress.yaml_source import YamlSource
+from detpress.yaml_source import YamlSource, read_yaml
 
 TEXT = """\
 name: x
@@ -121,10 +121,39 @@ def test_aliases_of_aliases_are_refused_before_they_are_followed() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["2001-99-99", "!!int ''", "!!bool x", "9" * 5000, "[" * 3000 + "]" * 3000, "{[a]: 1}"]
+    "value",
+    ["2001-99-99\n", '"\\0"', "2001-99-99", "!!int ''", "!!bool x", "9" * 5000, "[" * 3000 + "]" * 3000, "{[a]: 1}"],
 )
 def test_a_set_value_that_is_none_is_refused_in_a_message_no_longer_than_what_was_written(value: str) -> None:
     with pytest.raises(InputError, match=r"^--set a=") as refused:
         source("a: 1").set(f"a={value}")
     assert len(str(refused.value)) < len(value) + 120
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("path", ["chain[" + "9" * 5000 + "].x", "name." + "x" * 5000, "chain[0].\0"])
+def test_a_set_path_is_shortened_in_the_message(path: str) -> None:
+    with pytest.raises(InputError, match=r"^--set ") as refused:
+        source().set(f"{path}=1")
+    assert len(str(refused.value)) < 250
+    assert "\0" not in str(refused.value)
+
+
+def test_a_key_that_was_set_is_shortened_in_the_messages_about_it() -> None:
+    changed = source()
+    changed.set(f"{'x' * 5000}.y=1")
+    assert len(changed.where(("x" * 5000, "y"))) < 250
+
+
+@pytest.mark.parametrize("name", ["a\0b.yaml", "a" * 300 + ".yaml", "none.yaml"])
+def test_a_path_that_cannot_be_read_is_named_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="cannot be read") as refused:
+        read_yaml(tmp_path / name)
+    assert len(str(refused.value)) < len(str(tmp_path / name)) + 60
+    assert "\0" not in str(refused.value)
+
+
+def test_no_text_holds_nul() -> None:
+    """It would end a path in the middle."""
+    with pytest.raises(InputError, match=r"r\.yaml:2: .*no path, name or text holds the character NUL"):
+        source('a: 1\nb: ["x\\0"]')

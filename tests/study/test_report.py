@@ -192,7 +192,7 @@ def test_a_folder_that_is_neither(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected the folder of a run \(results.json\) or of a study \(study.json\)"):
         write_report(tmp_path)
     (tmp_path / "study.json").write_text("{}")
-    with pytest.raises(InputError, match=r"study.json: not what detpress writes: KeyError\('rows'\)"):
+    with pytest.raises(InputError, match=r"study.json: not what detpress writes: 'rows' is missing"):
         write_report(tmp_path)
 
 
