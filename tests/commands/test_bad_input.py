@@ -86,7 +86,10 @@ def test_a_mistake_in_the_recipe_is_told_before_anything_is_computed(
         (("run", "small.yaml", "--set", "data.root=builtin:digit"), "no built-in data set 'builtin:digit'; did you "),
         (("run", "small.yaml", "--set", "model.weights=absent"), "absent: not a bundle: model.json cannot be read"),
         (("run", "small.yaml", "--set", "data.test=tset"), "digits: no image set 'tset'; did you mean 'test'?"),
-        (("run", "small.yaml", "--out", "small.yaml"), "small.yaml: "),
+        (
+            ("run", "small.yaml", "--out", "small.yaml"),
+            "--out small.yaml: cannot be written (File exists); expected a folder",
+        ),
         (("evaluate", "--data", "digits"), "evaluate: expected either a BUNDLE or --results DIR"),
         (("evaluate", "absent", "--data", "digits"), "absent: not a bundle: model.json cannot be read"),
         (("evaluate", "--results", "digits", "--data", "digits"), "digits: expected files comp4_det_test_<class>.txt"),
