@@ -82,6 +82,8 @@ def evaluate(
                 "ap": evaluation.ap,
                 "runtime": runtime_name,
                 "left_out": [*evaluation.left_out, *without],
+                "max_detections": max_detections if results is None else None,
+                "images_at_max_detections": full if results is None else None,
             }
         )
         return

@@ -35,8 +35,10 @@ def draw_stage_pictures(
     paths = []
     for annotation in chosen:
         image = read_image(devkit.image_path(annotation), annotation.size)
-        boxes = torch.from_numpy(edges_from_voc(annotation.boxes))
-        panels = [draw_boxes(image, boxes, annotation.names, devkit.classes, "truth")]
+        drawn = ~annotation.with_size(image.shape[2], image.shape[1]).degenerate
+        boxes = torch.from_numpy(edges_from_voc(annotation.boxes[drawn]))
+        labels = [label for label, is_drawn in zip(annotation.names, drawn, strict=True) if is_drawn]
+        panels = [draw_boxes(image, boxes, labels, devkit.classes, "truth")]
         for name, detections in found:
             boxes, names, scores = detections_of_image(detections, annotation)
             labels = [f"{label} {score:.2f}" for label, score in zip(names, scores, strict=True)]
