@@ -38,12 +38,13 @@ class SharedStore:
     """The folder `url`. Raises InputError where it cannot be reached, StageError where it fails afterwards."""
 
     def __init__(self, url: str, lease_seconds: float = LEASE_SECONDS) -> None:
-        self.url, self.lease_seconds = url, lease_seconds
+        self.url = url if "://" in url else str(Path(url).absolute())  # the same from any working directory
+        self.lease_seconds = lease_seconds
         if any(character in url for character in "*?[]"):
             raise InputError(f"the shared store {url}: a name with * ? [ or ] cannot be used, it would be a pattern")
         with self._errors_named(InputError):
             # A listing that was kept would hide what another machine has made since.
-            self.files, self.root = fsspec.url_to_fs(url, use_listings_cache=False)
+            self.files, self.root = fsspec.url_to_fs(self.url, use_listings_cache=False)
             self.files.makedirs(self.root, exist_ok=True)
 
     @contextmanager

@@ -10,9 +10,10 @@ disturbs it.
 """
 
 import logging
+import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from ray.exceptions import RayError
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from detpress.cache import cache_root
 from detpress.data import open_data
 from detpress.detector.training_config import TrainingOptions
 from detpress.errors import DetpressError, InputError
@@ -199,13 +201,18 @@ def _cluster(address: str, store: Store) -> Iterator[Cluster]:
     try:
         if address != "auto":
             _reach(address)
-        ray.init(
-            None if address == "auto" else address,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(torch.get_num_threads()), **shared}},
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        if "DETPRESS_CACHE" in os.environ:
+            os.environ["DETPRESS_CACHE"] = str(cache_root())  # means the same in another folder
+        # Workers look for modules in the folder in which Ray is reached: in the store there are none.
+        store.root.mkdir(parents=True, exist_ok=True)
+        with chdir(store.root):
+            ray.init(
+                None if address == "auto" else address,
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(torch.get_num_threads()), **shared}},
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"--ray {address}: no cluster there: {str(error).splitlines()[0]}") from error
     try:

@@ -129,7 +129,9 @@ def test_no_room_on_the_disk_is_one_line_and_keeps_what_was_finished(
 STOPPED = "detpress: stopped; what was finished is kept, the same command goes on from there\n"
 
 
-def test_sigterm_in_training_is_exit_code_143_and_one_line(workplace: Path, cache: Path) -> None:
+def test_sigterm_in_training_is_exit_code_143_and_one_line_and_the_same_command_goes_on(
+    detpress: Command, workplace: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chain = "chain=[{train.scratch: {epochs: 10, batch_size: 4}}]"
     arguments = ("run", "small.yaml", "--set", chain, "--set", "measure.runtimes=[]")
     command = [sys.executable, "-m", "detpress.cli", *arguments, "--out", "stopped"]
@@ -139,6 +141,21 @@ def test_sigterm_in_training_is_exit_code_143_and_one_line(workplace: Path, cach
         out, err = process.communicate()
     assert process.returncode == 143, err
     assert out == ""
+    assert err.endswith(STOPPED)
+    assert "Traceback" not in err
+    assert detpress(*arguments, "--out", "again").code == 0
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "another"))
+    assert detpress(*arguments, "--out", "undisturbed").code == 0
+    assert digests(workplace / "again") == digests(workplace / "undisturbed")
+
+
+def test_sigterm_ends_a_comparison_and_its_worker(workplace: Path, cache: Path) -> None:
+    command = [sys.executable, "-m", "detpress", "compare", "small.yaml", "--set", "chain[0].epochs=10000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for("store/scratch/*/fit-0/training.csv", cache, process)
+        process.terminate()
+        _, err = process.communicate()
+    assert process.returncode == 143, err
     assert err.endswith(STOPPED)
     assert "Traceback" not in err
 

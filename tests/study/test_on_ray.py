@@ -86,9 +86,13 @@ def test_a_cluster_gives_what_a_local_run_gives_bit_for_bit(
     monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "driver"))
     for _ in range(2):
         nodes.add(cpus=os.cpu_count() or 1)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/random.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path / "work")
     on_ray = run_on(nodes, path, told := Told(), open_store())
     assert on_ray["broken"].failure is not None
     assert "1000 calibration images asked for" in on_ray["broken"].failure
+    assert not (tmp_path / "executed").exists(), "a worker has imported a module of the working directory"
     assert "1000 calibration images asked for" in on_ray["broken"].log.read_text()
     assert len(nodes.made_by(0) | nodes.made_by(1)) == 4, "model, l1norm, speedup, finetune"
     assert ("planned", 5, 0) not in told.events
