@@ -87,7 +87,8 @@ def test_a_cluster_gives_what_a_local_run_gives_bit_for_bit(
     for _ in range(2):
         nodes.add(cpus=os.cpu_count() or 1)
     (tmp_path / "work").mkdir()
-    (tmp_path / "work/random.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\n")
+    for module in ("nni", "pytorch_lightning"):  # which workers import when a stage asks for them
+        (tmp_path / f"work/{module}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\n")
     monkeypatch.chdir(tmp_path / "work")
     on_ray = run_on(nodes, path, told := Told(), open_store())
     assert on_ray["broken"].failure is not None
