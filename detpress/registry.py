@@ -14,6 +14,7 @@ from typing import Any, Literal
 from detpress.errors import InputError, nearest
 from detpress.plugin import Plugin
 from detpress.tuner import Assessor, Tuner
+from detpress.yaml_source import shortened
 
 GROUP = "detpress.plugins"
 TUNERS = "detpress.tuners"
@@ -77,7 +78,7 @@ def load_assessor(name: str) -> Assessor:
 def _load(name: str, group: str, kind: Any) -> Any:
     word, found = kind.__name__.lower(), _found(group)
     if name not in found:
-        raise InputError(f"unknown {word} '{name}'; {_guess(name, found)}")
+        raise InputError(f"unknown {word} {shortened(name)}; {_guess(name, found)}")
     entries = found[name]
     if len(entries) > 1:
         rivals = " and ".join(entry.dist.name if entry.dist else "?" for entry in entries)

@@ -114,12 +114,12 @@ class YamlSource:
         """`FILE:LINE: a.b[0].c` for the value at `place`, or what was said when it was set."""
         for length in range(len(place), -1, -1):
             if place[:length] in self._set:
-                return f"{self._set[place[:length]]}: {_cut(spell(place))}"
+                return f"{self._set[place[:length]]}: {cut_short(spell(place))}"
         home = next(place[:length] for length in range(len(place), -1, -1) if place[:length] in self._homes)
         in_file = (*self._homes[home], *place[len(home) :])
         for length in range(len(in_file), -1, -1):
             if in_file[:length] in self._lines:
-                return f"{self.path}:{self._lines[in_file[:length]]}: {spell(in_file)}".removesuffix(": ")
+                return f"{self.path}:{self._lines[in_file[:length]]}: {cut_short(spell(in_file))}".removesuffix(": ")
         return str(self.path)
 
     def is_set(self, place: Place) -> bool:
@@ -133,7 +133,7 @@ class YamlSource:
         The step of a chain holds its options under the plugin's name, which may be left out: `chain[0].sparsity=0.5`.
         Raises InputError for a path through something that is neither a mapping nor a list.
         """
-        said = f"--set {_cut(assignment if assignment.isprintable() else repr(assignment)[1:-1])}"
+        said = f"--set {cut_short(assignment)}"
         path, separator, value = assignment.partition("=")
         if not separator or not _keys(path):
             raise InputError(f"{said}: expected KEY=VALUE, such as --set seed=1 or --set chain[0].sparsity=0.5")
@@ -178,7 +178,7 @@ class YamlSource:
                     target.setdefault(key, {})
             else:
                 raise InputError(
-                    f"{said}: nothing called {shortened(str(key))} in {spell(tuple(place)) or 'the recipe'}"
+                    f"{said}: nothing called {shortened(str(key))} in {cut_short(spell(tuple(place))) or 'the recipe'}"
                 )
             if not keys:
                 target[key] = value
@@ -232,10 +232,12 @@ def _refuse(node: yaml.Node, problem: str, cause: Exception | None = None) -> No
 
 def shortened(value: Any) -> str:
     """The value as Python writes it, its middle left out where it is long."""
-    return _cut(repr(value))
+    return cut_short(repr(value))
 
 
-def _cut(text: str) -> str:
+def cut_short(text: str) -> str:
+    """On one line, its middle left out where it is long."""
+    text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= LONGEST_ECHO else f"{text[: LONGEST_ECHO // 2]}...{text[-LONGEST_ECHO // 4 :]}"
 
 

@@ -49,6 +49,8 @@ def read_source(folder: Path) -> Source:
             results = read_json(path)
             try:
                 return read(folder, results)
+            except OSError as error:
+                raise InputError(f"{path}: names {error.filename}, which cannot be read: {error.strerror}") from error
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise InputError(f"{path}: not what detpress writes: {_missing(error)}") from error
     raise InputError(f"{folder}: expected the folder of a run (results.json) or of a study (study.json)")

@@ -10,6 +10,7 @@ from typing import Literal
 
 from detpress.errors import InputError, nearest
 from detpress.voc.annotation import Annotation, object_line, read_annotation
+from detpress.yaml_source import cut_short, shortened
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")  # in any case
 FLAGGED = re.compile(r"(.*\S)\s+(-1|0|1)")  # a line of a class's set: whether the image holds it
@@ -150,12 +151,13 @@ class Devkit:
     def _entry(self, path: Path, number: int, image: str, named: dict[str, str]) -> Annotation:
         """named: added to."""
         if _climbs(image):
-            raise InputError(f"{path}:{number}: '{image}' climbs out of the data set's folder")
+            raise InputError(f"{path}:{number}: {shortened(image)} climbs out of the data set's folder")
         if image in named:
-            raise InputError(f"{path}:{number}: image '{image}' was named before, at {named[image]}")
+            raise InputError(f"{path}:{number}: image {shortened(image)} was named before, at {named[image]}")
         named[image] = f"{path}:{number}"
         if not _exists(source := _annotation_file(path, image)):
-            raise InputError(f"{path}:{number}: image '{image}' has no annotation: {source} does not exist")
+            expected = source.with_name(cut_short(source.name))
+            raise InputError(f"{path}:{number}: image {shortened(image)} has no annotation: {expected} does not exist")
         return self._annotation(path, image)
 
     def _annotation(self, set_file: Path, image: str) -> Annotation:
