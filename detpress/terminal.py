@@ -35,6 +35,7 @@ class TerminalListener:
 
     def __enter__(self) -> "TerminalListener":
         self._bar.start()
+        self._said = time.monotonic()  # what was imported until now is no progress to tell
         return self
 
     def __exit__(
