@@ -25,6 +25,7 @@ from detpress.measure.metrics import protocol_id
 from detpress.model import Model
 from detpress.recipe import Recipe, Step
 from detpress.registry import distribution_of, engine_version
+from detpress.remarks import remarks
 from detpress.run_folder import exchange_stages
 from detpress.stage import Listener, Stage, StageMaker, find_stage, measurement_digest
 from detpress.store import Store, write_atomically
@@ -197,7 +198,7 @@ def results(recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
         "seed": recipe.seed,
         "protocol": protocol_id(recipe.measure),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "stages": [stage.as_dict() for stage in stages],
+        "stages": [stage.as_dict() | {"remarks": remarks(stages[: i + 1])} for i, stage in enumerate(stages)],
     }
 
 

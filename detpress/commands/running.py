@@ -106,6 +106,7 @@ def _run_chain(
     from contextlib import ExitStack
 
     from detpress.errors import InputError
+    from detpress.remarks import remarks
     from detpress.report.pictures import draw_stage_pictures
     from detpress.run import run_chain, write_run_folder
     from detpress.run_folder import UNFINISHED, add_pictures
@@ -117,6 +118,8 @@ def _run_chain(
             for stage in run_chain(recipe, devkit, store, listener, fresh=fresh):
                 in_use.enter_context(store.in_use([stage.key]))  # until it is copied
                 stages.append(stage)
+                for remark in remarks(stages):
+                    listener.say(f"  {remark}")
         finally:
             if stages:  # a run that fails at once leaves the results of an earlier one
                 results = write_run_folder(recipe, stages, folder)

@@ -56,6 +56,8 @@ def shown(name: str, value: float) -> str:
         return f"{value:.4f}"
     if name.startswith("storage_bytes.") or name == "peak_memory_bytes":
         return f"{value / 1e6:,.2f} MB"
+    if name.startswith("latency_ms.") and name.endswith((".spread", ".others", ".repeats")):
+        return f"{value:,.2f}"
     if name.endswith(".joules"):
         return f"{value:,.3f} J"
     if name.startswith(("latency_ms.", "processing_ms.")):

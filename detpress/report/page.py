@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from detpress.detector.images import read_image
 from detpress.measure.figures import heading, is_simulated, shown
+from detpress.remarks import remarks
 from detpress.report.charts import Chart, line_chart, pareto_chart, x_axis, y_axis
 from detpress.report.layers import LayerState, layer_rows, layer_states
 from detpress.report.pictures import COLOURS, SHOWN_SCORE, detections_of_image
@@ -63,6 +64,7 @@ def page(source: Source) -> str:
     return environment.get_template("page.html").render(
         results=results,
         summary=summary(results),
+        remarks=_remarks(source.rows),
         rows=results["rows"],
         figures=[name for name in results["metrics"] if name != "map" and any(name in row["figures"] for row in rows)],
         classes=sorted({name for row in rows for name in row["figures"] if name.startswith("ap.")}),
@@ -131,7 +133,7 @@ def _cell(row: dict[str, Any], figure: str, people: bool) -> str:
     if figure not in row["figures"]:
         return ""
     mean = row["figures"][figure]["mean"]
-    mark = "~" if is_simulated(figure, row["simulated"]) else ""
+    mark = ("~" if is_simulated(figure, row["simulated"]) else "") + "!" * (figure in row.get("busy", ()))
     return f"{mark}{shown(figure, mean)}" if people else repr(mean)
 
 
@@ -161,6 +163,13 @@ def _precision_recall_charts(
     for of_class, lines in curves.items():
         axes = x_axis("recall", 0.0, 1.0), y_axis("precision", 0.0, 1.0)
         yield of_class, line_chart(f"Precision and recall of {of_class}", *axes, lines)
+
+
+def _remarks(rows: Sequence[RowSource]) -> list[str]:
+    """Of every stage of every row, those of stages that rows share once."""
+    chains = [row.stages[: i + 1] for row in rows for i in range(len(row.stages))]
+    found = {f"{chain[-1].index} {chain[-1].plugin}: {remark}." for chain in chains for remark in remarks(chain)}
+    return sorted(found)
 
 
 def _layers(row: RowSource) -> list[tuple[str, list[LayerState | None]]]:

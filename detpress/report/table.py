@@ -28,7 +28,8 @@ def run_table(results: dict[str, Any]) -> Table:
             f"mAP: {results['protocol']} on the image set '{results['recipe']['data']['test']}'. MACs: multiply-"
             "accumulates of the convolutions for one image. On disk: bytes of the bundle. "
             f"{latency}x: ratio to stage {reference['index']}. "
-            "~: simulated, the runtime only imitates this form."
+            "~: simulated, the runtime only imitates this form. "
+            "!: the machine was busy meanwhile."
             f"{''.join(_beside_the_network(stage) for stage in stages)}"
         ),
         caption_justify="left",
@@ -62,7 +63,8 @@ def _beside_the_network(stage: dict[str, Any]) -> str:
     energy = {name: found["joules"] for name, found in metrics["latency_ms"].items() if "joules" in found}
     if energy:
         line += "; joules a batch: " + ", ".join(f"{joules:.3f} in {name}" for name, joules in energy.items())
-    return f"{line}."
+    remarks = "".join(f"\n{stage['index']} {stage['plugin']}: {remark}." for remark in stage.get("remarks", ()))
+    return f"{line}.{remarks}"
 
 
 def _cells(metrics: dict[str, Any], reference: dict[str, Any], runtimes: list[str]) -> list[str]:
@@ -79,5 +81,6 @@ def _cells(metrics: dict[str, Any], reference: dict[str, Any], runtimes: list[st
     ]
     for name in runtimes:
         median, other = (m["latency_ms"][name]["median"] for m in (metrics, reference))
-        cells.append(cell(f"latency_ms.{name}", f"{median:,.2f}", median, other))
+        mark = "!" if metrics["latency_ms"][name].get("busy") else ""
+        cells.append(cell(f"latency_ms.{name}", f"{mark}{median:,.2f}", median, other))
     return cells

@@ -167,11 +167,16 @@ def _row(name: str, found: Sequence[Scored]) -> dict[str, Any]:
         "seeds": [scored.seed for scored in found],
         "figures": {key: spread([other[key] for other in figures]) for key in shared},
         "simulated": sorted({what for scored in found for what in scored.stages[-1].metrics["simulated"]}),
+        "busy": sorted({name for scored in found for name in _taken_while_busy(scored.stages[-1])}),
         "processors": sorted({scored.stages[-1].metrics["processor"] for scored in found}),
         "map_interval": None,
         "difference": None,
         "fronts": [],
     }
+
+
+def _taken_while_busy(stage: Stage) -> list[str]:
+    return [f"latency_ms.{name}.median" for name, found in stage.metrics["latency_ms"].items() if found.get("busy")]
 
 
 def figures_of(stages: Sequence[Stage]) -> dict[str, float]:

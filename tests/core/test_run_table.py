@@ -49,6 +49,13 @@ def test_map_by_runtime_and_energy_are_shown_where_they_were_measured() -> None:
     assert "mAP 0.5000 in torch, 0.4900 in openvino; joules a batch: 0.125 in openvino." in text
 
 
+def test_latency_of_a_busy_machine_is_marked_and_remarks_stand_below() -> None:
+    latency = {"openvino": {"median": 2.0, "threads": 2, "busy": True}}
+    text = shown(stage(0), stage(1, latency_ms=latency) | {"remarks": ["mAP 0.0000: unusual"]})
+    assert "!2.00" in text
+    assert "1 model: mAP 0.0000: unusual." in text
+
+
 def test_stages_measured_on_different_processors_are_said_to_be() -> None:
     assert "Latency was measured on Xeon, 2 cores. x: ratio" in shown(stage(0), stage(1))
     text = shown(stage(0), stage(1, processor="EPYC, 8 cores"))
