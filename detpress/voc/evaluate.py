@@ -32,6 +32,7 @@ from detpress.voc.results import NO_DETECTIONS, ClassDetections
 Protocol = Literal["voc07", "voc10", "coco"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 NO_IMAGES = np.zeros(0, np.int64)
+DIGITS = 12  # of an average precision: those after them are of the order of its sums, as in 1.0000000000000002
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def evaluate(
             name: average(*precision_recall(found.true, found.false, int(found.positives.sum())))
             for name, (found,) in find_matches(annotations, detections, protocol, iou).items()
         }
-    return Evaluation(protocol_name(protocol, iou), float(np.mean(list(ap.values()))), ap, left_out)
+    mean = round(float(np.mean(list(ap.values()))), DIGITS)
+    return Evaluation(protocol_name(protocol, iou), mean, {name: round(x, DIGITS) for name, x in ap.items()}, left_out)
 
 
 def find_matches(

@@ -118,6 +118,12 @@ def test_detections_of_difficult_objects_are_neither_true_nor_false(annotate: An
     assert evaluate(annotations, {"dog": detected(*rows)}).map == pytest.approx(1)
 
 
+def test_all_found_is_1_and_not_the_sum_of_elevenths(annotate: Annotate) -> None:
+    """1 / 11, added eleven times, is 1.0000000000000002 in floating point."""
+    found = evaluate([annotate("x", [("dog", BOX, False)])], {"dog": detected(("x", 0.9, BOX))}, "voc07")
+    assert (found.map, found.ap) == (1.0, {"dog": 1.0})
+
+
 def test_the_mean_is_over_the_classes_that_the_annotations_name(annotate: Annotate) -> None:
     annotations = [annotate("x", [("dog", BOX, False), ("cat", BOX, False), ("cow", BOX, True)])]
     found = evaluate(annotations, {"dog": detected(("x", 0.9, BOX)), "bird": detected(("x", 0.9, BOX))})
