@@ -135,7 +135,7 @@ def by_hand(epochs: int | None) -> None:
     with torch.random.fork_rng():
         quantized = quantize_static(model.network, model.architecture, images, scheme, (), log)
     measured("int8", Model(quantized, Form.INT8))
-    draw_stage_pictures(devkit, "test", named, root / "pictures")
+    draw_stage_pictures(devkit, "test", named, root / "pictures", print)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def _run_chain(
     ]
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as drawn:
-            pictures = draw_stage_pictures(devkit, recipe.data.test, named, Path(drawn))
+            pictures = draw_stage_pictures(devkit, recipe.data.test, named, Path(drawn), listener.say)
             add_pictures({str(path.relative_to(drawn)): path for path in pictures}, folder)
     except (OSError, ValueError, RuntimeError, MemoryError, InputError) as error:  # the results do not hang on it
         listener.say(f"  pictures cannot be drawn or written: {error}")

@@ -123,7 +123,7 @@ def detect(
     from detpress.detector.images import read_image
     from detpress.detector.predict import predict
     from detpress.errors import InputError
-    from detpress.report.pictures import draw_boxes
+    from detpress.report.pictures import NOT_DRAWN, draw_boxes
 
     architecture, run, _ = _open(bundle, runtime)
     classes = architecture.classes
@@ -152,8 +152,11 @@ def detect(
             }
         )
         labels = [f"{name} {value:.2f}" for name, value in zip(names, scores, strict=True)]
-        picture = draw_boxes(read_image(path), boxes, names, classes, labels=labels)
-        transforms.to_pil_image(picture).save(out / f"{path.stem}.png")
+        try:
+            picture = draw_boxes(read_image(path), boxes, names, classes, labels=labels)
+            transforms.to_pil_image(picture).save(out / f"{path.stem}.png")
+        except NOT_DRAWN as why:
+            broken.append(InputError(f"{out / path.stem}.png: cannot be drawn or written: {why}"))
     (out / "boxes.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if as_json:
         print_json(found)

@@ -1,6 +1,6 @@
 """Pictures to look at: the same images with the truth and with each stage's boxes, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +10,30 @@ from torchvision.transforms.v2 import functional as transforms
 from torchvision.utils import draw_bounding_boxes, make_grid
 
 from detpress.detector.images import read_image
+from detpress.errors import InputError
 from detpress.voc.annotation import Annotation
 from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.devkit import Devkit
 from detpress.voc.results import ClassDetections, read_results
 
 PANEL_SIDE = 640  # pixels, at most, of an image within a picture
+NOT_DRAWN = (OSError, ValueError, RuntimeError, MemoryError, InputError)  # what drawing a picture may raise
 SHOWN_SCORE = 0.3  # detections below are not drawn
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#d6006c")
 
 
 def draw_stage_pictures(
-    devkit: Devkit, split: str, stages: Sequence[tuple[str, Path]], folder: Path, count: int = 8
+    devkit: Devkit,
+    split: str,
+    stages: Sequence[tuple[str, Path]],
+    folder: Path,
+    say: Callable[[str], None],
+    count: int = 8,
 ) -> list[Path]:
     """Writes `count` images, spread evenly over the image set, as `folder`/<image>.jpg.
 
     stages: name of each stage and the folder of its `comp4_det_*` files.
+    say: is told of a picture that cannot be drawn or written; those after it are.
     Each picture is a row: the truth first, then one panel a stage with the detections scored above 0.3.
     """
     annotations = devkit.image_set(split)
@@ -34,21 +42,30 @@ def draw_stage_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for annotation in chosen:
-        image = read_image(devkit.image_path(annotation), annotation.size)
-        drawn = ~annotation.with_size(image.shape[2], image.shape[1]).degenerate
-        boxes = torch.from_numpy(edges_from_voc(annotation.boxes[drawn]))
-        labels = [label for label, is_drawn in zip(annotation.names, drawn, strict=True) if is_drawn]
-        panels = [draw_boxes(image, boxes, labels, devkit.classes, "truth")]
-        for name, detections in found:
-            boxes, names, scores = detections_of_image(detections, annotation)
-            labels = [f"{label} {score:.2f}" for label, score in zip(names, scores, strict=True)]
-            panels.append(draw_boxes(image, boxes, names, devkit.classes, name, labels))
-        grid = make_grid(panels, nrow=len(panels), padding=4, pad_value=255)
         path = folder / f"{annotation.image}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)  # an image's name may hold folders
-        transforms.to_pil_image(grid).save(path, quality=90)
-        paths.append(path)
+        try:
+            picture = _stages_side_by_side(devkit, annotation, found)
+            path.parent.mkdir(parents=True, exist_ok=True)  # an image's name may hold folders
+            transforms.to_pil_image(picture).save(path, quality=90)
+        except NOT_DRAWN as error:  # nothing else hangs on it
+            say(f"  {path.name} cannot be drawn or written: {error}")
+        else:
+            paths.append(path)
     return paths
+
+
+def _stages_side_by_side(
+    devkit: Devkit, annotation: Annotation, found: Sequence[tuple[str, dict[str, ClassDetections]]]
+) -> Tensor:
+    image = read_image(devkit.image_path(annotation), annotation.size)
+    boxes = torch.from_numpy(edges_from_voc(annotation.boxes))
+    panels = [draw_boxes(image, boxes, annotation.names, devkit.classes, "truth")]
+    for name, detections in found:
+        boxes, names, scores = detections_of_image(detections, annotation)
+        labels = [f"{label} {score:.2f}" for label, score in zip(names, scores, strict=True)]
+        panels.append(draw_boxes(image, boxes, names, devkit.classes, name, labels))
+    grid: Tensor = make_grid(panels, nrow=len(panels), padding=4, pad_value=255)
+    return grid
 
 
 def draw_boxes(

@@ -230,3 +230,16 @@ def test_data_and_store_are_listed_and_emptied(detpress: Command, workplace: Pat
     assert detpress("store", "gc", "--json").json["stages"] == 0
     assert detpress("store", "gc", "--days", "0", "--json").json["stages"] == 1
     assert detpress("store", "ls").out.startswith("0 stages")
+
+
+def test_detect_goes_on_after_a_picture_that_cannot_be_written(
+    detpress: Command, workplace: Path, bundle: Path
+) -> None:
+    images = sorted(Path("digits/JPEGImages").iterdir())[:2]
+    blocked, drawn = (Path("found") / f"{image.stem}.png" for image in images)
+    blocked.mkdir(parents=True)
+    said = detpress("detect", bundle, *images, "--out", "found")
+    assert said.code == 1
+    assert f"error: {blocked}: cannot be drawn or written: " in said.err
+    assert drawn.is_file()
+    assert len(json.loads(Path("found/boxes.json").read_text())) == 2
