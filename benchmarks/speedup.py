@@ -68,6 +68,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from detpress.adapters import nni_speedup
     from detpress.detector.architecture import build_architecture
     from detpress.model import new_model
+    from detpress.plugin import Form
     from detpress.plugins.nni_prune import L1Norm
     from detpress.plugins.nni_prune_options import FilterPruning
     from detpress.plugins.nni_speedup import largest_difference
@@ -95,7 +96,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": seconds,
         "peak_memory_bytes": peak,
         "parameters": sum(parameter.numel() for parameter in smaller.parameters()),
-        "largest_difference": largest_difference(masked, masked.with_network(smaller)),
+        "largest_difference": largest_difference(masked, masked.with_network(smaller, Form.DENSE)),
     }
 
 

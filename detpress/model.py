@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.network import Network
+from detpress.errors import StageError
 from detpress.plugin import Form
 
 
@@ -35,10 +36,20 @@ class Model:
         return architecture
 
     def with_network(
-        self, network: nn.Module, form: Form = Form.DENSE, masks: dict[str, Tensor] | None = None
+        self, network: nn.Module, form: Form | None = None, masks: dict[str, Tensor] | None = None
     ) -> "Model":
-        """This model with another network, the history kept."""
-        return replace(self, network=network, form=form, masks=masks or {}, notes=())
+        """This model with another network, history and notes kept; form and masks, too, unless others are given.
+
+        Only a masked model has masks. Raises StageError where those that it had do not fit the new network.
+        """
+        form = form or self.form
+        if masks is None:
+            masks = self.masks if form is Form.MASKED else {}
+        parameters = dict(network.named_parameters())
+        for name, mask in masks.items():
+            if name not in parameters or parameters[name].shape != mask.shape:
+                raise StageError(f"the mask of {name} does not fit the new network; expected others, or another form")
+        return replace(self, network=network, form=form, masks=masks)
 
 
 def new_model(architecture: Architecture, seed: int) -> Model:

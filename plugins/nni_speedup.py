@@ -47,14 +47,15 @@ class Speedup(Plugin):
             f"{count - removed.get(i, 0)} of layers.{i}" for i, count in masked.items() if count > removed.get(i, 0)
         ]
         note = f"masked filters that stay, another branch needs them: {', '.join(stay)}" if stay else ""
-        return Plan(tuple(f"layers.{layer}" for layer in removed), model.with_network(network), note)
+        return Plan(tuple(f"layers.{layer}" for layer in removed), model.with_network(network, Form.DENSE), note)
 
     def apply(self, model: "Model", config: NoOptions, bench: Workbench) -> "Model":
         from detpress.adapters.nni_speedup import speed_up
         from detpress.detector.channels import masked_filters
         from detpress.errors import StageError
 
-        smaller = model.with_network(speed_up(model.network, model.architecture, model.masks, bench.log))
+        network = speed_up(model.network, model.architecture, model.masks, bench.log)
+        smaller = model.with_network(network, Form.DENSE)
         before, after = model.architecture.output_channels, smaller.architecture.output_channels
         masked = masked_filters(model.architecture, model.masks)
         for layer, filters in masked.items():
