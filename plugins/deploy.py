@@ -31,22 +31,18 @@ class Int8(Plugin):
     returns = Form.INT8
 
     def plan(self, model: "Model", config: Int8Options) -> Plan:
-        from detpress.detector.simulated import SimulatedNetwork
+        from detpress.detector.deployment import check_deployable
 
-        network = model.network
-        layers = network.simulation.layers if isinstance(network, SimulatedNetwork) else ()
-        return Plan(tuple(f"layers.{i}" for i in layers), model)
+        check_deployable(model.network)
+        return Plan(tuple(f"layers.{i}" for i in model.network.simulation.layers), model)
 
     def check(self, model: "Model", config: Int8Options, images: ImageCounts) -> None:
         images.check_asked(config, "calibration_images")
 
     def apply(self, model: "Model", config: Int8Options, bench: Workbench) -> "Model":
-        from detpress.detector.deployment import deployed
-        from detpress.detector.simulated import SimulatedNetwork
-        from detpress.errors import InputError
+        from detpress.detector.deployment import check_deployable, deployed
 
-        if not isinstance(model.network, SimulatedNetwork):
-            raise InputError("expected a network with simulated scales")
+        check_deployable(model.network)
         network = deployed(
             model.network, bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         )

@@ -96,7 +96,13 @@ class DynamicInt8(Plugin):
     engine = "neural-compressor"
 
     def plan(self, model: "Model", config: DynamicInt8Options) -> Plan:
-        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
+        from detpress.detector.dynamic import DynamicNetwork, DynamicQuantization
+        from detpress.detector.simulated import with_zeros_of
+
+        layers = layers_to_quantize(model.architecture, config)
+        network = DynamicNetwork(model.architecture, DynamicQuantization(frozenset(layers)))
+        planned = model.with_network(with_zeros_of(network, model.network), Form.SIMULATED)
+        return Plan(tuple(f"layers.{i}" for i in layers), planned)
 
     def apply(self, model: "Model", config: DynamicInt8Options, bench: Workbench) -> "Model":
         from detpress.adapters.inc_dynamic import quantize_dynamic

@@ -107,7 +107,22 @@ class Quantizer(Plugin):
     activation_scheme: ClassVar[Scheme] = "affine"
 
     def plan(self, model: "Model", config: Any) -> Plan:
-        return Plan(tuple(f"layers.{i}" for i in self.bits(model.architecture, config)), model)
+        """The model has the bits and the kinds of grid; its codes and scales are stand-ins."""
+        from detpress.detector.simulated import Grid, SimulatedLayer, SimulatedNetwork, Simulation, with_zeros_of
+
+        bits = self.bits(model.architecture, config)
+        weight_scheme, _ = self.schemes(config)
+        layers = {
+            i: SimulatedLayer(weights, None if inputs is None else Grid(0, 2**inputs - 1, 1.0, 0.0))
+            for i, (weights, inputs) in bits.items()
+        }
+        network = with_zeros_of(SimulatedNetwork(model.architecture, Simulation(layers)), model.network)
+        if weight_scheme == "affine":
+            for i in layers:  # codes are counted from a zero that is not 0
+                network.get_buffer(f"layers.{i}.convolution.weight_zero_point").fill_(1.0)
+                network.get_buffer(f"layers.{i}.convolution.weight").add_(1)
+        planned = model.with_network(network, Form.SIMULATED)
+        return Plan(tuple(f"layers.{i}" for i in layers), planned)
 
     def check(self, model: "Model", config: Any, images: ImageCounts) -> None:
         super().check(model, config, images)

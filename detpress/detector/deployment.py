@@ -1,6 +1,6 @@
 """A simulated network as the int8 network that computes the same."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from detpress.detector.calibration import seen_inputs, with_scales_between
 from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
@@ -12,8 +12,23 @@ def deployed(network: SimulatedNetwork, images: Tensor) -> QuantizedNetwork:
     """The int8 network with the codes and scales of `network`; its missing scales are calibrated on `images`.
 
     images: float32 (N, 3, H, W) in [0, 1].
-    Raises InputError, naming the layer, where codes or scales are not those of 8-bit integers.
+    Raises InputError as `check_deployable` does.
     """
+    check_deployable(network)
+    layers = network.simulation.layers
+    missing = [i for i, layer in layers.items() if layer.input is None]
+    seen = seen_inputs(network, missing, images) if missing else {}
+    inputs = {i: _input_scale(layer.input) if layer.input else seen[i] for i, layer in layers.items()}
+    found = QuantizedNetwork(network.architecture, Quantization(inputs))
+    tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("weight_zero_point")}
+    found.load_state_dict(tensors)
+    return with_scales_between(found, images)
+
+
+def check_deployable(network: nn.Module) -> None:
+    """Raises InputError, naming the layer, where codes or scales are not those of 8-bit integers."""
+    if not isinstance(network, SimulatedNetwork):
+        raise InputError("ranges that are taken anew in every run have no scales to keep; expected simulated ones")
     layers = network.simulation.layers
     if not layers:
         raise InputError("no convolution is quantized")
@@ -25,13 +40,6 @@ def deployed(network: SimulatedNetwork, images: Tensor) -> QuantizedNetwork:
             )
         if network.get_buffer(f"layers.{i}.convolution.weight_zero_point").any():
             raise InputError(f"layers.{i}: its weights have zero points; int8 executes weights symmetric about 0")
-    missing = [i for i, layer in layers.items() if layer.input is None]
-    seen = seen_inputs(network, missing, images) if missing else {}
-    inputs = {i: _input_scale(layer.input) if layer.input else seen[i] for i, layer in layers.items()}
-    found = QuantizedNetwork(network.architecture, Quantization(inputs))
-    tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("weight_zero_point")}
-    found.load_state_dict(tensors)
-    return with_scales_between(found, images)
 
 
 def _input_scale(grid: Grid) -> InputScale:

@@ -157,6 +157,15 @@ def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> "Simu
     return simulated.eval().requires_grad_(False)
 
 
+def with_zeros_of(network: nn.Module, source: nn.Module) -> nn.Module:
+    """`network`, each weight 1 where that of `source` is not 0: for plans, where no engine has chosen numbers yet."""
+    weights = source.state_dict()
+    for name, tensor in network.state_dict().items():
+        if name.endswith("convolution.weight"):
+            tensor.copy_(weights[name] != 0)
+    return network.eval().requires_grad_(False)
+
+
 class SimulatedNetwork(nn.Module):
     """Gives raw maps like `Network`. Its weights are int8 codes, buffers to be filled by `load_state_dict`.
 
