@@ -229,14 +229,17 @@ class Store:
         return Collected(stages, removed)
 
     def remove(self, key: str) -> bool:
-        """Removes the stage `key`; whether it was there. Raises InputError where a process holds it, or needs it."""
-        folder = self.stage(key)
-        if not folder.exists():
-            return False
-        with open_to_group(self.root), self._lock_file("locks/collect"):
-            if key in self._needed() or self._remove_unless_held(folder) is None:
-                raise InputError(f"the stage {key[:16]} is needed by a run that is going on")
-        return True
+        """Removes the stage `key` and what an unfinished one has left; whether the stage was there.
+
+        Raises InputError where a process holds it, or needs it.
+        """
+        scratch = self.root / "scratch"
+        parts = [part for part in (self.stage(key), scratch / key, scratch / f"{key}.measure") if part.exists()]
+        if parts:
+            with open_to_group(self.root), self._lock_file("locks/collect"):
+                if key in self._needed() or None in [self._remove_unless_held(part) for part in parts]:
+                    raise InputError(f"the stage {key[:16]} is needed by a run that is going on")
+        return self.stage(key) in parts
 
     def find(self, beginning: str) -> str:
         """The key that begins so. Raises InputError where none does, or several do."""
@@ -308,12 +311,13 @@ def _measurement_name(key: str, measured: str) -> str:
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
-    """The JSON object in the file; None where it is missing or no such."""
+    """The JSON object in a stage's or a measurement's file; None where it is missing or no such."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    whole = isinstance(record, dict) and (path.name != "stage.json" or {"plugin", "form", "seconds"} <= record.keys())
+    return record if whole else None
 
 
 def _bytes_below(folder: Path) -> int:

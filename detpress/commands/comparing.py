@@ -82,8 +82,9 @@ def compare(
         else:
             running = _on_ray(ray)(plan, store, folder, terminal, ray)
         try:
-            for outcome in running:
-                outcomes.append(outcome)
+            with store.in_use([key for planned in plan.jobs for key in planned.keys]):
+                for outcome in running:
+                    outcomes.append(outcome)
         finally:
             results = compare_outcomes(study, outcomes, devkit)
             write_study_folder(study, results, folder)

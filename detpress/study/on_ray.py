@@ -146,7 +146,8 @@ def _make_stage(recipe: Recipe, index: int, key: str, threads: int, before: Made
         listener.begin(index, len(chain.keys), chain.names[index])
         if index and not store.has(chain.keys[index - 1]):
             return Made(failure=f"{socket.gethostname()} does not find the stage before: the nodes share no store")
-        stage = chain.stage(index)
+        with store.in_use(chain.keys[max(0, index - 1) : index + 1]):
+            stage = chain.stage(index)
     except DetpressError as error:
         if isinstance(error.__cause__, SystemExit):  # Ray takes this worker away: the task is run again elsewhere
             raise error.__cause__ from None

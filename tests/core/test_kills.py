@@ -127,12 +127,47 @@ def test_a_store_killed_while_it_is_collected(tmp_path: Path) -> None:
     assert killed_everywhere(store.root, prepare, lambda: store.collect(0), lambda: check_store(store)) > 10
 
 
-def test_a_stage_that_is_half_there_is_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", [None, "", "{}", "[]", '{"plugin": "p"}', 100_000 * "["])
+def test_a_stage_that_is_half_there_is_made_again(tmp_path: Path, record: str | None) -> None:
     store = Store(tmp_path)
     make(store)
     (store.stage(KEY) / "stage.json").unlink()
+    if record is not None:
+        (store.stage(KEY) / "stage.json").write_text(record)
     assert (store.has(KEY), store.listing()) == (False, [])
     check_store(store)
+
+
+def test_what_a_living_run_needs_is_neither_collected_nor_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    make(store)
+    with store.in_use([KEY]):
+        assert Store(tmp_path).collect(unused_seconds=0).stages == 0
+        with pytest.raises(InputError, match="is needed by a run that is going on"):
+            Store(tmp_path).remove(KEY)
+        assert store.has(KEY)
+    assert store.remove(KEY)
+    assert not store.remove(KEY)
+
+
+def test_a_run_that_was_killed_needs_nothing_any_more(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    make(store)
+    process = os.fork()
+    if process == 0:
+        with store.in_use([KEY]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert store.collect(unused_seconds=0).stages == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_stage_is_removed_with_what_an_unfinished_one_has_left(tmp_path: Path) -> None:
+    """Or a fresh training would go on from the checkpoint of the one before."""
+    store = Store(tmp_path)
+    (store.scratch(KEY) / "fit-0").mkdir()
+    store.remove(KEY)
+    assert not (tmp_path / "scratch" / KEY).exists()
 
 
 def test_what_is_remembered_is_whole_or_computed_again(tmp_path: Path) -> None:
