@@ -31,18 +31,16 @@ class Int8(Plugin):
     returns = Form.INT8
 
     def plan(self, model: "Model", config: Int8Options) -> Plan:
-        from detpress.detector.deployment import check_deployable
+        from detpress.detector.deployment import deployable
 
-        check_deployable(model.network)
-        return Plan(tuple(f"layers.{i}" for i in model.network.simulation.layers), model)
+        return Plan(tuple(f"layers.{i}" for i in deployable(model.network).simulation.layers), model)
 
     def check(self, model: "Model", config: Int8Options, images: ImageCounts) -> None:
         images.check_asked(config, "calibration_images")
 
     def apply(self, model: "Model", config: Int8Options, bench: Workbench) -> "Model":
-        from detpress.detector.deployment import check_deployable, deployed
+        from detpress.detector.deployment import deployed
 
-        check_deployable(model.network)
         network = deployed(
             model.network, bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         )

@@ -8,13 +8,13 @@ from detpress.detector.simulated import Grid, SimulatedNetwork
 from detpress.errors import InputError
 
 
-def deployed(network: SimulatedNetwork, images: Tensor) -> QuantizedNetwork:
-    """The int8 network with the codes and scales of `network`; its missing scales are calibrated on `images`.
+def deployed(network: nn.Module, images: Tensor) -> QuantizedNetwork:
+    """The int8 network with the codes and scales of a simulated one; its missing scales are calibrated on `images`.
 
     images: float32 (N, 3, H, W) in [0, 1].
-    Raises InputError as `check_deployable` does.
+    Raises InputError as `deployable` does.
     """
-    check_deployable(network)
+    network = deployable(network)
     layers = network.simulation.layers
     missing = [i for i, layer in layers.items() if layer.input is None]
     seen = seen_inputs(network, missing, images) if missing else {}
@@ -25,8 +25,8 @@ def deployed(network: SimulatedNetwork, images: Tensor) -> QuantizedNetwork:
     return with_scales_between(found, images)
 
 
-def check_deployable(network: nn.Module) -> None:
-    """Raises InputError, naming the layer, where codes or scales are not those of 8-bit integers."""
+def deployable(network: nn.Module) -> SimulatedNetwork:
+    """`network`. Raises InputError, naming the layer, where codes or scales are not those of 8-bit integers."""
     if not isinstance(network, SimulatedNetwork):
         raise InputError("ranges that are taken anew in every run have no scales to keep; expected simulated ones")
     layers = network.simulation.layers
@@ -40,6 +40,7 @@ def check_deployable(network: nn.Module) -> None:
             )
         if network.get_buffer(f"layers.{i}.convolution.weight_zero_point").any():
             raise InputError(f"layers.{i}: its weights have zero points; int8 executes weights symmetric about 0")
+    return network
 
 
 def _input_scale(grid: Grid) -> InputScale:
