@@ -123,6 +123,7 @@ def detect(
     from detpress.detector.images import read_image
     from detpress.detector.predict import predict
     from detpress.errors import InputError
+    from detpress.report.fonts import choose_lettering
     from detpress.report.pictures import NOT_DRAWN, draw_boxes
 
     architecture, run, _ = _open(bundle, runtime)
@@ -132,6 +133,9 @@ def detect(
     images, broken = _readable(images)
     if not images:
         raise broken[0]
+    lettering = choose_lettering(classes)
+    if lettering.numbered:
+        print(lettering.legend(), file=sys.stderr)
     found = []
     out.mkdir(parents=True, exist_ok=True)
     everything = predict(run, architecture, images, max_detections=max_detections)
@@ -151,9 +155,9 @@ def detect(
                 ],
             }
         )
-        labels = [f"{name} {value:.2f}" for name, value in zip(names, scores, strict=True)]
+        labels = [f"{lettering.shown[name]} {value:.2f}" for name, value in zip(names, scores, strict=True)]
         try:
-            picture = draw_boxes(read_image(path), boxes, names, classes, labels=labels)
+            picture = draw_boxes(read_image(path), boxes, names, classes, labels=labels, font=lettering.font)
             transforms.to_pil_image(picture).save(out / f"{path.stem}.png")
         except NOT_DRAWN as why:
             broken.append(InputError(f"{out / path.stem}.png: cannot be drawn or written: {why}"))

@@ -22,6 +22,7 @@ from detpress.detector.images import read_image
 from detpress.measure.figures import heading, is_simulated, shown
 from detpress.remarks import remarks
 from detpress.report.charts import Chart, line_chart, pareto_chart, x_axis, y_axis
+from detpress.report.fonts import Lettering, choose_lettering
 from detpress.report.layers import LayerState, layer_rows, layer_states
 from detpress.report.pictures import COLOURS, SHOWN_SCORE, detections_of_image
 from detpress.report.source import RowSource, Source, read_source, training_tables
@@ -57,6 +58,7 @@ def page(source: Source) -> str:
     detections = {
         row.name: read_results(row.stages[-1].detections, source.test, source.devkit.classes) for row in source.rows
     }
+    lettering = choose_lettering(source.devkit.classes)
     costs = list(dict.fromkeys(cost for row in rows for cost in row["fronts"]))
     loader = jinja2.PackageLoader("detpress.report", "template")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -73,7 +75,8 @@ def page(source: Source) -> str:
         layers=[(row.name, [stage.plugin for stage in row.stages], _layers(row)) for row in source.rows],
         trainings=list(_training_charts(source.rows)),
         losses=LOSSES,
-        pictures=list(_pictures(source, detections)),
+        pictures=list(_pictures(source, detections, lettering)),
+        numbered=lettering.numbered,
         shown_score=SHOWN_SCORE,
         sources=source.rows,
         failures=source.failures,
@@ -193,7 +196,7 @@ def _training_charts(rows: Sequence[RowSource]) -> Iterator[Chart]:
 
 @dataclass(frozen=True)
 class Box:
-    """Edges in pixels of the image; label: the class and, of a detection, its score."""
+    """Edges in pixels of the image; label: the class (or its number) and, of a detection, its score."""
 
     x: float
     y: float
@@ -214,17 +217,20 @@ class Picture:
     panels: list[tuple[str, list[Box]]]
 
 
-def _pictures(source: Source, detections: dict[str, dict[str, ClassDetections]]) -> Iterator[Picture]:
+def _pictures(
+    source: Source, detections: dict[str, dict[str, ClassDetections]], lettering: Lettering
+) -> Iterator[Picture]:
     """Images spread evenly over the test set."""
     devkit = source.devkit
     annotations = devkit.image_set(source.test)
     for annotation in annotations[:: max(1, len(annotations) // PICTURES)][:PICTURES]:
-        truth = _boxes(edges_from_voc(annotation.boxes), annotation.names, annotation.names, devkit.classes)
+        labels = [lettering.shown[name] for name in annotation.names]
+        truth = _boxes(edges_from_voc(annotation.boxes), annotation.names, labels, devkit.classes)
         panels = [("truth", truth)]
-        for name, found in detections.items():
+        for row, found in detections.items():
             boxes, names, scores = detections_of_image(found, annotation)
-            labels = [f"{label} {score:.2f}" for label, score in zip(names, scores, strict=True)]
-            panels.append((name, _boxes(boxes.numpy(), names, labels, devkit.classes)))
+            labels = [f"{lettering.shown[name]} {score:.2f}" for name, score in zip(names, scores, strict=True)]
+            panels.append((row, _boxes(boxes.numpy(), names, labels, devkit.classes)))
         image = read_image(devkit.image_path(annotation), annotation.size)
         yield Picture(annotation.image, image.shape[2], image.shape[1], _jpeg(image), panels)
 

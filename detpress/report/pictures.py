@@ -11,6 +11,7 @@ from torchvision.utils import draw_bounding_boxes, make_grid
 
 from detpress.detector.images import read_image
 from detpress.errors import InputError
+from detpress.report.fonts import Lettering, choose_lettering
 from detpress.voc.annotation import Annotation
 from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.devkit import Devkit
@@ -18,6 +19,7 @@ from detpress.voc.results import ClassDetections, read_results
 
 PANEL_SIDE = 640  # pixels, at most, of an image within a picture
 NOT_DRAWN = (OSError, ValueError, RuntimeError, MemoryError, InputError)  # what drawing a picture may raise
+FONT_SIZE = 12  # pixels, of a font of the system; Pillow's own is drawn at 10
 SHOWN_SCORE = 0.3  # detections below are not drawn
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#d6006c")
 
@@ -33,18 +35,21 @@ def draw_stage_pictures(
     """Writes `count` images, spread evenly over the image set, as `folder`/<image>.jpg.
 
     stages: name of each stage and the folder of its `comp4_det_*` files.
-    say: is told of a picture that cannot be drawn or written; those after it are.
+    say: is told of a picture that cannot be drawn or written (those after it are), and of names that cannot be drawn.
     Each picture is a row: the truth first, then one panel a stage with the detections scored above 0.3.
     """
     annotations = devkit.image_set(split)
     chosen = annotations[:: max(1, len(annotations) // count)][:count]
     found = [(name, read_results(results, split, devkit.classes)) for name, results in stages]
+    lettering = choose_lettering(devkit.classes)
+    if lettering.numbered:
+        say(f"  {lettering.legend()}")
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for annotation in chosen:
         path = folder / f"{annotation.image}.jpg"
         try:
-            picture = _stages_side_by_side(devkit, annotation, found)
+            picture = _stages_side_by_side(devkit, annotation, found, lettering)
             path.parent.mkdir(parents=True, exist_ok=True)  # an image's name may hold folders
             transforms.to_pil_image(picture).save(path, quality=90)
         except NOT_DRAWN as error:  # nothing else hangs on it
@@ -55,15 +60,19 @@ def draw_stage_pictures(
 
 
 def _stages_side_by_side(
-    devkit: Devkit, annotation: Annotation, found: Sequence[tuple[str, dict[str, ClassDetections]]]
+    devkit: Devkit,
+    annotation: Annotation,
+    found: Sequence[tuple[str, dict[str, ClassDetections]]],
+    lettering: Lettering,
 ) -> Tensor:
     image = read_image(devkit.image_path(annotation), annotation.size)
     boxes = torch.from_numpy(edges_from_voc(annotation.boxes))
-    panels = [draw_boxes(image, boxes, annotation.names, devkit.classes, "truth")]
-    for name, detections in found:
+    labels = [lettering.shown[name] for name in annotation.names]
+    panels = [draw_boxes(image, boxes, annotation.names, devkit.classes, "truth", labels, lettering.font)]
+    for stage, detections in found:
         boxes, names, scores = detections_of_image(detections, annotation)
-        labels = [f"{label} {score:.2f}" for label, score in zip(names, scores, strict=True)]
-        panels.append(draw_boxes(image, boxes, names, devkit.classes, name, labels))
+        labels = [f"{lettering.shown[name]} {score:.2f}" for name, score in zip(names, scores, strict=True)]
+        panels.append(draw_boxes(image, boxes, names, devkit.classes, stage, labels, lettering.font))
     grid: Tensor = make_grid(panels, nrow=len(panels), padding=4, pad_value=255)
     return grid
 
@@ -75,9 +84,12 @@ def draw_boxes(
     classes: Sequence[str],
     title: str | None = None,
     labels: Sequence[str] | None = None,
+    font: str | None = None,
 ) -> Tensor:
     """image: uint8 (3, H, W); boxes: (n, 4) edges in its pixels -> uint8 (3, H', W'), a small image enlarged and a
     large one shrunk to `PANEL_SIDE`, so that the labels are readable.
+
+    font: the file of the font that the labels are drawn with, Pillow's own without.
     """
     height, width = image.shape[-2:]
     factor: float = max(1, round(320 / width))
@@ -95,6 +107,8 @@ def draw_boxes(
             list(labels or names),
             colours,
             width=2,
+            font=font,
+            font_size=font and FONT_SIZE,
             label_colors="white",
             label_background_colors=colours,
             fill_labels=True,

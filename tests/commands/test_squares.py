@@ -66,7 +66,7 @@ def write_kit(image: str = "a", name: str = "cell", rows: int = 4, more: str = "
         (kit / folder / image).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(kit / f"JPEGImages/{image}.png")
     size = f"<size><width>{SIDE}</width><height>{SIDE}</height></size>"
-    (kit / f"Annotations/{image}.xml").write_text(f"<annotation>{size}\n{objects}{more}</annotation>")
+    (kit / f"Annotations/{image}.xml").write_text(f"<annotation>{size}\n{objects}{more}</annotation>", encoding="utf-8")
     for split in ("train", "val", "test"):
         (kit / f"ImageSets/Main/{split}.txt").write_text(f"{mark}{image}\n", encoding="utf-8")
     Path("squares.yaml").write_text(RECIPE)
@@ -136,6 +136,24 @@ def test_a_class_with_a_slash_is_run_scored_and_read_back(detpress: Command) -> 
     assert said.json["stages"][0]["metrics"]["ap"] == {"car/truck": pytest.approx(1.0, abs=1e-12)}
     said = detpress("evaluate", "--results", "runs/squares/0-model/results", "--data", kit, "--json")
     assert said.json["ap"] == {"car/truck": pytest.approx(1.0, abs=1e-12)}
+
+
+def test_a_name_that_no_font_can_write_is_drawn_as_its_number_and_a_legend_says_so(
+    detpress: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detpress.report.fonts.FOLDERS", ())
+    of_zeros, of_people = detector(detpress, "0").rename("of-zeros"), detector(detpress, "人")
+    picture = write_kit(name="人") / "JPEGImages/a.png"
+    assert detpress("detect", of_zeros, picture, "--out", "zeros").err == ""
+    said = detpress("detect", of_people, picture, "--out", "people", "--json")
+    assert "their numbers (from 0) are drawn: 0 is 人" in said.err
+    assert said.json[0]["objects"][0]["class"] == "人"
+    assert Path("people/a.png").read_bytes() == Path("zeros/a.png").read_bytes()
+    assert "their numbers (from 0) are drawn: 0 is 人" in detpress("run", "squares.yaml").err
+    assert detpress("report", "runs/squares").code == 0
+    page = Path("runs/squares/report.html").read_text(encoding="utf-8")
+    assert "<li>0: 人</li>" in page
+    assert 'data-tip="0 1.00"' in page
 
 
 @pytest.mark.parametrize("command", ["validate", "run"])
