@@ -25,9 +25,9 @@ from pydantic_core import to_jsonable_python
 from detpress.bundle import bundle_digest, find_bundle
 from detpress.detector import augment, dataset, images, loss, training
 from detpress.initial_model import model_identity
-from detpress.measure.metrics import protocol_id
+from detpress.measure.metrics import protocol_id, scoring_runtime
 from detpress.model import Model
-from detpress.plugin import Plugin
+from detpress.plugin import Form, Plugin
 from detpress.recipe import Recipe, Step
 from detpress.registry import distribution_of, engine_version
 from detpress.store import digest
@@ -80,6 +80,9 @@ def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
     }
     if distribution_of(step.name)[0] != "detpress":
         parts["code"] = code_digest(plugin)
+    if plugin.chooses_by_map:
+        runtime = scoring_runtime(Form.INT8, list(recipe.measure.runtimes))
+        parts["scored in"] = [runtime, version(runtime.partition("-")[0])]
     if not plugin.repeats(config):  # it measures, in the way that the recipe says
         parts["latency"] = [recipe.measure.batch, recipe.measure.threads]
     return digest(parts)

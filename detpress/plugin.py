@@ -137,7 +137,10 @@ class Workbench(Protocol):
         """Steps of the optimizer in one pass over the training split."""
 
     def evaluate(self, model: "Model", split: str = "val") -> float:
-        """mAP (a fraction) by the recipe's protocol. The test split is refused."""
+        """mAP (a fraction) by the recipe's protocol, an int8 model's in the runtime that the recipe scores it in.
+
+        The test split is refused.
+        """
 
     def latency_ms(self, model: "Model", runtime: str) -> float:
         """Median of the network alone, with the recipe's threads and batch; measured now, on this CPU."""
@@ -173,6 +176,7 @@ class Plugin(ABC):
     unavailable: ClassVar[str | None] = None  # why it can never run here, where that is so; listed, refused in recipes
     engine: ClassVar[str | None] = None  # the distribution that does the work; its version enters the stage's key
     version: ClassVar[int] = 1  # raised when the same config gives another result: it enters the stage's key
+    chooses_by_map: ClassVar[bool] = False  # by `bench.evaluate` of int8 models: the runtime they are scored in, too
 
     def plan(self, model: "Model", config: Any) -> Plan | None:
         """What `apply` would do, without data and without training; None where that is not known before.

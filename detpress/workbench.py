@@ -22,6 +22,7 @@ from detpress.detector.training_config import TrainingConfig
 from detpress.detector.training_step import EngineTraining, steps_per_epoch
 from detpress.errors import InputError
 from detpress.measure.latency import measure_latency
+from detpress.measure.metrics import scoring_runtime
 from detpress.measure.runtime import open_runtime
 from detpress.model import Model
 from detpress.recipe_sections import Data, Measure
@@ -101,11 +102,14 @@ class StageWorkbench:
         if split in ("test", self.data.test):
             raise InputError(f"a plugin may not see the image set '{split}': it is what the result is scored on")
         name = self.data.val if split == "val" else split
-        network = copy.deepcopy(model.network).to(self.device).eval()
+        runtime = scoring_runtime(model.form, list(self.measure.runtimes))
+        if runtime == "torch":
+            network = copy.deepcopy(model.network).to(self.device).eval()
 
-        def run(images: Tensor) -> Sequence[Tensor]:
-            return [raw.cpu() for raw in network(images.to(self.device))]
-
+            def run(images: Tensor) -> Sequence[Tensor]:
+                return [raw.cpu() for raw in network(images.to(self.device))]
+        else:
+            run = open_runtime(runtime, model, self.measure.batch, self.measure.threads).run
         detections = predict_image_set(
             run, model.architecture, self.devkit, name, max_detections=self.measure.max_detections
         )

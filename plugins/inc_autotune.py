@@ -49,7 +49,8 @@ class Autotune(Plugin):
     """The first int8 configuration that keeps the mAP, sensitive layers left in float where it takes that.
 
     Intel Neural Compressor's autotune on static quantization (`inc.static_int8`): each configuration is quantized,
-    scored with the detector's own evaluator on the validation images, and the first that loses no more than
+    scored with the detector's own evaluator on the validation images, in the runtime that the recipe scores int8 models
+    in, and the first that loses no more than
     `tolerable_loss` of the float model's mAP is kept. First the schemes are tried with every layer in int8. When none
     will do, the best of them is tried with one layer in float, then two, and so on, in the order of what each layer's
     rounding costs the raw maps in signal-to-quantization-noise ratio (`detpress sensitivity` shows it). When nothing
@@ -62,7 +63,8 @@ class Autotune(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "neural-compressor"
-    version = 2
+    version = 3
+    chooses_by_map = True
 
     def plan(self, model: "Model", config: AutotuneOptions) -> Plan:
         return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)

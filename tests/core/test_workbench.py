@@ -1,0 +1,41 @@
+"""What a plugin is told of its model is what the recipe's table will show."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from detpress.adapters.inc import Scheme, quantize_static
+from detpress.bundle import find_bundle, load_bundle
+from detpress.measure.metrics import measure_model
+from detpress.plugin import Form
+from detpress.recipe_sections import Data, Measure
+from detpress.voc.devkit import open_devkit
+from detpress.voc.digits import write_digits
+from detpress.workbench import StageWorkbench
+
+
+def test_an_int8_model_is_scored_in_the_runtime_that_the_recipe_scores_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in PyTorch, whose forward pass is taken away from the model."""
+    log = logging.getLogger("tests.workbench")
+    dense = load_bundle(find_bundle("builtin:digits"))
+    images = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    network = quantize_static(dense.network, dense.architecture, images, Scheme(), (), log)
+    model = dense.with_network(network, Form.INT8)
+    write_digits(tmp_path / "digits", {"train": 1, "val": 4, "test": 1})
+    devkit = open_devkit(tmp_path / "digits", dense.architecture.classes)
+    measure = Measure(runtimes=["onnxruntime"], threads=1, memory=False)
+    bench = StageWorkbench(
+        0, tmp_path, log, lambda *_: None, devkit, dense.architecture, Data(root=str(tmp_path)), measure
+    )
+
+    def forward(images: torch.Tensor) -> None:
+        raise AssertionError("computed in PyTorch")
+
+    monkeypatch.setattr(network, "forward", forward)
+    shown = measure_model(model, tmp_path / "digits", devkit, "val", measure, tmp_path / "results", lambda *_: None)
+    assert bench.evaluate(model) == shown["map"]
+    assert shown["map_runtime"] == "onnxruntime"
