@@ -4,7 +4,7 @@ import copy
 import logging
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from detpress.bundle import find_bundle, load_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.dataset import TrainingSet
 from detpress.detector.images import read_squares
-from detpress.detector.predict import predict_image_set
+from detpress.detector.predict import Run, predict_image_set
 from detpress.detector.training import TrainingContext, fit, train
 from detpress.detector.training_config import TrainingConfig
 from detpress.detector.training_step import EngineTraining, steps_per_epoch
 from detpress.errors import InputError
 from detpress.measure.latency import measure_latency
 from detpress.measure.metrics import scoring_runtime
-from detpress.measure.runtime import open_runtime
+from detpress.measure.runtime import Runtime, open_runtime
 from detpress.model import Model
 from detpress.recipe_sections import Data, Measure
 from detpress.store import digest, remember
@@ -103,21 +103,22 @@ class StageWorkbench:
             raise InputError(f"a plugin may not see the image set '{split}': it is what the result is scored on")
         name = self.data.val if split == "val" else split
         runtime = scoring_runtime(model.form, list(self.measure.runtimes))
-        if runtime == "torch":
-            network = copy.deepcopy(model.network).to(self.device).eval()
-
-            def run(images: Tensor) -> Sequence[Tensor]:
-                return [raw.cpu() for raw in network(images.to(self.device))]
-        else:
-            run = open_runtime(runtime, model, self.measure.batch, self.measure.threads).run
+        run = self._run_here(model.network) if runtime == "torch" else self._open(runtime, model).run
         detections = predict_image_set(
             run, model.architecture, self.devkit, name, max_detections=self.measure.max_detections
         )
         return evaluate(self.devkit.image_set(name), detections, self.measure.protocol, self.measure.iou).map
 
     def latency_ms(self, model: Model, runtime: str) -> float:
-        opened = open_runtime(runtime, model, self.measure.batch, self.measure.threads)
-        return float(measure_latency(opened, model.architecture, self.measure.batch)["median"])
+        return float(measure_latency(self._open(runtime, model), model.architecture, self.measure.batch)["median"])
+
+    def _open(self, runtime: str, model: Model) -> Runtime:
+        return open_runtime(runtime, model, self.measure.batch, self.measure.threads)
+
+    def _run_here(self, network: nn.Module) -> Run:
+        """PyTorch on the device that is trained on, which may be no CPU."""
+        copied = copy.deepcopy(network).to(self.device).eval()
+        return lambda images: [raw.cpu() for raw in copied(images.to(self.device))]
 
     def training_set(self, architecture: Architecture, split: str = "train") -> TrainingSet:
         name = {"train": self.data.train, "val": self.data.val}.get(split, split)

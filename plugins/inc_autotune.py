@@ -48,13 +48,13 @@ class AutotuneOptions(LayerOptions):
 class Autotune(Plugin):
     """The first int8 configuration that keeps the mAP, sensitive layers left in float where it takes that.
 
-    Intel Neural Compressor's autotune on static quantization (`inc.static_int8`): each configuration is quantized,
-    scored with the detector's own evaluator on the validation images, in the runtime that the recipe scores int8 models
-    in, and the first that loses no more than
-    `tolerable_loss` of the float model's mAP is kept. First the schemes are tried with every layer in int8. When none
-    will do, the best of them is tried with one layer in float, then two, and so on, in the order of what each layer's
-    rounding costs the raw maps in signal-to-quantization-noise ratio (`detpress sensitivity` shows it). When nothing
-    meets the criterion, the run says so and goes on with the best trial; `measure.max_map_loss` can make that an error.
+    Intel Neural Compressor's autotune on static quantization (`inc.static_int8`): each configuration is quantized and
+    scored with the detector's own evaluator on the validation images, in the runtime that the recipe scores int8
+    models in; the first that loses no more than `tolerable_loss` of the float model's mAP is kept. First the schemes
+    are tried with every layer in int8. When none will do, the best of them is tried with one layer in float, then two,
+    and so on, in the order of what each layer's rounding costs the raw maps in signal-to-quantization-noise ratio
+    (`detpress sensitivity` shows it). When nothing meets the criterion, the run says so and goes on with the best
+    trial; `measure.max_map_loss` can make that an error.
 
     The log has the table of all trials. They are kept as they are scored: a run that was stopped goes on behind them.
     """

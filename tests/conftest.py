@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
@@ -39,6 +40,15 @@ def s3() -> Iterator[str]:
         boto3.client("s3").create_bucket(Bucket="detpress")
         yield "s3://detpress"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def exact_int8() -> None:
+    """Skips on a CPU whose kernels for bytes add products in 16 bits, which overflow, since it has no better ones."""
+    description = Path("/proc/cpuinfo")
+    flags = set(description.read_text(encoding="utf-8").split()) if description.is_file() else {"avx512_vnni"}
+    if flags.isdisjoint({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}):
+        pytest.skip("this CPU has no VNNI, AMX or dot product: runtimes' int8 convolutions saturate on it")
 
 
 @pytest.fixture(scope="session")

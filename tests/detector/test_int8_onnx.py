@@ -62,6 +62,7 @@ def executed_by_openvino(proto: onnx.ModelProto) -> Counter[tuple[str, str]]:
     return Counter((info["layerType"].astype(str), info["outputPrecisions"].astype(str)) for info in found)
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_openvino_hands_on_integers_from_the_first_convolution_to_the_heads(int8_model: Model) -> None:
     assert isinstance(int8_model.network, QuantizedNetwork)
     found = executed_by_openvino(int8_onnx(int8_model.network, "openvino"))
@@ -123,6 +124,7 @@ def test_a_tensor_that_a_convolution_takes_keeps_its_scale_and_pooling_shares_on
     assert "layers.8.convolution" not in between, "raw maps stay in float"
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_symmetric_scales_are_signed_for_openvino_and_cost_it_no_zero_points(images: Tensor) -> None:
     scales = {i: InputScale(0.05, MIDDLE) for i in (0, 1, 4, 8)}
     network = QuantizedNetwork(EVERY_KIND_OF_LAYER, Quantization(scales))
@@ -185,6 +187,7 @@ for name in ("onnxruntime", "openvino"):
 """
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_a_bundle_runs_in_both_runtimes_where_no_quantization_code_can_be_imported(
     int8_model: Model, images: Tensor, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_torch_compile_gives_the_maps_of_the_network(images: Tensor) -> None:
         torch.testing.assert_close(found[0], model.network(images[:5])[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("exact_int8")
 @pytest.mark.parametrize("name", ["openvino", "torch-compile"])
 def test_int8_models_are_computed_in_integers(name: str, int8_of_few_layers: Model, images: Tensor) -> None:
     runtime = open_runtime(name, int8_of_few_layers, batch=2)
@@ -75,6 +76,7 @@ def test_int8_models_are_computed_in_integers(name: str, int8_of_few_layers: Mod
     assert float(expected.std()) > 20 * step
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_openvino_computes_all_75_convolutions_of_incs_model_in_integers(int8_model: Model, images: Tensor) -> None:
     runtime = open_runtime("openvino", int8_model)
     assert runtime.precision == "int8"
@@ -84,6 +86,7 @@ def test_openvino_computes_all_75_convolutions_of_incs_model_in_integers(int8_mo
             assert float(noise) < 1e-2  # 20 dB; the float network is no farther than 25
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_onnxruntime_computes_all_but_the_heads_of_incs_model_in_integers(int8_model: Model, images: Tensor) -> None:
     runtime = open_runtime("onnxruntime", int8_model)
     assert runtime.precision == "fp32+int8"
