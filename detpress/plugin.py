@@ -95,10 +95,10 @@ class ImageCounts:
         if self.learnt == 0:
             raise InputError(f"the image set '{self.train_set}' holds no object to learn")
 
-    def check_validation(self) -> None:
-        """Raises InputError where there is nothing to choose by."""
+    def check_validation(self, what: str = "") -> None:
+        """Raises InputError, beginning with `what` chooses, where there is nothing to choose by."""
         if self.val == 0:
-            raise InputError("needs validation images with objects, and data.val names no set that has some")
+            raise InputError(f"{what}needs validation images with objects, and data.val names no set that has some")
 
 
 class Workbench(Protocol):

@@ -18,7 +18,7 @@ from detpress.detector.dataset import TrainingSet
 from detpress.detector.images import read_squares
 from detpress.detector.predict import Run, predict_image_set
 from detpress.detector.training import TrainingContext, fit, train
-from detpress.detector.training_config import TrainingConfig
+from detpress.detector.training_config import TrainingConfig, chooses_best
 from detpress.detector.training_step import EngineTraining, steps_per_epoch
 from detpress.errors import InputError
 from detpress.measure.latency import measure_latency
@@ -57,7 +57,8 @@ class StageWorkbench:
         losses: tuple[Callable[..., Tensor], ...] = (),
         after_step: tuple[Callable[[nn.Module], None], ...] = (),
     ) -> Model:
-        score = self.evaluate if self._has_unseen_images() else None
+        scored = chooses_best(training) or self._has_unseen_images()
+        score = self.evaluate if scored else None
         return fit(model, training, self._training_context(), losses, after_step, score)
 
     def train(
@@ -86,7 +87,7 @@ class StageWorkbench:
         folder = self.scratch / self._remembering / f"fit-{self._fits}"
         self._fits += 1
         folder.mkdir(parents=True, exist_ok=True)
-        return TrainingContext(self.devkit, self.data.train, self.seed, folder, self.log, self.progress)
+        return TrainingContext(self.devkit, self.data.train, self.seed, folder, self.log, self.progress, self.note)
 
     def _has_unseen_images(self) -> bool:
         """Whether there are validation images, and none of them is trained on."""

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from detpress.detector.training_config import TrainingConfig
+from detpress.detector.training_config import ChoosingConfig
 from detpress.plugin import Form, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
@@ -15,15 +15,15 @@ class Scratch(Plugin):
     With a compressed network before it, this is the comparison with one of the same shape trained from nothing.
     """
 
-    Config = TrainingConfig
+    Config = ChoosingConfig
     accepts = frozenset({Form.DENSE})
     returns = Form.DENSE
     engine = "pytorch-lightning"
 
-    def plan(self, model: "Model", config: TrainingConfig) -> Plan:
+    def plan(self, model: "Model", config: ChoosingConfig) -> Plan:
         return Plan((), model)
 
-    def apply(self, model: "Model", config: TrainingConfig, bench: Workbench) -> "Model":
+    def apply(self, model: "Model", config: ChoosingConfig, bench: Workbench) -> "Model":
         from detpress.model import new_model
 
         return bench.fit(new_model(model.architecture, bench.seed), config)
@@ -32,13 +32,13 @@ class Scratch(Plugin):
 class Finetune(Plugin):
     """Trains on from the weights that the model has; zeros held by masks stay zero."""
 
-    Config = TrainingConfig
+    Config = ChoosingConfig
     accepts = frozenset({Form.DENSE, Form.MASKED})
     returns = None
     engine = "pytorch-lightning"
 
-    def plan(self, model: "Model", config: TrainingConfig) -> Plan:
+    def plan(self, model: "Model", config: ChoosingConfig) -> Plan:
         return Plan((), model)
 
-    def apply(self, model: "Model", config: TrainingConfig, bench: Workbench) -> "Model":
+    def apply(self, model: "Model", config: ChoosingConfig, bench: Workbench) -> "Model":
         return bench.fit(model, config)

@@ -29,7 +29,7 @@ from torch import nn
 from detpress.detector.architecture import Architecture
 from detpress.detector.dataset import TrainingSet
 from detpress.detector.moving_average import averaged_tensors
-from detpress.detector.training_config import TrainingConfig
+from detpress.detector.training_config import TrainingConfig, chooses_best
 from detpress.detector.training_module import DetectorTraining
 from detpress.detector.training_process import Progress, across_processes, ctrl_c_left_alone, deterministic
 from detpress.detector.training_step import (
@@ -53,6 +53,7 @@ class TrainingContext:
     split: the image set that is trained on. seed: decides every random number.
     scratch: a folder of this training's own; gone on from its checkpoint where there is one. `training.csv` there has
         the mean loss of every epoch.
+    note: is told what a person should know of how the training went; without it, the log alone is.
     """
 
     devkit: Devkit
@@ -61,6 +62,7 @@ class TrainingContext:
     scratch: Path
     log: logging.Logger
     progress: Progress
+    note: Callable[[str], None] | None = None
 
 
 def fit(
@@ -95,18 +97,22 @@ def train(
     engine: EngineTraining | None = None,
     score: Callable[[nn.Module], float] | None = None,
 ) -> None:
-    """Trains `network` where it stands; it ends as the moving average of its weights, in eval mode, on the CPU.
+    """Trains `network` where it stands; it ends as a moving average of its weights, in eval mode, on the CPU.
 
     network: any module that gives the raw maps of `architecture`, with whatever an engine has hung into it. All its
         parameters are trained.
     losses: further terms of the loss. after_step: what else happens to the network after each step of the optimizer.
         With several devices they are pickled, and so cannot be local functions.
     engine: has its own optimizer and step; `losses` are then the business of its step.
-    score: mAP of a network, to be shown beside the loss after an epoch now and then; nothing is decided by it.
-    Raises StageError when the loss or a weight is not finite, InputError when an engine should train on many devices.
+    score: mAP of a network, after every epoch where `config` chooses the best; otherwise it is shown beside the loss
+        after an epoch now and then, and nothing is decided by it.
+    Raises StageError when the loss or a weight is not finite, InputError when an engine should train on many devices,
+    and when there is no score to choose by.
     """
     if engine and config.devices > 1:
         raise InputError(f"devices: expected 1 where an engine takes part in the training, got {config.devices}")
+    if chooses_best(config) and not score:
+        raise InputError("choose: best: expected `last` where no validation images are scored in the training")
     data = TrainingSet(context.devkit, context.split, architecture)
     seed, scratch, log = context.seed, context.scratch, context.log
     gpu = torch.cuda.is_available()
@@ -139,6 +145,8 @@ def train(
             log.info("going on from %s", checkpoint)
         trainer.fit(module, ckpt_path=checkpoint if going_on else None, weights_only=True)
     log.info("mean loss by epoch:\n%s", (scratch / "training.csv").read_text().rstrip())
+    if comparison := module.comparison():
+        (context.note or log.info)(comparison)
     network.cpu().eval()
     if not all(tensor.isfinite().all() for tensor in averaged_tensors(network).values()):
         raise StageError("the last step left a weight that is not finite; try a lower learning_rate or clip")

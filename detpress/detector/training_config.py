@@ -1,8 +1,8 @@
 """The options of training, shared by every plugin that trains."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from detpress.errors import InputError
 from detpress.plugin import Config, ImageCounts
@@ -59,17 +59,37 @@ class TrainingConfig(TrainingOptions):
     epochs: int = Field(ge=1, le=10_000, description="passes over the training set")
 
 
+class ChoosingConfig(TrainingConfig):
+    """How a network is trained where nothing but the training happens to it, and which epoch's weights are kept."""
+
+    choose: Literal["last", "best"] = Field(
+        "last", description="the moving average at the end, or after the epoch with the best mAP on validation images"
+    )
+
+    @model_validator(mode="after")
+    def _one_process_chooses(self) -> Self:
+        if self.choose == "best" and self.devices > 1:
+            raise ValueError(f"choose: best: expected `devices: 1`, got {self.devices}")
+        return self
+
+
+def chooses_best(config: TrainingConfig) -> bool:
+    return isinstance(config, ChoosingConfig) and config.choose == "best"
+
+
 def check_training(config: Config, architecture: "Architecture", images: ImageCounts, place: str = "") -> None:
     """Holds every training's options in `config`, itself one or not, against network and data set.
 
-    place: what comes before an option's name in `config`. Raises InputError where there is nothing to learn, and where
-    a scale of the network has no weight.
+    place: what comes before an option's name in `config`. Raises InputError where there is nothing to learn or to
+    choose by, and where a scale of the network has no weight.
     """
     if isinstance(config, TrainingOptions):
         images.check_learnt()
         weights, scales = len(config.objectness_weights), len(architecture.heads)
         if weights < scales:
             raise InputError(f"{place}objectness_weights: {weights} for a network of {scales} scales")
+    if isinstance(config, ChoosingConfig) and chooses_best(config):
+        images.check_validation(f"{place}choose: best ")
     for name, value in config:
         if isinstance(value, Config):
             check_training(value, architecture, images, f"{place}{name}.")

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from detpress.detector.augment import augment
+from detpress.detector.best_average import BestAverage
 from detpress.detector.dataset import TrainingSet, collate
 from detpress.detector.loss import Targets
 from detpress.detector.moving_average import MovingAverage
-from detpress.detector.training_config import TrainingConfig
+from detpress.detector.training_config import ChoosingConfig, TrainingConfig, chooses_best
 from detpress.detector.training_process import Report
 from detpress.detector.training_step import AfterStep, EngineTraining, TrainingStep, new_optimizer, new_schedule
 from detpress.errors import StageError
@@ -67,6 +68,8 @@ class DetectorTraining(pl.LightningModule):
         self.log_file = log
         self.score = score
         self.last_score = ""
+        self.best = BestAverage(keeps_tensors=chooses_best(config))
+        self.end_map: float | None = None  # of the last average, where it was scored
         self.next_score = time.monotonic() + SCORE_SECONDS
         self.last_loss: float | None = None
         self.last_checkpoint = time.monotonic()
@@ -141,15 +144,35 @@ class DetectorTraining(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         if self.trainer.is_global_zero:
             self._write_history()
-        if self.score and self.current_epoch + 1 < self.config.epochs and time.monotonic() >= self.next_score:
+        if self.score and self._is_to_be_scored():
             self._score_average(self.score)
         late = self.trainer.strategy.broadcast(time.monotonic() - self.last_checkpoint >= CHECKPOINT_SECONDS)
         if late and self.current_epoch + 1 < self.config.epochs:
             self._save_checkpoint()
             self.last_checkpoint = time.monotonic()
 
+    def _is_to_be_scored(self) -> bool:
+        """Always where the best is chosen; otherwise now and then, and at the end to compare it with those seen."""
+        if chooses_best(self.config):
+            return True
+        if self.current_epoch + 1 == self.config.epochs:
+            return isinstance(self.config, ChoosingConfig) and self.best.epoch > 0
+        return time.monotonic() >= self.next_score
+
     def on_train_end(self) -> None:
+        if chooses_best(self.config):
+            self.average.tensors = self.best.tensors
         self.average.give_to(self.network)  # here, since with several devices the network's tensors alone come back
+
+    def comparison(self) -> str | None:
+        """That the end is worse than the best average seen, and which of them was kept; None where it is not."""
+        if self.end_map is None or self.end_map >= self.best.map:
+            return None
+        kept = "which was kept" if chooses_best(self.config) else "which `choose: best` would keep"
+        return (
+            f"mAP on the validation images was {self.best.map:.4f} after epoch {self.best.epoch} of "
+            f"{self.config.epochs}, {kept}, and {self.end_map:.4f} at the end"
+        )
 
     def _write_history(self) -> None:
         with (self.scratch / "training.csv").open("w", newline="") as file:
@@ -163,12 +186,20 @@ class DetectorTraining(pl.LightningModule):
         average = copy.deepcopy(self.network).eval()
         self.average.give_to(average)
         try:
-            self.last_score = f", mAP {score(average):.4f} after {self.current_epoch + 1}"
-        except Exception as error:  # nothing is decided by it, so it is no reason to lose the training
+            average_map = score(average)
+        except Exception as error:
+            if chooses_best(self.config):
+                raise
+            # nothing is decided by it, so it is no reason to lose the training
             self.score, self.last_score = None, ""
             self.log_file.warning("no mAP is shown beside the loss: %s", error)
             return
-        self.log_file.info("epoch %d of %d%s", self.current_epoch + 1, self.config.epochs, self.last_score)
+        epoch = self.current_epoch + 1
+        self.last_score = f", mAP {average_map:.4f} after {epoch}"
+        self.best.see(epoch, average_map, self.average.tensors)
+        if epoch == self.config.epochs:
+            self.end_map = average_map
+        self.log_file.info("epoch %d of %d%s", epoch, self.config.epochs, self.last_score)
         ended = time.monotonic()
         self.next_score = ended + (ended - started) / SCORE_SHARE
 
@@ -183,11 +214,14 @@ class DetectorTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["average"] = {"updates": self.average.updates, "tensors": self.average.tensors}
+        checkpoint["best"] = self.best.state()
         checkpoint["engine"] = self.engine.state() if self.engine else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also makes room for tensors that an engine first makes, or gives their shape, while it trains."""
         self.average.updates, self.average.tensors = checkpoint["average"]["updates"], checkpoint["average"]["tensors"]
+        if "best" in checkpoint:  # not in those of older versions, which kept no average but the last
+            self.best.load(checkpoint["best"])
         self.engine_state = checkpoint["engine"]
         for name, saved in checkpoint["state_dict"].items():
             place, _, attribute = name.rpartition(".")

@@ -103,6 +103,17 @@ def test_a_step_that_chooses_by_validation_images_needs_them(detpress: Command, 
 
 
 @pytest.mark.usefixtures("no_validation_set")
+def test_the_best_epoch_cannot_be_chosen_without_validation_images(detpress: Command, step: Path, cache: Path) -> None:
+    said = detpress("validate", with_step(step, "train.finetune: {epochs: 1, choose: best}"))
+    assert said.code == 2
+    assert said.err.endswith(
+        "detpress: few.yaml:5: chain[0].train.finetune.choose: best needs validation images with objects, "
+        "and data.val names no set that has some\n"
+    )
+    assert not (cache / "store").exists()
+
+
+@pytest.mark.usefixtures("no_validation_set")
 def test_a_search_needs_validation_images(detpress: Command, step: Path, cache: Path) -> None:
     recipe = with_step(step, "nni.l1norm: {sparsity: 0.5}")
     search = (

@@ -115,6 +115,9 @@ def test_what_is_at_its_default_is_not_in_the_key(key: Callable[..., str]) -> No
     assert key("train.finetune", "{epochs: 2}") != key("train.finetune", "{epochs: 2, augmentation: {mosaic: 0.5}}")
     assert key("nni.l1norm", "{sparsity: 0.5}", ", val: val, bad_boxes: skip") == plain
     assert key("nni.l1norm", "{sparsity: 0.5}", ", bad_boxes: refuse") != plain
+    trained = key("train.finetune", "{epochs: 2}")
+    assert key("train.finetune", "{epochs: 2, choose: last}") == trained
+    assert key("train.finetune", "{epochs: 2, choose: best}") != trained
 
 
 def test_an_option_that_a_new_version_adds_changes_no_key() -> None:

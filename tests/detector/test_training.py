@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from detpress.detector import training_module
 from detpress.detector.architecture import build_architecture
+from detpress.detector.moving_average import averaged_tensors
 from detpress.detector.predict import predict_image_set
 from detpress.detector.training import TrainingContext, fit
-from detpress.detector.training_config import Augmentation, TrainingConfig
+from detpress.detector.training_config import Augmentation, ChoosingConfig, TrainingConfig
 from detpress.detector.training_process import Progress
 from detpress.detector.training_step import new_optimizer, new_schedule
 from detpress.errors import InputError, StageError
@@ -58,16 +59,23 @@ def train(
     config: TrainingConfig = SHORT,
     seed: int = 0,
     progress: Progress = quiet,
+    note: Callable[[str], None] | None = None,
     **hooks: Any,
 ) -> Model:
     scratch.mkdir(exist_ok=True)
-    context = TrainingContext(devkit, "train", seed, scratch, LOG, progress)
+    context = TrainingContext(devkit, "train", seed, scratch, LOG, progress, note)
     return fit(model, config, context, **hooks)
 
 
 def same_weights(a: Model, b: Model) -> bool:
     mine, other = a.network.state_dict(), b.network.state_dict()
     return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def same_weights_and_statistics(a: Model, b: Model) -> bool:
+    """Without BatchNorm's counters of steps, of which there is no average."""
+    mine, other = averaged_tensors(a.network), averaged_tensors(b.network)
+    return all(torch.equal(mine[name], other[name]) for name in mine)
 
 
 # Starts the training that `train` starts and kills it with SIGKILL after ten of its twelve steps, in the last epoch.
@@ -140,6 +148,86 @@ def test_a_score_that_cannot_be_had_ends_no_training(
     config = TrainingConfig(epochs=2, batch_size=4)
     watched = train(small_model(devkit), devkit, tmp_path / "watched", config, score=score)
     assert same_weights(watched, train(small_model(devkit), devkit, tmp_path / "alone", config))
+
+
+BEST = ChoosingConfig(epochs=4, batch_size=4, choose="best")
+
+
+class Scores:
+    """Gives one mAP after the other, and keeps what was scored."""
+
+    def __init__(self, *maps: float) -> None:
+        self.maps = list(maps)
+        self.scored: list[Model] = []
+
+    def __call__(self, model: Model) -> float:
+        self.scored.append(model)
+        return self.maps.pop(0)
+
+
+def test_the_best_of_the_averages_can_be_chosen_and_a_worse_end_is_noted(devkit: Devkit, tmp_path: Path) -> None:
+    notes: list[str] = []
+    scores = Scores(0.1, 0.5, 0.4, 0.2)
+    best = train(small_model(devkit), devkit, tmp_path / "best", BEST, note=notes.append, score=scores)
+    assert [same_weights_and_statistics(best, model) for model in scores.scored] == [False, True, False, False]
+    assert notes == [
+        "mAP on the validation images was 0.5000 after epoch 2 of 4, which was kept, and 0.2000 at the end"
+    ]
+    end = train(small_model(devkit), devkit, tmp_path / "last")
+    assert same_weights(scores.scored[-1], end)  # scoring changes nothing
+
+
+def test_of_averages_equally_good_the_last_is_chosen(devkit: Devkit, tmp_path: Path) -> None:
+    notes: list[str] = []
+    scores = Scores(0.1, 0.5, 0.2, 0.5)
+    best = train(small_model(devkit), devkit, tmp_path / "best", BEST, note=notes.append, score=scores)
+    assert same_weights(best, train(small_model(devkit), devkit, tmp_path / "last"))
+    assert not notes
+
+
+class KilledError(Exception):
+    """Ends a training where it is."""
+
+
+def test_the_best_average_outlives_a_kill(devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(small_model(devkit), devkit, tmp_path / "whole", BEST, score=Scores(0.5, 0.1, 0.4, 0.2))
+    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
+
+    def kill(what: str, done: int, total: int) -> None:
+        if done == 10:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(small_model(devkit), devkit, tmp_path / "killed", BEST, progress=kill, score=Scores(0.5, 0.1, 0.4))
+    resumed = train(small_model(devkit), devkit, tmp_path / "killed", BEST, score=Scores(0.2))
+    assert same_weights(resumed, whole)
+
+
+def test_a_worse_end_is_noted_where_the_last_is_kept(
+    devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_module, "SCORE_SECONDS", 0.0)
+    monkeypatch.setattr(training_module, "SCORE_SHARE", 1e9)
+    notes: list[str] = []
+    config, scores = ChoosingConfig(epochs=4, batch_size=4), Scores(0.1, 0.5, 0.4, 0.2)
+    kept = train(small_model(devkit), devkit, tmp_path / "noted", config, note=notes.append, score=scores)
+    assert notes == [
+        "mAP on the validation images was 0.5000 after epoch 2 of 4, which `choose: best` would keep, "
+        "and 0.2000 at the end"
+    ]
+    assert same_weights(kept, train(small_model(devkit), devkit, tmp_path / "alone"))
+
+
+def test_the_best_is_chosen_by_a_score_or_not_at_all(devkit: Devkit, tmp_path: Path) -> None:
+    def fail(model: Model) -> float:
+        raise InputError("the image set 'val' has no object")
+
+    with pytest.raises(InputError, match="'val' has no object"):
+        train(small_model(devkit), devkit, tmp_path / "failing", BEST, score=fail)
+    with pytest.raises(InputError, match="choose: best: expected `last` where no validation images"):
+        train(small_model(devkit), devkit, tmp_path / "without", BEST)
+    with pytest.raises(ValueError, match="choose: best: expected `devices: 1`, got 2"):
+        ChoosingConfig(epochs=1, devices=2, choose="best")
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.15), (2, 0.0), (2, 0.5), (3, 0.15), (3, 0.9), (4, 0.25)])
