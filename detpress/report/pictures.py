@@ -87,7 +87,7 @@ def draw_boxes(
     font: str | None = None,
 ) -> Tensor:
     """image: uint8 (3, H, W); boxes: (n, 4) edges in its pixels -> uint8 (3, H', W'), a small image enlarged and a
-    large one shrunk to `PANEL_SIDE`, so that the labels are readable.
+    large one shrunk to `PANEL_SIDE`, so that the labels are readable. Boxes whose edges are swapped are not drawn.
 
     font: the file of the font that the labels are drawn with, Pillow's own without.
     """
@@ -99,12 +99,13 @@ def draw_boxes(
         picture = transforms.resize(image, [max(1, round(side * factor)) for side in (height, width)])
     elif factor > 1:
         picture = image.repeat_interleave(int(factor), dim=1).repeat_interleave(int(factor), dim=2)
-    if len(boxes):
-        colours = [COLOURS[classes.index(name) % len(COLOURS)] for name in names]
+    drawn = [i for i, (left, top, right, bottom) in enumerate(boxes.tolist()) if left <= right and top <= bottom]
+    if drawn:
+        colours = [COLOURS[classes.index(names[i]) % len(COLOURS)] for i in drawn]
         picture = draw_bounding_boxes(
             picture,
-            boxes * factor,
-            list(labels or names),
+            boxes[drawn] * factor,
+            [(labels or names)[i] for i in drawn],
             colours,
             width=2,
             font=font,

@@ -51,8 +51,12 @@ def test_the_same_study_again_makes_only_what_is_missing(killed: Finished, finis
     assert finished.outcomes["trained"].failure is None
     begun = [event[3] for event in finished.told.events if event[0] == "begin"]
     assert begun == ["model", "inc.static_int8", "model", "train.finetune"]
-    again = [row for row in finished.results["rows"] if row["name"] == "pruned"]
-    assert again == [row for row in killed.results["rows"] if row["name"] == "pruned"]
+    again, before = (
+        # which fronts a row is on, depends on the other rows' latencies
+        [row | {"fronts": None} for row in one.results["rows"] if row["name"] == "pruned"]
+        for one in (finished, killed)
+    )
+    assert again == before
 
 
 def test_what_a_study_leaves(finished: Finished) -> None:
