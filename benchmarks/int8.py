@@ -38,7 +38,8 @@ from torch import Tensor, nn
 
 from detpress.adapters.inc import Scheme, quantize_static
 from detpress.adapters.inc_dynamic import quantize_dynamic
-from detpress.bundle import find_bundle, load_bundle
+from detpress.builtin import find_bundle
+from detpress.bundle import load_bundle
 from detpress.data import open_data
 from detpress.detector.architecture import build_architecture
 from detpress.detector.images import place_image, read_image

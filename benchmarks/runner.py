@@ -88,7 +88,8 @@ def by_hand(epochs: int | None) -> None:
     from detpress.adapters.inc import Scheme, quantize_static
     from detpress.adapters.nni_prune import choose_filters
     from detpress.adapters.nni_speedup import speed_up
-    from detpress.bundle import find_bundle, load_bundle, save_bundle
+    from detpress.builtin import find_bundle
+    from detpress.bundle import load_bundle, save_bundle
     from detpress.data import open_data
     from detpress.detector.channels import masks_of_filters
     from detpress.detector.training import TrainingContext, fit

@@ -12,7 +12,6 @@ with packed weights (`PackedNetwork`) say which layers are, and how.
 
 import hashlib
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from detpress.builtin import BUILTIN
 from detpress.detector.architecture import Architecture
 from detpress.detector.dynamic import DynamicNetwork, DynamicQuantization
 from detpress.detector.half import HalfNetwork, HalfPrecision
@@ -29,8 +27,9 @@ from detpress.detector.network import Network
 from detpress.detector.packed import PackedNetwork, Packing
 from detpress.detector.quantized import Quantization, QuantizedNetwork
 from detpress.detector.simulated import SimulatedNetwork, Simulation
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError
 from detpress.model import Model
+from detpress.plain_files import plain
 from detpress.plain_json import check_keys, parse_json
 from detpress.plugin import Form
 from detpress.yaml_source import shortened
@@ -76,22 +75,6 @@ def save_bundle(model: Model, folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("".join(sums))
 
 
-def shipped_bundles() -> dict[str, Path]:
-    """Name -> folder of the bundles that come with the package."""
-    folder = Path(str(files("detpress.recipes"))) / "bundles"
-    return {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
-
-
-def find_bundle(name_or_path: str) -> Path:
-    """The folder of `builtin:NAME`, or the path itself. Raises InputError for a name that is not shipped."""
-    if not name_or_path.startswith(BUILTIN):
-        return Path(name_or_path)
-    name, shipped = name_or_path.removeprefix(BUILTIN), shipped_bundles()
-    if name not in shipped:
-        raise InputError(f"no shipped bundle '{name_or_path}'; {nearest(name, shipped)}")
-    return shipped[name]
-
-
 def bundle_digest(folder: Path) -> str:
     """What identifies the bundle's contents: the sha256 of its SHA256SUMS."""
     return hashlib.sha256(_read(folder, "SHA256SUMS")).hexdigest()
@@ -130,7 +113,7 @@ def load_bundle(folder: Path) -> Model:
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        return (folder / name).read_bytes()
+        return plain(folder / name).read_bytes()
     except OSError as error:
         raise InputError(f"{folder}: not a bundle: {name} cannot be read ({error.strerror})") from error
 

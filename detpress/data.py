@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-from detpress.builtin import BUILTIN
+from detpress.builtin import BUILTIN, check_data_set
 from detpress.cache import cache_root
-from detpress.errors import InputError, nearest
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import digits_root, ensure_digits
-
-BUILTIN_DATA = {"builtin:digits": ensure_digits}
 
 
 def open_data(root: str, classes: list[str] | None = None) -> Devkit:
@@ -19,15 +16,12 @@ def open_data(root: str, classes: list[str] | None = None) -> Devkit:
     """
     if not root.startswith(BUILTIN):
         return open_devkit(Path(root), classes)
-    if root not in BUILTIN_DATA:
-        raise InputError(f"no built-in data set '{root}'; {nearest(root, BUILTIN_DATA)}")
-    return open_devkit(BUILTIN_DATA[root](cache_root()), classes)
+    check_data_set(root)
+    return open_devkit(ensure_digits(cache_root()), classes)
 
 
 def open_data_if_there(root: str, classes: list[str] | None = None) -> Devkit | None:
     """As `open_data`, but None for a folder that does not exist and for built-in data not generated yet."""
-    if root in BUILTIN_DATA and not digits_root(cache_root()).is_dir():
-        return None
-    if not root.startswith(BUILTIN) and not Path(root).is_dir():
+    if not (digits_root(cache_root()) if root.startswith(BUILTIN) else Path(root)).is_dir():
         return None
     return open_data(root, classes)

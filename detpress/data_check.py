@@ -7,12 +7,13 @@ by size and time of change, so that the second time is quick.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from detpress.detector.images import read_image
 from detpress.errors import InputError
+from detpress.plain_files import plain
 from detpress.read_pictures import ReadPictures
 from detpress.recipe import Recipe
 from detpress.voc.annotation import Annotation
@@ -99,14 +100,13 @@ def picture_findings(recipe: Recipe, devkit: Devkit, progress: Progress) -> list
             return kind, str(error)
         return None
 
-    pool = ThreadPoolExecutor(2)
     try:
-        for done, wrong in enumerate(pool.map(read, annotations.values()), 1):
-            if wrong:
-                errors[wrong[0]].append(wrong[1])
-            progress("pictures read", done, len(annotations))
+        with ThreadPool(2) as pool:  # does not wait, when stopped, for a file that a dead network holds back
+            for done, wrong in enumerate(pool.imap(read, annotations.values()), 1):
+                if wrong:
+                    errors[wrong[0]].append(wrong[1])
+                progress("pictures read", done, len(annotations))
     finally:
-        pool.shutdown(cancel_futures=True)
         known.save()
     return _errors(errors) if errors else _overlaps(recipe, devkit, sets)
 
@@ -208,5 +208,5 @@ def _overlaps(recipe: Recipe, devkit: Devkit, sets: Sequence[str]) -> list[Findi
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with plain(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

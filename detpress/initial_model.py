@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from detpress.bundle import bundle_digest, find_bundle, load_bundle
+from detpress.builtin import find_bundle
+from detpress.bundle import bundle_digest, load_bundle
 from detpress.detector.anchors import kmeans_anchors
 from detpress.detector.architecture import Architecture, anchor_count, build_architecture
 from detpress.detector.images import picture_size

@@ -22,7 +22,8 @@ import torch
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from detpress.bundle import bundle_digest, find_bundle
+from detpress.builtin import find_bundle
+from detpress.bundle import bundle_digest
 from detpress.detector import augment, dataset, images, loss, training
 from detpress.initial_model import model_identity
 from detpress.measure.metrics import protocol_id, scoring_runtime

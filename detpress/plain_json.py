@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from detpress.errors import InputError, nearest
+from detpress.plain_files import plain
 from detpress.yaml_source import shortened
 
 
@@ -27,7 +28,7 @@ def parse_json(content: bytes, path: Path) -> Any:
 def read_json(path: Path) -> Any:
     """What the file says. Raises InputError where it cannot be read or is no JSON."""
     try:
-        content = path.read_bytes()
+        content = plain(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     return parse_json(content, path)

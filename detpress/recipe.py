@@ -27,7 +27,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from detpress.builtin import BUILTIN
+from detpress.builtin import BUILTIN, check_data_set, find_bundle
 from detpress.errors import InputError, nearest
 from detpress.plugin import Config, Form, Plugin
 from detpress.recipe_sections import Data, Measure, ModelSource
@@ -93,13 +93,15 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """The file of a shipped recipe, or the path itself. Raises InputError where there is no such file."""
+    """The file of a shipped recipe, or the path itself. Raises InputError where there is nothing there."""
     path = Path(name_or_path)
     if path.is_file():
         return path
     shipped = shipped_recipes()
     if name_or_path in shipped:
         return shipped[name_or_path]
+    if path.exists():
+        return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise InputError(f"{path}: no such file")
     raise InputError(f"no recipe '{name_or_path}'; {nearest(name_or_path, shipped)}")
@@ -190,7 +192,7 @@ def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
     mistakes = _misfits(steps, None if document.model.weights else Form.DENSE, source)
     if mistakes:
         raise InputError("\n".join(mistakes))
-    root = source.data["data"]["root"] = _resolve(document.data.root, ("data", "root"), source)
+    root = source.data["data"]["root"] = _resolve(document.data.root, ("data", "root"), source, check_data_set)
     data = document.data.model_copy(update={"root": root})
     model = document.model
     if model.weights is not None:
@@ -271,7 +273,7 @@ def _read_search(source: YamlSource) -> tuple[Search, list[dict[str, Any]]]:
     space: dict[str, Any] = {}
     for key, value in section.space.items():
         place: Place = ("search", "space", key)
-        if not re.fullmatch(r"chain\[\d+\]\..+", key):
+        if not re.fullmatch(r"chain\[[0-9]+\]\..+", key):
             mistakes.append(f"{source.where(place)}: expected an option of a step, such as chain[0].sparsity")
         space[key] = tried(place, partial(read_distribution, value))
     runtimes = _runtimes(source)
@@ -350,10 +352,14 @@ def _with_found(value: Any, bundles: Sequence[str], place: Place, source: YamlSo
     return _resolve(value, place, source) if isinstance(value, str) and value in bundles else value
 
 
-def _resolve(value: str, place: Place, source: YamlSource) -> str:
+def _resolve(value: str, place: Place, source: YamlSource, check_builtin: Callable[[str], object] = find_bundle) -> str:
     """A path of the recipe, absolute. Relative ones start at the recipe's folder and stay below it; what the user
-    gives by `--set` is the user's own and starts at the working directory."""
+    gives by `--set` is the user's own and starts at the working directory. Of what is built in, the name is checked."""
     if value.startswith(BUILTIN):
+        try:
+            check_builtin(value)
+        except InputError as error:
+            raise InputError(f"{source.where(place)}: {error}") from error
         return value
     if source.is_set(place):
         return str(Path(value).absolute())

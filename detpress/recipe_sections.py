@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from detpress.plugin import Config
 
@@ -19,12 +19,23 @@ class Data(Config):
         "skip", description="boxes without area or outside the image: left out of training and counted, or an error"
     )
 
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, given: list[str] | None) -> list[str] | None:
+        names = given or []
+        for i, name in enumerate(names):
+            if not name.strip():
+                raise ValueError(f"class {i + 1} has no name")
+            if name in names[:i]:
+                raise ValueError(f"class '{name}' is named twice")
+        return given
+
 
 class ModelSource(Config):
     """The network that the chain starts from."""
 
     arch: Literal["yolov3", "yolov3-tiny", "yolov3-spp"] | None = Field(None, description="the published layer list")
-    width: float | None = Field(None, gt=0, le=4, description="multiplies the filters of every layer; 1 by default")
+    width: float | None = Field(None, ge=0.001, le=4, description="multiplies the filters of every layer; 1 by default")
     image_size: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="side of the input in pixels")
     weights: str | None = Field(
         None, description="a bundle: `builtin:digits` or a folder; initial weights drawn from the seed by default"

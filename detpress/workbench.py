@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detpress.bundle import find_bundle, load_bundle
+from detpress.builtin import find_bundle
+from detpress.bundle import load_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.dataset import TrainingSet
 from detpress.detector.images import read_squares

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from detpress.errors import InputError, nearest
+from detpress.plain_files import plain
 
 Place = tuple[str | int, ...]  # keys and list indices from the root of the document to a value
 
@@ -190,7 +191,7 @@ class YamlSource:
 def read_yaml(path: Path) -> YamlSource:
     """The document in `path`. Raises InputError as `YamlSource` does, and for a file that cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = plain(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # not UTF-8; a path with the character NUL
@@ -242,8 +243,10 @@ def cut_short(text: str) -> str:
 
 
 def _keys(path: str) -> list[str | int]:
-    """`chain[0].sparsity` -> `["chain", 0, "sparsity"]`."""
-    return [int(t[1:-1]) if t[0] == "[" else t for t in re.findall(r"\[\d{1,9}\]|[^.\[\]]+", path)]
+    """`chain[0].sparsity` -> `["chain", 0, "sparsity"]`; empty where the path is spelled otherwise."""
+    if not re.fullmatch(r"[^.\[\]]+(\[[0-9]{1,9}\]|\.[^.\[\]]+)*", path):
+        return []
+    return [int(part[1:-1]) if part[0] == "[" else part for part in re.findall(r"\[[0-9]+\]|[^.\[\]]+", path)]
 
 
 def _value_at(data: Any, place: Place) -> Any:

@@ -66,7 +66,8 @@ class Distiller(Plugin):
         return (config.teacher,)
 
     def plan(self, model: "Model", config: Any) -> Plan:
-        from detpress.bundle import find_bundle, load_bundle
+        from detpress.builtin import find_bundle
+        from detpress.bundle import load_bundle
 
         links = self.links(model.architecture, load_bundle(find_bundle(config.teacher)).architecture, config)
         return Plan(tuple(f"layers.{i}" for i in links), model)

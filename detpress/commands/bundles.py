@@ -28,7 +28,8 @@ def export(
     detpress export runs/quickstart/4-inc.static_int8/bundle --to openvino --out digits.xml
     detpress export runs/quickstart/3-train.finetune/bundle --to darknet --out small.cfg
     """
-    from detpress.bundle import find_bundle, load_bundle
+    from detpress.builtin import find_bundle
+    from detpress.bundle import load_bundle
     from detpress.detector.onnx_model import OPSETS
     from detpress.errors import InputError, nearest
     from detpress.export import EXPORTS, write_onnx
@@ -83,9 +84,10 @@ def import_darknet(
     from detpress.bundle import save_bundle
     from detpress.detector.darknet import read_model
     from detpress.errors import InputError
+    from detpress.plain_files import plain
 
     try:
-        lines = [line.strip() for line in classes.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in plain(classes).read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{classes}: cannot be read: {error}") from error
     names = [line for line in lines if line]

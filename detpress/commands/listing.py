@@ -27,8 +27,8 @@ def model(
     detpress model yolov3 --classes 20 --image-size 416
     detpress model builtin:digits --json
     """
-    from detpress.builtin import BUILTIN
-    from detpress.bundle import find_bundle, load_bundle
+    from detpress.builtin import BUILTIN, find_bundle
+    from detpress.bundle import load_bundle
     from detpress.detector.architecture import build_architecture
     from detpress.measure.size import layer_table
 

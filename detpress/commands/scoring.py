@@ -193,7 +193,8 @@ def _open(source: str, runtime: str | None) -> "tuple[Architecture, Run, str]":
     """What decodes boxes, what computes raw maps of one image or more, and in which runtime: of a bundle or a file."""
     import torch
 
-    from detpress.bundle import find_bundle, load_bundle
+    from detpress.builtin import find_bundle
+    from detpress.bundle import load_bundle
     from detpress.errors import InputError, nearest
     from detpress.measure.metrics import scoring_runtime
     from detpress.measure.runtime import EXPORTED, RUNTIMES, open_runtime, read_exported

@@ -33,7 +33,8 @@ def sensitivity(
     """
     from rich.console import Console
 
-    from detpress.bundle import find_bundle, load_bundle
+    from detpress.builtin import find_bundle
+    from detpress.bundle import load_bundle
     from detpress.data import open_data
     from detpress.detector.images import read_squares
     from detpress.detector.network import Network

@@ -28,6 +28,7 @@ from detpress.detector.darknet_cfg import read_cfg, write_cfg
 from detpress.detector.network import Network
 from detpress.errors import InputError
 from detpress.model import Model, new_model
+from detpress.plain_files import plain
 
 HISTORY_KEY = "darknet"  # of the record of an import: the header of the weights file
 
@@ -91,7 +92,7 @@ def read_weights(path: Path, network: Network, layers: int | None = None) -> Wei
     Raises InputError for a file that has not exactly as many numbers as these layers take, or one that is not finite.
     """
     try:
-        with path.open("rb") as file:
+        with plain(path).open("rb") as file:
             header = _read_header(path, file, network.architecture, layers)
             file.seek(header.size)
             with torch.no_grad():
@@ -121,7 +122,7 @@ def read_model(cfg: Path, weights: Path, classes: list[str]) -> Model:
     """
     architecture = read_cfg(cfg, classes)
     try:
-        with weights.open("rb") as file:
+        with plain(weights).open("rb") as file:
             _read_header(weights, file, architecture, None)
     except OSError as error:
         raise InputError(f"{weights}: cannot be read: {error}") from error

@@ -34,6 +34,7 @@ from detpress.detector.architecture import (
     output_map,
 )
 from detpress.errors import InputError, nearest
+from detpress.plain_files import plain
 
 LARGEST_FILE = 2**20  # bytes; yolov3.cfg has 8,791
 
@@ -198,7 +199,7 @@ def _number(value: float) -> str:
 
 def _read_sections(path: Path) -> list[_Section]:
     try:
-        with path.open("rb") as file:
+        with plain(path).open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
         text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

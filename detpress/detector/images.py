@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from detpress.detector.architecture import Architecture, Resize
 from detpress.errors import InputError
+from detpress.plain_files import plain
 
 VERSION = 1  # raised when the same file gives other pixels: it enters every key, and every measurement's digest
 GREY = 114  # letterbox padding; the value that YOLO trainers use
@@ -62,7 +63,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     another size than `size`, or with values whose range is not known.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(plain(path), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise InputError(
                     f"{path}: {image.width}x{image.height} pixels; expected at most {MOST_PIXELS:,} in all"
@@ -72,18 +73,18 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path}: cannot be read as an image ({_found(path) or error})") from error
+        raise InputError(f"{path}: cannot be read as an image ({_why(path, error)})") from error
 
 
 def picture_size(path: Path) -> tuple[int, int]:
     """Width and height as stored, without decoding. Raises InputError for a file that is absent or no image."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(plain(path), formats=FORMATS) as image:
             return image.size
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path}: cannot be read as an image ({_found(path) or error})") from error
+        raise InputError(f"{path}: cannot be read as an image ({_why(path, error)})") from error
 
 
 def _turned(image: Image.Image, path: Path, size: tuple[int, int] | None) -> Image.Image:
@@ -108,10 +109,14 @@ def _in_8_bits(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
+def _why(path: Path, error: Exception) -> str:
+    return _found(path) or getattr(error, "strerror", None) or str(error)
+
+
 def _found(path: Path) -> str | None:
     """What a file is that cannot be read, where its beginning tells."""
     try:
-        with path.open("rb") as file:
+        with plain(path).open("rb") as file:
             start = file.read(16)
     except OSError:
         return None

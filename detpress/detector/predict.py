@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,12 @@ def predict(
         image = read_image(*picture)
         return *place_image(image, architecture.image_size, architecture.resize), *image.shape[-2:]
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPool(2) as pool:
         chunks = [pictures[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-        ahead = [pool.submit(load, picture) for picture in pictures[:BATCH]]
+        ahead = [pool.apply_async(load, (picture,)) for picture in pictures[:BATCH]]
         for i in range(len(chunks)):
-            loaded = [future.result() for future in ahead]
-            ahead = [pool.submit(load, picture) for picture in (chunks[i + 1] if i + 1 < len(chunks) else [])]
+            loaded = [waiting.get() for waiting in ahead]
+            ahead = [pool.apply_async(load, (picture,)) for picture in (chunks[i + 1] if i + 1 < len(chunks) else [])]
             images = torch.stack([square for square, *_ in loaded]).float() / 255
             with torch.inference_mode():  # not around the yield: it would hold for the caller, too
                 found = suppress(*decode(run(images), architecture), max_detections)

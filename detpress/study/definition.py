@@ -170,7 +170,7 @@ def _find(name: str) -> Path:
     studies = shipped_studies()
     if name in studies:
         return studies[name]
-    if not Path(name).is_file() and Path(name).suffix not in (".yaml", ".yml") and name not in shipped_recipes():
+    if not Path(name).exists() and Path(name).suffix not in (".yaml", ".yml") and name not in shipped_recipes():
         raise InputError(f"no study or recipe '{name}'; {nearest(name, [*studies, *shipped_recipes()])}")
     return find_recipe(name)
 

@@ -11,6 +11,7 @@ from defusedxml.common import DefusedXmlException
 from numpy.typing import NDArray
 
 from detpress.errors import InputError
+from detpress.plain_files import plain
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 UNSPECIFIED = "Unspecified"  # what some tools write where nobody said whether an object is difficult or truncated
@@ -68,7 +69,7 @@ def read_annotation(path: Path, image: str | None = None) -> Annotation:
     entity may expand without bound), and for a field that is missing or no number; a size may be missing.
     """
     try:
-        content = path.read_bytes()
+        content = plain(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     root = _parse(content, path)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from detpress.errors import InputError, nearest
+from detpress.plain_files import plain
 from detpress.voc.annotation import Annotation, object_line, read_annotation
 from detpress.yaml_source import cut_short, shortened
 
@@ -187,9 +188,11 @@ def _exists(path: Path) -> bool:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Number and text of each line of an image set's file that is not empty."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = plain(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as an image set: {error}") from error
+        raise InputError(
+            f"{path}: cannot be read as an image set: {getattr(error, 'strerror', None) or error}"
+        ) from error
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -219,7 +222,7 @@ def _annotation_file(set_file: Path, image: str) -> Path:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with plain(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error

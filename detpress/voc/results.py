@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detpress.errors import InputError, nearest
+from detpress.plain_files import plain
 
 PREFIX = "comp4_det_"
 LONGEST_NAME = 255  # bytes of a file's name on the usual file systems
@@ -99,7 +100,7 @@ def _file_name(name: str) -> str:
 
 def _read_file(path: Path) -> ClassDetections:
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = plain(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if not any(map(str.strip, lines)):

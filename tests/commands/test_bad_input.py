@@ -83,7 +83,33 @@ def test_a_mistake_in_the_recipe_is_told_before_anything_is_computed(
         (("run", "absent.yaml"), "absent.yaml: no such file"),
         (("run", "small.yaml", "--set", "sed=1"), "--set sed=1: sed: unknown key; did you mean 'seed'?"),
         (("run", "small.yaml", "--set", "data.root=absent"), "absent: no such folder; expected a VOC devkit"),
-        (("run", "small.yaml", "--set", "data.root=builtin:digit"), "no built-in data set 'builtin:digit'; did you "),
+        (
+            ("run", "small.yaml", "--set", "data.root=builtin:digit"),
+            "--set data.root=builtin:digit: data.root: no built-in data set 'builtin:digit'; did you mean ",
+        ),
+        (
+            ("run", "small.yaml", "--set", "model.weights=builtin:digit"),
+            "--set model.weights=builtin:digit: model.weights: no shipped bundle 'builtin:digit'; did you mean ",
+        ),
+        (
+            ("run", "small.yaml", "--set", "data.classes=[a, b, a]"),
+            "--set data.classes=[a, b, a]: data.classes: class 'a' is named twice, got ",
+        ),
+        (
+            ("run", "small.yaml", "--set", "data.classes=[a, '']"),
+            "--set data.classes=[a, '']: data.classes: class 2 has no name, got ",
+        ),
+        (
+            ("run", "small.yaml", "--set", "model.width=1e-300"),
+            "--set model.width=1e-300: model.width: expected greater than or equal to 0.001, got 1e-300",
+        ),
+        (("run", "small.yaml", "--set", "chain[0][epochs]=3"), "--set chain[0][epochs]=3: expected KEY=VALUE, such as"),
+        (
+            ("run", "small.yaml", "--set", "chain[\u0660].epochs=3"),
+            "--set chain[\u0660].epochs=3: expected KEY=VALUE, ",
+        ),
+        (("run", "/dev/zero"), "/dev/zero: cannot be read: it is a pipe or a device, no plain file"),
+        (("run", "digits"), "digits: cannot be read: it is a folder"),
         (("run", "small.yaml", "--set", "model.weights=absent"), "absent: not a bundle: model.json cannot be read"),
         (("run", "small.yaml", "--set", "data.test=tset"), "digits: no image set 'tset'; did you mean 'test'?"),
         (
@@ -226,6 +252,22 @@ def test_a_photograph_spoilt_after_it_was_checked_is_named_and_the_stage_before_
     assert said.startswith(f"train.scratch: {photo}: cannot be read as an image (")
     assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
     assert (workplace / "runs/small/0-model/bundle/model.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("JPEGImages/000012.jpg", "cannot be read as an image (it is a pipe or a device, no plain file)"),
+        ("Annotations/000012.xml", "cannot be read: it is a pipe or a device, no plain file"),
+        ("ImageSets/Main/test.txt", "cannot be read as an image set: it is a pipe or a device, no plain file"),
+    ],
+)
+def test_a_pipe_among_the_data_is_refused_and_not_waited_for(
+    detpress: Command, data: Path, name: str, message: str
+) -> None:
+    (data / name).unlink()
+    os.mkfifo(data / name)
+    assert refusal(detpress("validate", "small.yaml")) == f"{data / name}: {message}"
 
 
 def test_validate_reads_the_data_unless_it_is_told_not_to(detpress: Command, data: Path) -> None:

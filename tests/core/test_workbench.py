@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from detpress.adapters.inc import Scheme, quantize_static
-from detpress.bundle import find_bundle, load_bundle
+from detpress.builtin import find_bundle
+from detpress.bundle import load_bundle
 from detpress.measure.metrics import measure_model
 from detpress.plugin import Form
 from detpress.recipe_sections import Data, Measure
