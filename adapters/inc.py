@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Architecture
-from detpress.detector.calibration import with_scales_between
-from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
+from detpress.encodings.calibration import with_scales_between
+from detpress.encodings.quantized import InputScale, Quantization, QuantizedNetwork
 from detpress.errors import InputError, StageError
 
 BATCH = 16  # calibration images computed at a time

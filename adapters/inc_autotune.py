@@ -17,7 +17,7 @@ from torch import Tensor
 from detpress.adapters.inc import Scheme, calibrate, exported, int8_network
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.network import Network
-from detpress.detector.quantized import QuantizedNetwork
+from detpress.encodings.quantized import QuantizedNetwork
 from detpress.errors import StageError
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from detpress.adapters.inc import exported, quantized_convolutions
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Architecture
-from detpress.detector.dynamic import DynamicNetwork, DynamicQuantization
+from detpress.encodings.dynamic import DynamicNetwork, DynamicQuantization
 from detpress.errors import StageError
 
 

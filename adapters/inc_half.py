@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from detpress.adapters.inc_work import inc_work
-from detpress.detector.half import HalfNetwork, HalfPrecision, HalfType, half_network
 from detpress.detector.network import Network
+from detpress.encodings.half import HalfNetwork, HalfPrecision, HalfType, half_network
 from detpress.errors import StageError
 
 

@@ -20,7 +20,7 @@ from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Convolution
 from detpress.detector.folding import batch_norm_of, folded_weight
 from detpress.detector.network import Network
-from detpress.detector.packed import PackedNetwork, Packing, decode, pack
+from detpress.encodings.packed import PackedNetwork, Packing, decode, pack
 from detpress.errors import StageError
 
 PATCHES = 1024  # of an image that GPTQ is shown at most, spread evenly over it

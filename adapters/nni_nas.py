@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.dataset import Sample, collate
-from detpress.detector.loss import Targets, yolo_loss
 from detpress.detector.network import Network, run_layers
-from detpress.detector.training_config import TrainingConfig
 from detpress.engine_log import engine_messages
 from detpress.errors import InputError, StageError
+from detpress.training.config import TrainingConfig
+from detpress.training.dataset import Sample, collate
+from detpress.training.loss import Targets, yolo_loss
 
 # Tianshou, of the extra `rl`, imports gym, which advertises its successor on stderr.
 with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from detpress.adapters.nni_training import WorkbenchEvaluator, without_wrappers
+from detpress.contract.plugin import Workbench
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import MaskTargets, coupled_convolutions
 from detpress.detector.network import Network
-from detpress.detector.training_config import TrainingConfig
 from detpress.engine_log import engine_messages
 from detpress.errors import StageError
-from detpress.plugin import Workbench
+from detpress.training.config import TrainingConfig
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # NNI registers with torch what torch has registered since

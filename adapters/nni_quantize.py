@@ -26,14 +26,14 @@ from torch.optim import SGD
 
 from detpress.adapters.nni_quantizers import QUANTIZERS, DoReFa, Method
 from detpress.adapters.nni_training import WorkbenchEvaluator, without_wrappers
+from detpress.contract.plugin import Workbench
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.folding import batch_norm_of
 from detpress.detector.network import Network
-from detpress.detector.simulated import Codes, Grid, SimulatedNetwork, simulated_network
-from detpress.detector.training_config import TrainingConfig
+from detpress.encodings.simulated import Codes, Grid, SimulatedNetwork, simulated_network
 from detpress.engine_log import engine_messages
 from detpress.errors import StageError
-from detpress.plugin import Workbench
+from detpress.training.config import TrainingConfig
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # NNI registers with torch what torch has registered since

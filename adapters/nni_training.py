@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from detpress.contract.plugin import Workbench
 from detpress.detector.architecture import Architecture
 from detpress.detector.network import Network
-from detpress.detector.training_config import TrainingConfig
-from detpress.detector.training_step import DetectionStep, EngineTraining, new_optimizer
 from detpress.errors import StageError
-from detpress.plugin import Workbench
+from detpress.training.config import TrainingConfig
+from detpress.training.step import DetectionStep, EngineTraining, new_optimizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # NNI registers with torch what torch has registered since

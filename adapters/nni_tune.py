@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from detpress.contract.tuner import Distribution, Space
 from detpress.engine_log import engine_messages
-from detpress.tuner import Distribution, Space
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -53,7 +53,7 @@ BUDGET = "TRIAL_BUDGET"  # NNI's key of what Hyperband grants a trial
 
 
 class TunerProposals:
-    """One of NNI's tuners behind `detpress.tuner.Proposals`."""
+    """One of NNI's tuners behind `detpress.contract.tuner.Proposals`."""
 
     def __init__(self, tuner: Any, space: Space, seed: int, log: logging.Logger) -> None:
         self.tuner = tuner
@@ -218,7 +218,7 @@ class HyperbandProposals:
 
 
 class AssessorJudge:
-    """One of NNI's assessors behind `detpress.tuner.Judge`."""
+    """One of NNI's assessors behind `detpress.contract.tuner.Judge`."""
 
     def __init__(self, assessor: MedianstopAssessor | CurvefittingAssessor, log: logging.Logger) -> None:
         self.assessor = assessor

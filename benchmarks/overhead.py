@@ -31,8 +31,8 @@ PLUGIN = '''
 import copy
 
 import torch
-from detpress import plugin
-from detpress.plugin import Form, Plugin
+from detpress.contract import plugin
+from detpress.contract.plugin import Form, Plugin
 
 
 class Options(plugin.Config):
@@ -163,11 +163,11 @@ def peak_memory(process: "subprocess.Popen[bytes]") -> int:
 
 
 def compare_finished(runs: int, folder: Path) -> None:
-    from detpress.data import open_data
-    from detpress.run import run_chain
-    from detpress.store import open_store
+    from detpress.run.chain import run_chain
+    from detpress.run.store import open_store
     from detpress.study.definition import read_study
     from detpress.study.events import EventListener
+    from detpress.voc.named import open_data
 
     path = write_study(runs, 1, folder)
     study = read_study(path)

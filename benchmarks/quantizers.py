@@ -19,13 +19,13 @@ from typing import Any
 import torch
 import yaml
 
-from detpress.data import open_data
 from detpress.errors import StageError
-from detpress.initial_model import recipe_classes
-from detpress.recipe import Recipe, read_recipe
-from detpress.run import run_chain
-from detpress.stage import Stage
-from detpress.store import open_store
+from detpress.recipe.file import Recipe, read_recipe
+from detpress.run.chain import run_chain
+from detpress.run.initial_model import recipe_classes
+from detpress.run.stage import Stage
+from detpress.run.store import open_store
+from detpress.voc.named import open_data
 
 DIGITS_AUGMENTATION = {"flip_horizontal": 0.0, "hue": 0.5}
 CELLS_AUGMENTATION = {"flip_vertical": 0.5, "saturation": 0.3, "value": 0.2, "scale": 0.2}

@@ -18,11 +18,11 @@ from statistics import median
 import torch
 
 from detpress.adapters.inc import Scheme, quantize_static
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution, build_architecture
-from detpress.measure.runtime import Runtime, open_runtime
+from detpress.detector.model import Model, new_model
 from detpress.measure.size import macs, parameter_count
-from detpress.model import Model, new_model
-from detpress.plugin import Form
+from detpress.runtimes.opening import Runtime, open_runtime
 
 ROUND_TO = (1, 8, 16)
 SECONDS = 0.5  # of a case in a round

@@ -89,17 +89,17 @@ def by_hand(epochs: int | None) -> None:
     from detpress.adapters.nni_prune import choose_filters
     from detpress.adapters.nni_speedup import speed_up
     from detpress.builtin import find_bundle
-    from detpress.bundle import load_bundle, save_bundle
-    from detpress.data import open_data
+    from detpress.contract.plugin import Form
     from detpress.detector.channels import masks_of_filters
-    from detpress.detector.training import TrainingContext, fit
+    from detpress.detector.model import Model, apply_masks
+    from detpress.encodings.bundle import load_bundle, save_bundle
     from detpress.measure.metrics import measure_model
-    from detpress.model import Model, apply_masks
-    from detpress.plugin import Form
     from detpress.plugins.nni_prune_options import filter_targets
-    from detpress.recipe import find_recipe, read_recipe
+    from detpress.recipe.file import find_recipe, read_recipe
     from detpress.report.pictures import draw_stage_pictures
-    from detpress.workbench import StageWorkbench
+    from detpress.run.workbench import StageWorkbench
+    from detpress.training.trainer import TrainingContext, fit
+    from detpress.voc.named import open_data
 
     recipe = read_recipe(find_recipe("quickstart"), [] if epochs is None else [f"chain[2].epochs={epochs}"])
     pruning, _, training, quantization = (step.config for step in recipe.chain)

@@ -66,9 +66,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from detpress.adapters import nni_speedup
+    from detpress.contract.plugin import Form
     from detpress.detector.architecture import build_architecture
-    from detpress.model import new_model
-    from detpress.plugin import Form
+    from detpress.detector.model import new_model
     from detpress.plugins.nni_prune import L1Norm
     from detpress.plugins.nni_prune_options import FilterPruning
     from detpress.plugins.nni_speedup import largest_difference

@@ -20,10 +20,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from detpress.detector.architecture import Architecture, build_architecture
-from detpress.detector.augment import augment
-from detpress.detector.loss import Targets, yolo_loss
 from detpress.detector.network import Network
-from detpress.detector.training_config import TrainingConfig
+from detpress.training.augment import augment
+from detpress.training.config import TrainingConfig
+from detpress.training.loss import Targets, yolo_loss
 
 OBJECTS = 10  # an image
 

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from detpress import plugin
-from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract import plugin
+from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
 
 class Int8Options(plugin.Config):
@@ -31,7 +31,7 @@ class Int8(Plugin):
     returns = Form.INT8
 
     def plan(self, model: "Model", config: Int8Options) -> Plan:
-        from detpress.detector.deployment import deployable
+        from detpress.encodings.deployment import deployable
 
         return Plan(tuple(f"layers.{i}" for i in deployable(model.network).simulation.layers), model)
 
@@ -39,7 +39,7 @@ class Int8(Plugin):
         images.check_asked(config, "calibration_images")
 
     def apply(self, model: "Model", config: Int8Options, bench: Workbench) -> "Model":
-        from detpress.detector.deployment import deployed
+        from detpress.encodings.deployment import deployed
 
         network = deployed(
             model.network, bench.calibration(config.calibration_images, config.is_default("calibration_images"))

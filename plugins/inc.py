@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from detpress import plugin
-from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract import plugin
+from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
+    from detpress.detector.model import Model
     from detpress.detector.network import Network
-    from detpress.model import Model
 
 
 class LayerOptions(plugin.Config):
@@ -96,8 +96,8 @@ class DynamicInt8(Plugin):
     engine = "neural-compressor"
 
     def plan(self, model: "Model", config: DynamicInt8Options) -> Plan:
-        from detpress.detector.dynamic import DynamicNetwork, DynamicQuantization
-        from detpress.detector.simulated import with_zeros_of
+        from detpress.encodings.dynamic import DynamicNetwork, DynamicQuantization
+        from detpress.encodings.simulated import with_zeros_of
 
         layers = layers_to_quantize(model.architecture, config)
         network = DynamicNetwork(model.architecture, DynamicQuantization(frozenset(layers)))
@@ -207,7 +207,7 @@ class WeightOnly(Plugin):
 
     def apply(self, model: "Model", config: WeightOnlyOptions, bench: Workbench) -> "Model":
         from detpress.adapters.inc_weight_only import pack_weights
-        from detpress.detector.packed import Packing
+        from detpress.encodings.packed import Packing
 
         layers = frozenset(layers_to_quantize(model.architecture, config))
         packing = Packing(config.bits, config.group_size, config.symmetric, layers)
@@ -247,7 +247,7 @@ def layers_to_quantize(architecture: "Architecture", config: LayerOptions) -> li
 def layers_in_float(architecture: "Architecture", config: LayerOptions) -> set[int]:
     """Layer numbers of the convolutions that stay in float. Raises InputError for a pattern that matches none."""
     from detpress.detector.architecture import Convolution
-    from detpress.layer_patterns import matching_layers
+    from detpress.detector.layer_patterns import matching_layers
 
     names = {f"layers.{i}": i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
     chosen = {names[name] for name in matching_layers(config.float_layers, names, "float_layers")}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from detpress import plugin
-from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract import plugin
+from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 from detpress.plugins.inc import LayerOptions, float_network, layers_in_float, layers_to_quantize
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from detpress.adapters.inc_autotune import Candidate, Criterion, Trial
-    from detpress.detector.quantized import QuantizedNetwork
-    from detpress.model import Model
+    from detpress.detector.model import Model
+    from detpress.encodings.quantized import QuantizedNetwork
 
 
 class SchemeOptions(plugin.Config):
@@ -127,7 +127,7 @@ class _Trials:
 
     def score(self, candidate: "Candidate", network: "QuantizedNetwork") -> "Trial":
         from detpress.adapters.inc_autotune import Trial
-        from detpress.bundle import save_bundle
+        from detpress.encodings.bundle import save_bundle
 
         self.begun += 1
         self.bench.progress(f"trial {self.begun} of at most {self.most}", self.begun, self.most)
@@ -144,7 +144,7 @@ class _Trials:
 
     def model(self, candidate: "Candidate") -> "Model":
         """The model of a candidate that was scored."""
-        from detpress.bundle import load_bundle
+        from detpress.encodings.bundle import load_bundle
 
         def compute(folder: "Path") -> None:
             raise AssertionError("the trial was not kept")
@@ -153,7 +153,7 @@ class _Trials:
 
     def by_sensitivity(self, candidate: "Candidate", images: "Tensor") -> list[int]:
         """Layer numbers of the convolutions in int8, first those whose rounding costs the raw maps most."""
-        from detpress.detector.quantized import QuantizedNetwork
+        from detpress.encodings.quantized import QuantizedNetwork
         from detpress.measure.sensitivity import measure_sensitivity
 
         def compute(folder: "Path") -> None:

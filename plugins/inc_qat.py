@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from detpress.detector.training_config import TrainingConfig
-from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 from detpress.plugins.inc import LayerOptions, float_network, layers_in_float, layers_to_quantize
+from detpress.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
 
 class QatOptions(TrainingConfig, LayerOptions):

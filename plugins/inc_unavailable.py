@@ -5,11 +5,11 @@ A recipe that names one is refused with the reason.
 
 from typing import TYPE_CHECKING, NoReturn
 
-from detpress import plugin
-from detpress.plugin import Form, Plugin, Workbench
+from detpress.contract import plugin
+from detpress.contract.plugin import Form, Plugin, Workbench
 
 if TYPE_CHECKING:
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
 SCALES_OF_COLUMNS = (
     "scales single columns of a layer's matrix and undoes it in what the layer before gives; of a 3x3 convolution's "

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from detpress import plugin
-from detpress.detector.training_config import TrainingConfig
-from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.contract import plugin
+from detpress.contract.plugin import Form, Plan, Plugin, Workbench
+from detpress.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
 
 class Distillation(plugin.Config):
@@ -67,7 +67,7 @@ class Distiller(Plugin):
 
     def plan(self, model: "Model", config: Any) -> Plan:
         from detpress.builtin import find_bundle
-        from detpress.bundle import load_bundle
+        from detpress.encodings.bundle import load_bundle
 
         links = self.links(model.architecture, load_bundle(find_bundle(config.teacher)).architecture, config)
         return Plan(tuple(f"layers.{i}" for i in links), model)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.contract.plugin import Form, Plan, Plugin, Workbench
 from detpress.plugins.nni_prune_options import (
     FilterPruning,
     MovementPruning,
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from detpress.adapters.nni_prune import Schedule
     from detpress.detector.channels import MaskTargets
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
 
 class Pruner(Plugin):
@@ -81,7 +81,7 @@ class Pruner(Plugin):
         import copy
 
         from detpress.detector.channels import masks_of_filters
-        from detpress.model import apply_masks
+        from detpress.detector.model import apply_masks
 
         network = copy.deepcopy(model.network)
         if self._single_weights(config):

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from detpress import plugin
-from detpress.detector.training_config import TrainingOptions
+from detpress.contract import plugin
+from detpress.training.config import TrainingOptions
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
     from detpress.detector.channels import MaskTargets
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
 
 class Schedule(plugin.Config):
@@ -209,8 +209,8 @@ def _at_sparsity(architecture: "Architecture", config: FilterPruning, sparsity: 
 def _shares(architecture: "Architecture", config: Pruning, sparsity: float) -> tuple[dict[int, float], set[int]]:
     """Convolution's layer number -> share that it loses; and the layers whose share an override gives."""
     from detpress.detector.architecture import Convolution
+    from detpress.detector.layer_patterns import matching_layers
     from detpress.errors import InputError
-    from detpress.layer_patterns import matching_layers
 
     convolutions = {f"layers.{i}": i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
     prunable = {name: i for name, i in convolutions.items() if i not in architecture.heads}

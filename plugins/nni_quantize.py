@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from detpress import plugin
-from detpress.detector.training_config import TrainingConfig
-from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract import plugin
+from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
 Scheme = Literal["symmetric", "affine"]
 
@@ -108,7 +108,7 @@ class Quantizer(Plugin):
 
     def plan(self, model: "Model", config: Any) -> Plan:
         """The model has the bits and the kinds of grid; its codes and scales are stand-ins."""
-        from detpress.detector.simulated import Grid, SimulatedLayer, SimulatedNetwork, Simulation, with_zeros_of
+        from detpress.encodings.simulated import Grid, SimulatedLayer, SimulatedNetwork, Simulation, with_zeros_of
 
         bits = self.bits(model.architecture, config)
         weight_scheme, _ = self.schemes(config)
@@ -161,8 +161,8 @@ class Quantizer(Plugin):
 
         Raises InputError for a pattern that matches no layer, and for bits that leave no number but 0.
         """
+        from detpress.detector.layer_patterns import matching_layers
         from detpress.errors import InputError
-        from detpress.layer_patterns import matching_layers
 
         names = {f"layers.{i}": i for i in quantized_layers(architecture, config)}
         bits = dict.fromkeys(names.values(), (config.weight_bits, config.activation_bits))
@@ -184,8 +184,8 @@ def quantized_layers(architecture: "Architecture", config: Layers) -> list[int]:
     Raises InputError for a pattern that matches no convolution, and where none is left.
     """
     from detpress.detector.architecture import Convolution
+    from detpress.detector.layer_patterns import matching_layers
     from detpress.errors import InputError
-    from detpress.layer_patterns import matching_layers
 
     names = {f"layers.{i}": i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
     in_float = {names[name] for name in matching_layers(config.float_layers, names, "float_layers")}

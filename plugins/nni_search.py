@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detpress.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
 from detpress.plugins.nni_search_space import TRIALS, BlockKind, NASOptions, space_of
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
 
 class NAS(Plugin):
@@ -49,7 +49,7 @@ class NAS(Plugin):
     engine = "nni"
 
     def plan(self, model: "Model", config: NASOptions) -> Plan:
-        from detpress.model import new_model
+        from detpress.detector.model import new_model
 
         space = space_of(config)
         first = {label: values[0] for label, values in space.choices.items()}
@@ -63,8 +63,8 @@ class NAS(Plugin):
         return not config.max_latency_ms
 
     def apply(self, model: "Model", config: NASOptions, bench: Workbench) -> "Model":
+        from detpress.detector.model import new_model
         from detpress.errors import StageError
-        from detpress.model import new_model
 
         trials = Trials(model.architecture, config, bench)
         if config.strategy in TRIALS:
@@ -105,7 +105,7 @@ class Trials:
     def slowness(self, architecture: "Architecture") -> tuple[dict[str, float], float]:
         """Milliseconds in the runtimes with a limit, measured once for each architecture, and by what share they
         exceed it."""
-        from detpress.model import new_model
+        from detpress.detector.model import new_model
 
         def compute(folder: Path) -> None:
             model = new_model(architecture, self.bench.seed)  # how fast it is, its weights do not matter to
@@ -179,8 +179,8 @@ def _search_by_trials(trials: Trials, config: NASOptions, bench: Workbench) -> N
 
 def _trained(architecture: "Architecture", config: NASOptions, bench: Workbench) -> tuple[float | None, str | None]:
     """mAP after the trial's training, or why there is none; made once for each architecture, also across kills."""
+    from detpress.detector.model import new_model
     from detpress.errors import StageError
-    from detpress.model import new_model
 
     def compute(folder: Path) -> None:
         try:
@@ -211,7 +211,7 @@ def _supernet_trials(trials: Trials, config: NASOptions, bench: Workbench) -> li
 
     from detpress.adapters.nni_nas import train_supernet
     from detpress.detector.backbone import Block, supernet_parts
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
     blocks = {name: Block(*values) for name, values in _blocks(config).items()}
     architecture, candidates = supernet_parts(config.widths[0], config.blocks, blocks, trials.given)

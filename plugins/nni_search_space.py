@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
-from detpress import plugin
-from detpress.detector.training_config import TrainingConfig
-from detpress.recipe_sections import RuntimeName
+from detpress.contract import plugin
+from detpress.recipe.sections import RuntimeName
+from detpress.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from detpress import plugin
-from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.contract import plugin
+from detpress.contract.plugin import Form, Plan, Plugin, Workbench
 
 if TYPE_CHECKING:
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
 
 class NoOptions(plugin.Config):
@@ -31,8 +31,8 @@ class Speedup(Plugin):
         from torch import nn
 
         from detpress.detector.channels import masked_filters, removable_filters, without_filters
+        from detpress.detector.model import new_model
         from detpress.errors import InputError
-        from detpress.model import new_model
 
         removed = removable_filters(model.architecture, model.masks)
         if not removed:

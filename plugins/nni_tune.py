@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from detpress import plugin
+from detpress.contract import plugin
+from detpress.contract.tuner import Assessor, Distribution, Judge, Proposals, Space, Tuner
 from detpress.errors import InputError
-from detpress.tuner import Assessor, Distribution, Judge, Proposals, Space, Tuner
 
 if TYPE_CHECKING:
     import logging

@@ -5,8 +5,8 @@ A recipe that names one is refused with the reason.
 
 from typing import TYPE_CHECKING, NoReturn
 
-from detpress import plugin
-from detpress.tuner import Space, Tuner
+from detpress.contract import plugin
+from detpress.contract.tuner import Space, Tuner
 
 if TYPE_CHECKING:
     import logging

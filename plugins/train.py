@@ -1,12 +1,12 @@
-"""Training as steps of a chain, on the detector's own loss (`detpress.detector.loss`)."""
+"""Training as steps of a chain, on the detector's own loss (`detpress.training.loss`)."""
 
 from typing import TYPE_CHECKING
 
-from detpress.detector.training_config import ChoosingConfig
-from detpress.plugin import Form, Plan, Plugin, Workbench
+from detpress.contract.plugin import Form, Plan, Plugin, Workbench
+from detpress.training.config import ChoosingConfig
 
 if TYPE_CHECKING:
-    from detpress.model import Model
+    from detpress.detector.model import Model
 
 
 class Scratch(Plugin):
@@ -24,7 +24,7 @@ class Scratch(Plugin):
         return Plan((), model)
 
     def apply(self, model: "Model", config: ChoosingConfig, bench: Workbench) -> "Model":
-        from detpress.model import new_model
+        from detpress.detector.model import new_model
 
         return bench.fit(new_model(model.architecture, bench.seed), config)
 

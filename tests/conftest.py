@@ -10,9 +10,9 @@ import torch
 from moto.server import ThreadedMotoServer
 from torch import Tensor
 
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
-from detpress.model import Model, new_model
-from detpress.plugin import Form
+from detpress.detector.model import Model, new_model
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,10 +29,10 @@ def export(
     detpress export runs/quickstart/3-train.finetune/bundle --to darknet --out small.cfg
     """
     from detpress.builtin import find_bundle
-    from detpress.bundle import load_bundle
-    from detpress.detector.onnx_model import OPSETS
+    from detpress.encodings.bundle import load_bundle
+    from detpress.encodings.onnx_model import OPSETS
     from detpress.errors import InputError, nearest
-    from detpress.export import EXPORTS, write_onnx
+    from detpress.runtimes.export import EXPORTS, write_onnx
 
     if to not in EXPORTS:
         raise InputError(f"--to {to}: {nearest(to, EXPORTS)}")
@@ -81,10 +81,10 @@ def import_darknet(
     \b
     detpress import yolov3.cfg yolov3.weights --classes coco.names --out yolov3-coco
     """
-    from detpress.bundle import save_bundle
     from detpress.detector.darknet import read_model
+    from detpress.encodings.bundle import save_bundle
     from detpress.errors import InputError
-    from detpress.plain_files import plain
+    from detpress.files.plain import plain
 
     try:
         lines = [line.strip() for line in plain(classes).read_text(encoding="utf-8-sig").splitlines()]

@@ -52,7 +52,7 @@ def compare(
     from detpress.measure.figures import check_figure
     from detpress.report.study_table import study_table
     from detpress.report.whole import WholeFigures
-    from detpress.store import open_store
+    from detpress.run.store import open_store
     from detpress.study.choose import parse_condition
     from detpress.study.comparison import best_row, means, write_study_folder
     from detpress.study.comparison import compare as compare_outcomes
@@ -117,7 +117,7 @@ def compare(
 
 def _check_data(study: "Study", devkit: "Devkit", terminal: "StudyTerminal") -> None:
     """Raises InputError where data would fail a recipe, before any of them runs."""
-    from detpress.data_check import annotation_findings, picture_findings, report
+    from detpress.run.data_check import annotation_findings, picture_findings, report
 
     recipes = [job.recipe for job in study.jobs]
     asked = {(recipe.data.model_dump_json(), bool(recipe.chain)): recipe for recipe in recipes}.values()

@@ -28,8 +28,8 @@ def model(
     detpress model builtin:digits --json
     """
     from detpress.builtin import BUILTIN, find_bundle
-    from detpress.bundle import load_bundle
     from detpress.detector.architecture import build_architecture
+    from detpress.encodings.bundle import load_bundle
     from detpress.measure.size import layer_table
 
     if arch.startswith(BUILTIN) or Path(arch).is_dir():
@@ -62,8 +62,8 @@ def plugins(
     detpress plugins
     detpress plugins nni.l1norm
     """
-    from detpress.plugin_card import card
-    from detpress.registry import list_plugins, load_plugin
+    from detpress.contract.card import card
+    from detpress.contract.registry import list_plugins, load_plugin
 
     listings = list_plugins(None if name is None else [name])
     if as_json:
@@ -101,9 +101,9 @@ def tuners(
     detpress tuners
     detpress tuners nni.tpe
     """
+    from detpress.contract.card import card
+    from detpress.contract.registry import list_choosers, load_assessor, load_tuner
     from detpress.errors import InputError, nearest
-    from detpress.plugin_card import card
-    from detpress.registry import list_choosers, load_assessor, load_tuner
 
     every = list_choosers()
     listings = [listing for listing in every if name in (None, listing.name)]
@@ -139,8 +139,8 @@ def recipes(
     detpress recipes
     detpress recipes quickstart > my-recipe.yaml
     """
-    from detpress.recipe import find_recipe, shipped_recipes
-    from detpress.yaml_source import read_yaml
+    from detpress.recipe.file import find_recipe, shipped_recipes
+    from detpress.recipe.yaml_source import read_yaml
 
     if name is not None:
         source = read_yaml(find_recipe(name))
@@ -205,7 +205,7 @@ def store_ls(as_json: Json = False) -> None:
     \b
     detpress store ls
     """
-    from detpress.store import open_store
+    from detpress.run.store import open_store
 
     found = open_store().listing()
     if as_json:
@@ -228,7 +228,7 @@ def store_gc(
     detpress store gc --days 7
     detpress store gc --days 0        everything
     """
-    from detpress.store import open_store
+    from detpress.run.store import open_store
 
     removed = open_store().collect(unused_seconds=days * 86400)
     if as_json:
@@ -247,7 +247,7 @@ def store_rm(
     \b
     detpress store rm 3fa94c1be07d22aa
     """
-    from detpress.store import open_store
+    from detpress.run.store import open_store
 
     opened = open_store()
     found = opened.find(key)

@@ -12,7 +12,7 @@ import typer
 from detpress.errors import InputError
 
 if TYPE_CHECKING:
-    from detpress.tracking import Tracking
+    from detpress.report.tracking import Tracking
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
@@ -31,7 +31,7 @@ def open_tracking(uri: str | None) -> "Tracking | None":
     if uri is None:
         return None
     try:
-        from detpress.tracking import Tracking
+        from detpress.report.tracking import Tracking
     except ImportError as error:
         raise InputError(
             f"--mlflow {uri}: {error}; expected the extra `mlflow`: pip install 'detpress[mlflow]'"

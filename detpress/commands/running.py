@@ -8,10 +8,10 @@ import typer
 from detpress.commands.options import Assignments, Json, Mlflow, Out, make_folder, open_tracking, print_json
 
 if TYPE_CHECKING:
-    from detpress.recipe import Recipe
-    from detpress.stage import Stage
-    from detpress.store import Store
-    from detpress.terminal import TerminalListener
+    from detpress.recipe.file import Recipe
+    from detpress.run.stage import Stage
+    from detpress.run.store import Store
+    from detpress.run.terminal import TerminalListener
     from detpress.voc.devkit import Devkit
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped one.")]
@@ -36,8 +36,8 @@ def run(
     detpress run blood-cells --set data.root=path/to/BCCD --out runs/cells
     detpress run my-recipe.yaml --set chain[0].sparsity=0.5 --seed 1 --json
     """
-    from detpress.recipe import find_recipe, read_recipe
-    from detpress.terminal import TerminalListener
+    from detpress.recipe.file import find_recipe, read_recipe
+    from detpress.run.terminal import TerminalListener
 
     settings = [*(assignments or []), *([] if seed is None else [f"seed={seed}"])]
     checked = read_recipe(find_recipe(recipe), settings)
@@ -45,11 +45,11 @@ def run(
     listener.say(f"{checked.name}: {len(checked.chain)} steps, seed {checked.seed}")
 
     # These import PyTorch, which takes seconds: what is wrong with the recipe itself is said before.
-    from detpress.data import open_data
-    from detpress.data_check import annotation_findings, picture_findings, report
-    from detpress.initial_model import recipe_classes
-    from detpress.plan import plan_chain
-    from detpress.store import open_store
+    from detpress.run.data_check import annotation_findings, picture_findings, report
+    from detpress.run.initial_model import recipe_classes
+    from detpress.run.plan import plan_chain
+    from detpress.run.store import open_store
+    from detpress.voc.named import open_data
 
     folder = out or Path("runs") / checked.name
     make_folder(folder)
@@ -80,10 +80,10 @@ def _run_search(
 
     from rich.console import Console
 
-    from detpress.recipe import trial_recipe
+    from detpress.recipe.file import trial_recipe
     from detpress.report.trials import plot_points, trial_line, trial_points, trials_table
     from detpress.report.whole import WholeFigures
-    from detpress.search import run_search, winner_recipe
+    from detpress.run.search import run_search, winner_recipe
 
     for result in run_search(recipe, devkit, store, listener, folder):
         listener.say(trial_line(result))
@@ -106,10 +106,10 @@ def _run_chain(
     from contextlib import ExitStack
 
     from detpress.errors import InputError
-    from detpress.remarks import remarks
     from detpress.report.pictures import draw_stage_pictures
-    from detpress.run import run_chain, write_run_folder
-    from detpress.run_folder import UNFINISHED, add_pictures
+    from detpress.run.chain import run_chain, write_run_folder
+    from detpress.run.remarks import remarks
+    from detpress.run.run_folder import UNFINISHED, add_pictures
 
     stages: list[Stage] = []
     results: dict[str, Any] = {}
@@ -163,19 +163,24 @@ def validate(
     detpress validate quickstart
     detpress validate my-recipe.yaml --set chain[0].sparsity=0.9
     """
-    from detpress.recipe import end_recipes, find_recipe, read_recipe
-    from detpress.terminal import TerminalListener
+    from detpress.recipe.file import end_recipes, find_recipe, read_recipe
+    from detpress.run.terminal import TerminalListener
 
     checked = read_recipe(find_recipe(recipe), assignments or [])
     listener = TerminalListener()
 
     from rich.console import Console
 
-    from detpress.data import open_data_if_there
-    from detpress.data_check import annotation_findings, picture_findings, report
-    from detpress.initial_model import recipe_classes
-    from detpress.plan import count_images, plan_chain, plan_table, touched_layers  # imports PyTorch, taking seconds
     from detpress.report.whole import WholeFigures
+    from detpress.run.data_check import annotation_findings, picture_findings, report
+    from detpress.run.initial_model import recipe_classes
+    from detpress.run.plan import (  # imports PyTorch, taking seconds
+        count_images,
+        plan_chain,
+        plan_table,
+        touched_layers,
+    )
+    from detpress.voc.named import open_data_if_there
 
     devkit = None if no_data else open_data_if_there(checked.data.root, recipe_classes(checked))
     if devkit is not None:

@@ -46,10 +46,10 @@ def evaluate(
     detpress evaluate runs/quickstart/4-inc.static_int8/bundle --data builtin:digits --json
     detpress evaluate --results results --data VOCdevkit/VOC2007 --protocol voc10
     """
-    from detpress.data import open_data
     from detpress.errors import InputError, nearest
     from detpress.voc.evaluate import PROTOCOLS
     from detpress.voc.evaluate import evaluate as evaluate_detections
+    from detpress.voc.named import open_data
     from detpress.voc.results import read_results
 
     if (bundle is None) == (results is None):
@@ -65,7 +65,7 @@ def evaluate(
         detections = read_results(results, split, devkit.classes, devkit.image_set_names)
     else:
         from detpress.detector.predict import full_images, predict_image_set
-        from detpress.terminal import TerminalListener
+        from detpress.run.terminal import TerminalListener
 
         architecture, run, runtime_name = _open(str(bundle), runtime)
         devkit = open_data(data, list(architecture.classes))
@@ -194,10 +194,10 @@ def _open(source: str, runtime: str | None) -> "tuple[Architecture, Run, str]":
     import torch
 
     from detpress.builtin import find_bundle
-    from detpress.bundle import load_bundle
+    from detpress.encodings.bundle import load_bundle
     from detpress.errors import InputError, nearest
     from detpress.measure.metrics import scoring_runtime
-    from detpress.measure.runtime import EXPORTED, RUNTIMES, open_runtime, read_exported
+    from detpress.runtimes.opening import EXPORTED, RUNTIMES, open_runtime, read_exported
 
     if runtime is not None and runtime not in RUNTIMES:
         raise InputError(f"--runtime {runtime}: {nearest(runtime, RUNTIMES)}")

@@ -34,18 +34,18 @@ def sensitivity(
     from rich.console import Console
 
     from detpress.builtin import find_bundle
-    from detpress.bundle import load_bundle
-    from detpress.data import open_data
     from detpress.detector.images import read_squares
     from detpress.detector.network import Network
     from detpress.detector.predict import predict_image_set
-    from detpress.detector.quantized import QuantizedNetwork
+    from detpress.encodings.bundle import load_bundle
+    from detpress.encodings.quantized import QuantizedNetwork
     from detpress.errors import InputError
     from detpress.measure.sensitivity import measure_sensitivity
     from detpress.measure.size import macs
     from detpress.report.sensitivity import plot_sensitivity, sensitivity_table
-    from detpress.terminal import TerminalListener
+    from detpress.run.terminal import TerminalListener
     from detpress.voc.evaluate import evaluate
+    from detpress.voc.named import open_data
 
     folder = find_bundle(bundle)
     model = load_bundle(folder)

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.darknet_cfg import read_cfg, write_cfg
+from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
 from detpress.errors import InputError
-from detpress.model import Model, new_model
-from detpress.plain_files import plain
+from detpress.files.plain import plain
 
 HISTORY_KEY = "darknet"  # of the record of an import: the header of the weights file
 

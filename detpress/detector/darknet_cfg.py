@@ -34,7 +34,7 @@ from detpress.detector.architecture import (
     output_map,
 )
 from detpress.errors import InputError, nearest
-from detpress.plain_files import plain
+from detpress.files.plain import plain
 
 LARGEST_FILE = 2**20  # bytes; yolov3.cfg has 8,791
 

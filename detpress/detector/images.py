@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from detpress.detector.architecture import Architecture, Resize
 from detpress.errors import InputError
-from detpress.plain_files import plain
+from detpress.files.plain import plain
 
 VERSION = 1  # raised when the same file gives other pixels: it enters every key, and every measurement's digest
 GREY = 114  # letterbox padding; the value that YOLO trainers use

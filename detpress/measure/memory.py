@@ -39,7 +39,7 @@ def own_peak() -> int:
 def main() -> None:
     import torch
 
-    from detpress.bundle import load_bundle
+    from detpress.encodings.bundle import load_bundle
 
     model = load_bundle(Path(sys.argv[1]))
     side = model.architecture.image_size

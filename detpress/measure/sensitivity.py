@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from detpress.detector.folding import folded_weight
 from detpress.detector.network import Network
-from detpress.detector.quantized import QuantizedConvolution, QuantizedNetwork
+from detpress.encodings.quantized import QuantizedConvolution, QuantizedNetwork
 from detpress.errors import InputError
 from detpress.measure.size import layer_table
 

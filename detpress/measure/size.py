@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import LAYER_TYPES, Architecture, Convolution, MaxPool, Route, Upsample
-from detpress.detector.dynamic import DynamicConvolution
-from detpress.detector.half import HalfConvolution
-from detpress.detector.packed import PackedConvolution
-from detpress.detector.quantized import QuantizedConvolution
-from detpress.detector.simulated import SimulatedConvolution
-from detpress.model import Model
+from detpress.detector.model import Model
+from detpress.encodings.dynamic import DynamicConvolution
+from detpress.encodings.half import HalfConvolution
+from detpress.encodings.packed import PackedConvolution
+from detpress.encodings.quantized import QuantizedConvolution
+from detpress.encodings.simulated import SimulatedConvolution
 
 Kind = TypeVar("Kind", bound=nn.Module)
 STATISTICS = ("running_mean", "running_var")  # BatchNorm's

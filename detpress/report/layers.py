@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from detpress.bundle import load_bundle
 from detpress.detector.architecture import Convolution
-from detpress.detector.packed import PackedConvolution
-from detpress.detector.simulated import SimulatedConvolution
+from detpress.encodings.bundle import load_bundle
+from detpress.encodings.packed import PackedConvolution
+from detpress.encodings.simulated import SimulatedConvolution
 
 
 @dataclass(frozen=True)

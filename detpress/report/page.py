@@ -20,13 +20,13 @@ from torchvision.transforms.v2 import functional as transforms
 
 from detpress.detector.images import read_image
 from detpress.measure.figures import heading, is_simulated, shown
-from detpress.remarks import remarks
 from detpress.report.charts import Chart, line_chart, pareto_chart, x_axis, y_axis
 from detpress.report.fonts import Lettering, choose_lettering
 from detpress.report.layers import LayerState, layer_rows, layer_states
 from detpress.report.pictures import COLOURS, SHOWN_SCORE, detections_of_image
 from detpress.report.source import RowSource, Source, read_source, training_tables
 from detpress.report.summary import summary
+from detpress.run.remarks import remarks
 from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.evaluate import find_matches, precision_recall
 from detpress.voc.results import ClassDetections, read_results

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detpress.data import open_data
+from detpress.contract.plugin import Form
 from detpress.errors import InputError
+from detpress.files.plain_json import read_json
 from detpress.measure.figures import DEFAULT_FIGURES
-from detpress.plain_json import read_json
-from detpress.plugin import Form
-from detpress.recipe_sections import Measure
+from detpress.recipe.sections import Measure
+from detpress.recipe.yaml_source import shortened
 from detpress.report.table import baseline
-from detpress.stage import Stage
+from detpress.run.stage import Stage
 from detpress.study.comparison import Scored, Scoring, compare_rows
 from detpress.voc.bootstrap import RESAMPLES
 from detpress.voc.devkit import Devkit
-from detpress.yaml_source import shortened
+from detpress.voc.named import open_data
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from detpress.search import SearchResult
+    from detpress.run.search import SearchResult
 
 
 def trials_table(result: "SearchResult") -> Table:
     """One row a trial, the best first, those that failed last."""
-    from detpress.search import score
+    from detpress.run.search import score
 
     search, reference = result.search, result.reference
     limits = ", ".join(map(str, search.conditions)) or "none"

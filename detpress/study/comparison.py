@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detpress.contract.registry import engine_version
 from detpress.measure.figures import flat_figures, higher_is_better, is_simulated
 from detpress.measure.metrics import protocol_id
-from detpress.recipe import Recipe
-from detpress.recipe_sections import Measure
-from detpress.registry import engine_version
-from detpress.stage import Stage
-from detpress.store import write_atomically
+from detpress.recipe.file import Recipe
+from detpress.recipe.sections import Measure
+from detpress.run.stage import Stage
+from detpress.run.store import write_atomically
 from detpress.study.choose import pareto_front
 from detpress.study.definition import Study
 from detpress.study.running import Outcome, stage_folder

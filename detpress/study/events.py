@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from detpress.stage import Stage
+from detpress.run.stage import Stage
 
 PROGRESS_SECONDS = 0.2  # at least, between two events of progress
 
 
 class EventListener:
-    """A `detpress.stage.Listener` that makes of each call an event, named by its key `event`."""
+    """A `detpress.run.stage.Listener` that makes of each call an event, named by its key `event`."""
 
     def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
         self.tell = tell

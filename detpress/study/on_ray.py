@@ -26,18 +26,18 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from detpress.cache import cache_root
-from detpress.data import open_data
-from detpress.detector.training_config import TrainingOptions
+from detpress.contract.plugin import Config
 from detpress.errors import DetpressError, InputError
-from detpress.initial_model import recipe_classes
-from detpress.plugin import Config
-from detpress.recipe import Recipe
-from detpress.run import Chain, find_chain
-from detpress.stage import measurement_digest
-from detpress.store import Store, open_store
+from detpress.recipe.file import Recipe
+from detpress.run.chain import Chain, find_chain
+from detpress.run.initial_model import recipe_classes
+from detpress.run.stage import measurement_digest
+from detpress.run.store import Store, open_store
 from detpress.study.events import EventListener
 from detpress.study.running import Outcome, Plan, PlannedJob, StudyListener, conclude, log_file, prepare_folder
+from detpress.training.config import TrainingOptions
 from detpress.voc.devkit import Devkit
+from detpress.voc.named import open_data
 
 RETRIES = 3
 

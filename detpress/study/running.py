@@ -17,17 +17,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
-from detpress.data import open_data
+from detpress.detector.model import Model
 from detpress.errors import StageError
-from detpress.initial_model import initial_model, recipe_classes
-from detpress.keys import chain_keys
-from detpress.model import Model
-from detpress.run import check_map_loss, find_chain, stage_names
-from detpress.run_folder import copy_stage
-from detpress.stage import Stage
-from detpress.store import Store, digest
+from detpress.run.chain import check_map_loss, find_chain, stage_names
+from detpress.run.initial_model import initial_model, recipe_classes
+from detpress.run.keys import chain_keys
+from detpress.run.run_folder import copy_stage
+from detpress.run.stage import Stage
+from detpress.run.store import Store, digest
 from detpress.study.definition import Job, Study
 from detpress.voc.devkit import Devkit
+from detpress.voc.named import open_data
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Outcome:
 
 
 class StudyListener(Protocol):
-    """Is told how a study goes on; in between, as a `detpress.stage.Listener`, how the stages of a job do."""
+    """Is told how a study goes on; in between, as a `detpress.run.stage.Listener`, how the stages of a job do."""
 
     def planned(self, plan: Plan) -> None:
         """Nothing has run yet."""

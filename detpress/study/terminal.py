@@ -7,9 +7,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from detpress.run.terminal import PLAIN_SECONDS
 from detpress.study.definition import Job
 from detpress.study.running import Outcome, Plan
-from detpress.terminal import PLAIN_SECONDS
 
 
 class StudyTerminal:

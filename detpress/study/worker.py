@@ -12,13 +12,13 @@ import sys
 import threading
 from pathlib import Path
 
-from detpress.data import open_data
 from detpress.errors import DetpressError, StoppedError, Terminated, terminate
-from detpress.initial_model import recipe_classes
-from detpress.recipe import read_recipe
-from detpress.run import run_chain
-from detpress.store import open_store
+from detpress.recipe.file import read_recipe
+from detpress.run.chain import run_chain
+from detpress.run.initial_model import recipe_classes
+from detpress.run.store import open_store
 from detpress.study.events import EventListener
+from detpress.voc.named import open_data
 
 
 def main() -> None:

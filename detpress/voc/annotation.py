@@ -11,7 +11,7 @@ from defusedxml.common import DefusedXmlException
 from numpy.typing import NDArray
 
 from detpress.errors import InputError
-from detpress.plain_files import plain
+from detpress.files.plain import plain
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 UNSPECIFIED = "Unspecified"  # what some tools write where nobody said whether an object is difficult or truncated

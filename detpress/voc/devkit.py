@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from detpress.errors import InputError, nearest
-from detpress.plain_files import plain
+from detpress.files.plain import plain
+from detpress.recipe.yaml_source import cut_short, shortened
 from detpress.voc.annotation import Annotation, object_line, read_annotation
-from detpress.yaml_source import cut_short, shortened
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")  # in any case
 FLAGGED = re.compile(r"(.*\S)\s+(-1|0|1)")  # a line of a class's set: whether the image holds it

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detpress.errors import InputError, nearest
-from detpress.plain_files import plain
+from detpress.files.plain import plain
 
 PREFIX = "comp4_det_"
 LONGEST_NAME = 255  # bytes of a file's name on the usual file systems

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from detpress.adapters.inc import BATCH, Scheme, inc_program, int8_network, network_of_program, quantize_static
 from detpress.detector.architecture import Convolution, build_architecture
+from detpress.detector.model import Model, new_model
 from detpress.errors import InputError, StageError
-from detpress.model import Model, new_model
 
 LOG = logging.getLogger("tests.inc")
 LOG.addHandler(logging.NullHandler())

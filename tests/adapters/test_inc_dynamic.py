@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from detpress.adapters.inc_dynamic import quantize_dynamic
-from detpress.bundle import load_bundle, save_bundle
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
-from detpress.detector.dynamic import DynamicNetwork, DynamicQuantization, rounded
+from detpress.detector.model import Model, new_model
+from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.encodings.dynamic import DynamicNetwork, DynamicQuantization, rounded
 from detpress.errors import InputError, StageError
-from detpress.measure.runtime import open_runtime
 from detpress.measure.size import storage_bytes
-from detpress.model import Model, new_model
-from detpress.plugin import Form
+from detpress.runtimes.opening import open_runtime
 
 LOG = logging.getLogger("tests.inc_dynamic")
 LOG.addHandler(logging.NullHandler())

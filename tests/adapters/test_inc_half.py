@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from detpress.adapters.inc_half import to_half_precision
-from detpress.bundle import bundle_bytes, load_bundle, save_bundle
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution
-from detpress.detector.half import HalfConvolution, HalfNetwork, HalfPrecision, HalfType
+from detpress.detector.model import Model
+from detpress.encodings.bundle import bundle_bytes, load_bundle, save_bundle
+from detpress.encodings.half import HalfConvolution, HalfNetwork, HalfPrecision, HalfType
 from detpress.errors import InputError, StageError
-from detpress.measure.runtime import open_runtime
 from detpress.measure.size import storage_bytes
-from detpress.model import Model
-from detpress.plugin import Form
+from detpress.runtimes.opening import open_runtime
 
 LOG = logging.getLogger("tests.inc_half")
 LOG.addHandler(logging.NullHandler())

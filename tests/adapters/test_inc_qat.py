@@ -11,7 +11,7 @@ from detpress.adapters.inc import Scheme, calibrate, quantize_static
 from detpress.adapters.inc_qat import fake_quantized, with_trained_weights
 from detpress.detector.architecture import build_architecture
 from detpress.detector.folding import batch_norm_of
-from detpress.model import Model, apply_masks, new_model
+from detpress.detector.model import Model, apply_masks, new_model
 
 LOG = logging.getLogger("tests.inc_qat")
 LOG.addHandler(logging.NullHandler())

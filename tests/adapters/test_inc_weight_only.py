@@ -17,14 +17,14 @@ from detpress.adapters.inc_weight_only import (
     pack_weights,
     round_to_nearest,
 )
-from detpress.bundle import bundle_bytes, load_bundle, save_bundle
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo
 from detpress.detector.folding import folded_weight
-from detpress.detector.packed import Bits, PackedConvolution, Packing, decode
+from detpress.detector.model import Model, new_model
+from detpress.encodings.bundle import bundle_bytes, load_bundle, save_bundle
+from detpress.encodings.packed import Bits, PackedConvolution, Packing, decode
 from detpress.errors import StageError
 from detpress.measure.size import nonzero_parameters, parameter_count, storage_bytes
-from detpress.model import Model, new_model
-from detpress.plugin import Form
 
 LOG = logging.getLogger("tests.inc_weight_only")
 LOG.addHandler(logging.NullHandler())

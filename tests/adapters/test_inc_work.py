@@ -16,8 +16,8 @@ from detpress.adapters.inc_half import to_half_precision
 from detpress.adapters.inc_qat import fake_quantized
 from detpress.adapters.inc_weight_only import pack_weights
 from detpress.detector.architecture import build_architecture
-from detpress.detector.packed import Packing
-from detpress.model import new_model
+from detpress.encodings.packed import Packing
+from detpress.detector.model import new_model
 
 log = logging.Logger("stage")
 log.addHandler(logging.NullHandler())

@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from detpress.adapters.nni_distill import TappedNetwork, distill
-from detpress.detector import training_module
 from detpress.detector.architecture import build_architecture
+from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
-from detpress.detector.training_config import TrainingConfig
-from detpress.model import Model, new_model
-from detpress.recipe_sections import Data, Measure
+from detpress.recipe.sections import Data, Measure
+from detpress.run.workbench import StageWorkbench
+from detpress.training import module as training_module
+from detpress.training.config import TrainingConfig
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
-from detpress.workbench import StageWorkbench
 
 LOG = logging.getLogger("tests.nni_distill")
 SHORT = TrainingConfig(epochs=2, batch_size=4)

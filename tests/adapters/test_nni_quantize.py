@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from detpress.adapters import nni_quantize, nni_quantizers
 from detpress.adapters.nni_quantize import LayerTargets, quantize
 from detpress.adapters.nni_quantizers import Method, least_squares_grid
-from detpress.bundle import load_bundle, save_bundle
-from detpress.detector import training_module
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution, build_architecture
+from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
-from detpress.detector.simulated import Codes, SimulatedConvolution, SimulatedNetwork
-from detpress.detector.training_config import TrainingConfig
+from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.encodings.simulated import Codes, SimulatedConvolution, SimulatedNetwork
 from detpress.errors import StageError
-from detpress.model import Model, new_model
-from detpress.plugin import Form
-from detpress.recipe_sections import Data, Measure
+from detpress.recipe.sections import Data, Measure
+from detpress.run.workbench import StageWorkbench
+from detpress.training import module as training_module
+from detpress.training.config import TrainingConfig
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
-from detpress.workbench import StageWorkbench
 
 LOG = logging.getLogger("tests.nni_quantize")
 SHORT = TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-3)

@@ -14,8 +14,8 @@ from torch import Tensor
 from detpress.adapters.nni_speedup import speed_up
 from detpress.detector.architecture import ARCHITECTURES, build_architecture
 from detpress.detector.channels import coupled_convolutions, masks_of_filters, removable_filters, without_filters
+from detpress.detector.model import Model, apply_masks, new_model
 from detpress.detector.network import Network
-from detpress.model import Model, apply_masks, new_model
 
 LOG = logging.getLogger("tests.nni")
 EXACT = 1e-5
@@ -140,7 +140,8 @@ import logging, torch
 from detpress.adapters.nni_speedup import speed_up
 from detpress.detector.architecture import build_architecture
 from detpress.detector.channels import masks_of_filters
-from detpress.model import apply_masks, new_model
+from detpress.detector.model import apply_masks
+from detpress.detector.model import new_model
 
 logging.getLogger("quiet").addHandler(logging.NullHandler())
 model = new_model(build_architecture("yolov3-tiny", ["cell"], 64, 0.125), 0)

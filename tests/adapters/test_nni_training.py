@@ -14,16 +14,16 @@ from nni.compression.quantization import LsqQuantizer, QATQuantizer
 from torch import Tensor, nn
 
 from detpress.adapters.nni_training import WorkbenchEvaluator, without_wrappers
-from detpress.detector import training_module
 from detpress.detector.architecture import Architecture, Convolution, build_architecture
+from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
-from detpress.detector.training_config import TrainingConfig
 from detpress.errors import InputError, StageError
-from detpress.model import Model, new_model
-from detpress.recipe_sections import Data, Measure
+from detpress.recipe.sections import Data, Measure
+from detpress.run.workbench import StageWorkbench
+from detpress.training import module as training_module
+from detpress.training.config import TrainingConfig
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
-from detpress.workbench import StageWorkbench
 
 LOG = logging.getLogger("tests.nni_training")
 SHORT = TrainingConfig(epochs=3, batch_size=4)

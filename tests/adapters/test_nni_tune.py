@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detpress.contract.registry import load_assessor, load_tuner
+from detpress.contract.tuner import Distribution, Proposals
 from detpress.errors import InputError
-from detpress.registry import load_assessor, load_tuner
-from detpress.tuner import Distribution, Proposals
 
 LOG = logging.getLogger("tests.nni_tune")
 LOG.propagate = False

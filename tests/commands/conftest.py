@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from command_line import Command, run_command
 
-from detpress.bundle import save_bundle
 from detpress.detector.architecture import build_architecture
-from detpress.model import new_model
+from detpress.detector.model import new_model
+from detpress.encodings.bundle import save_bundle
 from detpress.voc.digits import CLASSES, write_digits
 
 RECIPE = """\

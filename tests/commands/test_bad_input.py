@@ -14,11 +14,11 @@ import pytest
 from command_line import Command, Said
 from PIL import Image
 
-from detpress.bundle import load_bundle
 from detpress.detector.architecture import build_architecture
 from detpress.detector.darknet import write_model
-from detpress.model import new_model
-from detpress.store import Store
+from detpress.detector.model import new_model
+from detpress.encodings.bundle import load_bundle
+from detpress.run.store import Store
 from detpress.voc import download
 from detpress.voc.digits import CLASSES
 

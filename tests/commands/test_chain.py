@@ -12,10 +12,10 @@ import pytest
 import torch
 from command_line import Command, Said
 
-from detpress import registry
-from detpress.bundle import save_bundle
+from detpress.contract import registry
 from detpress.detector.architecture import build_architecture
-from detpress.model import new_model
+from detpress.detector.model import new_model
+from detpress.encodings.bundle import save_bundle
 from detpress.voc.digits import CLASSES
 
 STAGES = {
@@ -139,7 +139,7 @@ def test_a_bundle_of_each_stage_copied_elsewhere_gives_the_same_boxes_where_no_e
 
 
 STRANGER = """
-from detpress.plugin import Config, Form, Plugin
+from detpress.contract.plugin import Config, Form, Plugin
 
 class Nothing(Plugin):
     \"\"\"Gives back what it was given.\"\"\"

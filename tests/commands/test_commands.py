@@ -8,12 +8,12 @@ import pytest
 import torch
 from command_line import Command
 
-from detpress.bundle import load_bundle, save_bundle
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution, build_architecture
 from detpress.detector.darknet import WeightsHeader, write_model
-from detpress.detector.half import HalfPrecision, half_network
-from detpress.model import new_model
-from detpress.plugin import Form
+from detpress.detector.model import new_model
+from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.encodings.half import HalfPrecision, half_network
 from detpress.voc.digits import CLASSES
 
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures/voc-eval"

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from command_line import Command
 
-from detpress.store import Store
+from detpress.run.store import Store
 
 # `detpress run small.yaml`, killed with SIGKILL as soon as the stage that is worked on reports a progress that begins
 # as told, or, with "finish", when the stage is whole but not yet in the store.
 KILLED = """
 import os, signal, sys
-from detpress import cli, store
-from detpress.detector import training_module
-from detpress.terminal import TerminalListener
+from detpress import cli
+from detpress.run.chain import store
+from detpress.training import module as training_module
+from detpress.run.terminal import TerminalListener
 
 _, at_stage, at_progress = sys.argv
 stage = None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from command_line import Command
 
-from detpress.store import Store
+from detpress.run.store import Store
 
 MASKED = ("--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]", "--set", "measure.runtimes=[]")
 OTHER = ("--set", "chain=[{nni.l2norm: {sparsity: 0.5}}]", "--set", "measure.runtimes=[]")

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from command_line import Command
 
-from detpress import registry
-from detpress.recipe import read_recipe
-from detpress.store import Store
+from detpress.contract import registry
+from detpress.recipe.file import read_recipe
+from detpress.run.store import Store
 from detpress.study.definition import open_studies
 
 STRANGER = """
 from dataclasses import replace
 
-from detpress.plugin import Config, Form, Plan, Plugin
+from detpress.contract.plugin import Config, Form, Plan, Plugin
 
 
 class Pruner(Plugin):
@@ -32,7 +32,7 @@ class Pruner(Plugin):
         import torch
 
         from detpress.detector.channels import masks_of_filters
-        from detpress.model import apply_masks
+        from detpress.detector.model import apply_masks
 
         network = copy.deepcopy(model.network)
         filters = model.architecture.layers[0].filters
@@ -67,7 +67,7 @@ class Removes(Plugin):
 
     def plan(self, model, config):
         from detpress.detector.architecture import Convolution, build_architecture
-        from detpress.model import new_model
+        from detpress.detector.model import new_model
 
         old = model.architecture
         smaller = build_architecture("yolov3-tiny", old.classes, old.image_size, 0.0625)
@@ -116,7 +116,7 @@ class Gives(Plugin):
         import torch
 
         from detpress.detector.network import Network
-        from detpress.model import new_model
+        from detpress.detector.model import new_model
 
         class Own(Network):
             pass

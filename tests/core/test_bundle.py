@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from detpress.bundle import load_bundle, save_bundle
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
+from detpress.detector.model import Model, apply_masks, new_model
+from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import InputError
-from detpress.model import Model, apply_masks, new_model
-from detpress.plugin import Form
 
 FILES = ("model.json", "weights.safetensors", "SHA256SUMS")
 

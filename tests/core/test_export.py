@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from detpress.detector.architecture import build_architecture
-from detpress.detector.onnx_model import onnx_model
+from detpress.detector.model import Model, new_model
+from detpress.encodings.onnx_model import onnx_model
 from detpress.errors import InputError
-from detpress.export import EXPORTS, write_darknet, write_onnx, write_openvino, write_torch
-from detpress.model import Model, new_model
+from detpress.runtimes.export import EXPORTS, write_darknet, write_onnx, write_openvino, write_torch
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_an_int8_model_has_no_darknet_form(int8_model: Model, tmp_path: Path) ->
 
 
 def test_openvino_files_keep_int8_weights_and_what_makes_boxes(int8_model: Model, tmp_path: Path) -> None:
-    from detpress.measure.runtime import read_exported
+    from detpress.runtimes.opening import read_exported
 
     difference = write_openvino(int8_model, tmp_path / "small.xml")
     assert difference.is_usual
@@ -154,7 +154,7 @@ def test_a_torch_program_gives_the_same_bits_for_any_batch(
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_a_file_that_is_no_exported_model_is_named(suffix: str, tmp_path: Path) -> None:
-    from detpress.measure.runtime import read_exported
+    from detpress.runtimes.opening import read_exported
 
     path = tmp_path / f"model{suffix}"
     with pytest.raises(InputError, match=f"{path}: "):
@@ -165,7 +165,7 @@ def test_a_file_that_is_no_exported_model_is_named(suffix: str, tmp_path: Path) 
 
 
 def test_a_model_of_another_program_lacks_what_makes_boxes(dense_model: Model, tmp_path: Path) -> None:
-    from detpress.measure.runtime import read_exported
+    from detpress.runtimes.opening import read_exported
 
     proto = onnx_model(dense_model)
     del proto.metadata_props[:]
@@ -190,7 +190,7 @@ def test_onnx_operators_of_a_float_model_are_the_networks_own(dense_file: Path) 
 def test_an_operator_that_onnxruntime_does_not_know_is_an_error_that_names_the_file(
     dense_file: Path, tmp_path: Path
 ) -> None:
-    from detpress.measure.runtime import read_exported
+    from detpress.runtimes.opening import read_exported
 
     proto = onnx.load(dense_file)
     next(node for node in proto.graph.node if node.op_type == "LeakyRelu").op_type = "Mish2"

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from detpress import registry
-from detpress.data import open_data
+from detpress.contract import registry
+from detpress.contract.plugin import Config
 from detpress.errors import InputError
-from detpress.keys import PACKAGES, VERSIONS, chosen, stage_key
-from detpress.plugin import Config
 from detpress.plugins.inc_autotune import Autotune, AutotuneOptions
 from detpress.plugins.nni_search import NAS
 from detpress.plugins.nni_search_space import NASOptions
-from detpress.recipe import read_recipe
-from detpress.run import NOT_REPEATABLE, Chain
-from detpress.stage import seeded
-from detpress.store import Store
+from detpress.recipe.file import read_recipe
+from detpress.run.chain import NOT_REPEATABLE, Chain
+from detpress.run.keys import PACKAGES, VERSIONS, chosen, stage_key
+from detpress.run.stage import seeded
+from detpress.run.store import Store
+from detpress.voc.named import open_data
 
 HALVE = """
-from detpress.plugin import Config, Form, Plugin
+from detpress.contract.plugin import Config, Form, Plugin
 from stranger_keys.factor import FACTOR
 
 
@@ -157,19 +157,21 @@ def test_lightning_and_torchvision_are_in_the_key_by_their_version(
     before = key("train.finetune", "{epochs: 1}")
     for package in PACKAGES:
         with monkeypatch.context() as patch:
-            patch.setattr("detpress.keys.version", lambda name, other=package: version(name) + "x" * (name == other))
+            patch.setattr(
+                "detpress.run.keys.version", lambda name, other=package: version(name) + "x" * (name == other)
+            )
             assert key("train.finetune", "{epochs: 1}") != before
 
 
 def test_the_kind_of_device_and_what_auto_means_there_are_in_the_key(
     key: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detpress.keys.training.automatic_precision", lambda gpu: "32-true")
+    monkeypatch.setattr("detpress.run.keys.training.automatic_precision", lambda gpu: "32-true")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     on_cpu = key("train.finetune", "{epochs: 1}")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     on_gpu = key("train.finetune", "{epochs: 1}")
-    monkeypatch.setattr("detpress.keys.training.automatic_precision", lambda gpu: "bf16-mixed")
+    monkeypatch.setattr("detpress.run.keys.training.automatic_precision", lambda gpu: "bf16-mixed")
     assert len({on_cpu, on_gpu, key("train.finetune", "{epochs: 1}")}) == 3
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from detpress.errors import InputError
-from detpress.run_folder import copy_stage, exchange_stages
-from detpress.store import Store, remember, write_atomically
+from detpress.run.run_folder import copy_stage, exchange_stages
+from detpress.run.store import Store, remember, write_atomically
 
 KEY = "ab" * 32
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")

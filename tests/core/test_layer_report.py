@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from detpress.bundle import save_bundle
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution, build_architecture
+from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
-from detpress.detector.packed import PackedNetwork, Packing
-from detpress.detector.simulated import Codes, simulated_network
-from detpress.model import Model, new_model
-from detpress.plugin import Form
+from detpress.encodings.bundle import save_bundle
+from detpress.encodings.packed import PackedNetwork, Packing
+from detpress.encodings.simulated import Codes, simulated_network
 from detpress.report.layers import layer_states
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
+from detpress.detector.model import Model, new_model
 from detpress.errors import StageError
-from detpress.model import Model, new_model
-from detpress.plugin import Form
 
 WEIGHT = "layers.2.convolution.weight"
 

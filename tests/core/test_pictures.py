@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from detpress.data import open_data
 from detpress.report.fonts import choose_lettering
 from detpress.report.pictures import draw_boxes, draw_stage_pictures
 from detpress.voc.digits import CLASSES, write_digits
+from detpress.voc.named import open_data
 
 
 def test_a_panel_of_a_wide_photograph_is_shrunk_with_its_boxes() -> None:

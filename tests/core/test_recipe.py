@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from detpress.errors import InputError
-from detpress.recipe import find_recipe, read_recipe, shipped_recipes
+from detpress.recipe.file import find_recipe, read_recipe, shipped_recipes
 
 GOOD = """\
 name: small

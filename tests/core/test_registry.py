@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from detpress.contract.card import option_lines
+from detpress.contract.plugin import Plugin
+from detpress.contract.registry import list_choosers, list_plugins, load_plugin, plugin_names
 from detpress.errors import InputError
-from detpress.plugin import Plugin
-from detpress.plugin_card import option_lines
-from detpress.recipe import read_recipe
-from detpress.registry import list_choosers, list_plugins, load_plugin, plugin_names
+from detpress.recipe.file import read_recipe
 
 BUILT_IN = {
     "deploy.int8",
@@ -113,7 +113,7 @@ def test_a_tuner_of_nni_that_cannot_run_is_listed_with_its_reason_and_refused_in
 
 def test_listing_plugins_imports_neither_torch_nor_an_engine() -> None:
     code = (
-        "import sys; from detpress.registry import list_plugins; list_plugins();"
+        "import sys; from detpress.contract.registry import list_plugins; list_plugins();"
         "print([name for name in ('torch', 'nni', 'neural_compressor', 'openvino') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

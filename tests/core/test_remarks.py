@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from detpress.plugin import Form
-from detpress.remarks import remarks
-from detpress.stage import Stage
+from detpress.contract.plugin import Form
+from detpress.run.remarks import remarks
+from detpress.run.stage import Stage
 
 
 def stage(folder: Path, index: int, plugin: str, form: Form, score: float, **latency: Any) -> Stage:

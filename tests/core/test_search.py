@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from detpress.errors import InputError, StageError
-from detpress.recipe import Recipe, end_recipes, read_recipe, trial_recipe
-from detpress.search import SearchResult, Trial, run_search, score, winner_recipe
-from detpress.search_section import read_condition
-from detpress.store import Store
+from detpress.recipe.file import Recipe, end_recipes, read_recipe, trial_recipe
+from detpress.recipe.search import read_condition
+from detpress.run.search import SearchResult, Trial, run_search, score, winner_recipe
+from detpress.run.store import Store
 from detpress.voc.devkit import open_devkit
 from detpress.voc.digits import write_digits
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from detpress.errors import InputError, StageError
-from detpress.shared_store import SharedStore
-from detpress.store import Store
+from detpress.run.shared_store import SharedStore
+from detpress.run.store import Store
 
 KEY = "ab" * 32
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detpress.store import Store, digest, remember, write_atomically
+from detpress.run.store import Store, digest, remember, write_atomically
 
 KEY = "ab" * 32
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from detpress.tracking import _distinct
+from detpress.report.tracking import _distinct
 from detpress.voc.digits import write_digits
 
 RECIPE = """\

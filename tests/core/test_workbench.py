@@ -8,13 +8,13 @@ import torch
 
 from detpress.adapters.inc import Scheme, quantize_static
 from detpress.builtin import find_bundle
-from detpress.bundle import load_bundle
+from detpress.contract.plugin import Form
+from detpress.encodings.bundle import load_bundle
 from detpress.measure.metrics import measure_model
-from detpress.plugin import Form
-from detpress.recipe_sections import Data, Measure
+from detpress.recipe.sections import Data, Measure
+from detpress.run.workbench import StageWorkbench
 from detpress.voc.devkit import open_devkit
 from detpress.voc.digits import write_digits
-from detpress.workbench import StageWorkbench
 
 
 def test_an_int8_model_is_scored_in_the_runtime_that_the_recipe_scores_in(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detpress.errors import InputError
-from detpress.yaml_source import YamlSource, read_yaml
+from detpress.recipe.yaml_source import YamlSource, read_yaml
 
 TEXT = """\
 name: x

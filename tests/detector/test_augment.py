@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detpress.detector.augment import LEAST_VISIBLE, augment
 from detpress.detector.images import GREY
-from detpress.detector.loss import Targets
-from detpress.detector.training_config import Augmentation
+from detpress.training.augment import LEAST_VISIBLE, augment
+from detpress.training.config import Augmentation
+from detpress.training.loss import Targets
 
 SIDE = 96
 NOTHING = Augmentation(flip_horizontal=0, hue=0, saturation=0, value=0, scale=0, translate=0)

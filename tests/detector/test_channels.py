@@ -11,9 +11,9 @@ from detpress.detector.channels import (
     stored_parameters,
     without_filters,
 )
+from detpress.detector.model import apply_masks
 from detpress.detector.network import Network
 from detpress.errors import InputError
-from detpress.model import apply_masks
 
 HEAD = (Convolution(18, 1, batch_normalize=False, activation="linear"), Yolo(((10, 10), (20, 20), (30, 30))))
 

@@ -31,9 +31,9 @@ from detpress.detector.darknet import (
     write_weights,
 )
 from detpress.detector.darknet_cfg import LARGEST_FILE, read_cfg, write_cfg
+from detpress.detector.model import new_model
 from detpress.detector.network import Network
 from detpress.errors import InputError
-from detpress.model import new_model
 
 COCO = [f"class{i}" for i in range(80)]
 SMALL = build_architecture("yolov3-tiny", ["class0", "class1"], 64, width=1 / 16)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detpress.detector.architecture import build_architecture
-from detpress.detector.dataset import TrainingSet, collate
+from detpress.training.dataset import TrainingSet, collate
 from detpress.voc.devkit import open_devkit
 
 BCCD = Path(__file__).parents[3] / "shared/data/BCCD"

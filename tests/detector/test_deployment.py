@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from detpress.detector.architecture import Architecture, Convolution, Yolo
-from detpress.detector.deployment import deployed
-from detpress.detector.quantized import InputScale
-from detpress.detector.simulated import Grid, SimulatedLayer, SimulatedNetwork, Simulation
+from detpress.encodings.deployment import deployed
+from detpress.encodings.quantized import InputScale
+from detpress.encodings.simulated import Grid, SimulatedLayer, SimulatedNetwork, Simulation
 from detpress.errors import InputError
 
 ARCHITECTURE = Architecture(

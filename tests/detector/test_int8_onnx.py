@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from detpress.bundle import save_bundle
 from detpress.detector.architecture import Architecture, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
-from detpress.detector.calibration import with_scales_between
-from detpress.detector.int8_onnx import Target, int8_onnx
-from detpress.detector.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
+from detpress.detector.model import Model
+from detpress.encodings.bundle import save_bundle
+from detpress.encodings.calibration import with_scales_between
+from detpress.encodings.int8_onnx import Target, int8_onnx
+from detpress.encodings.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
 from detpress.errors import InputError
-from detpress.model import Model
 
 ANCHORS = ((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))
 EVERY_KIND_OF_LAYER = Architecture(
@@ -178,8 +178,8 @@ for package in ("nni", "neural_compressor", "torchao", "torch.ao.quantization.fx
     sys.modules[package] = None  # importing it raises ImportError
 from pathlib import Path
 import torch
-from detpress.bundle import load_bundle
-from detpress.measure.runtime import open_runtime
+from detpress.encodings.bundle import load_bundle
+from detpress.runtimes.opening import open_runtime
 folder = Path(sys.argv[1])
 model = load_bundle(folder / "bundle")
 for name in ("onnxruntime", "openvino"):

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.boxes import decode
-from detpress.detector.loss import Targets, assign, overlap_with_objects, shape_iou, yolo_loss
-from detpress.detector.training_config import TrainingConfig
 from detpress.errors import InputError
+from detpress.training.config import TrainingConfig
+from detpress.training.loss import Targets, assign, overlap_with_objects, shape_iou, yolo_loss
 
 CONFIG = TrainingConfig(epochs=1)
 SIDE = 96

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detpress.detector.architecture import Convolution
-from detpress.detector.packed import Bits, PackedConvolution, PackedNetwork, Packing, decode, pack, unpack
+from detpress.detector.model import Model
+from detpress.encodings.packed import Bits, PackedConvolution, PackedNetwork, Packing, decode, pack, unpack
 from detpress.errors import InputError
-from detpress.model import Model
 
 
 @given(st.sampled_from([4, 8]), st.integers(1, 5), st.integers(1, 9), st.integers(0, 2**32))

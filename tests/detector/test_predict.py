@@ -12,9 +12,9 @@ from torch import Tensor
 from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.boxes import decode, suppress
 from detpress.detector.images import place_image, read_image
+from detpress.detector.model import new_model
 from detpress.detector.predict import BATCH, collect, predict, predict_image_set
 from detpress.errors import InputError
-from detpress.model import new_model
 from detpress.voc.annotation import Annotation
 from detpress.voc.devkit import open_devkit
 from detpress.voc.evaluate import evaluate

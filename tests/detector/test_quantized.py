@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from detpress.bundle import save_bundle
 from detpress.detector.architecture import Convolution
-from detpress.detector.quantized import InputScale, Quantization, QuantizedConvolution, QuantizedNetwork
+from detpress.detector.model import Model
+from detpress.encodings.bundle import save_bundle
+from detpress.encodings.quantized import InputScale, Quantization, QuantizedConvolution, QuantizedNetwork
 from detpress.errors import InputError
-from detpress.model import Model
 
 
 def signal_to_noise(signal: Tensor, other: Tensor) -> float:
@@ -61,7 +61,7 @@ for engine in ("nni", "neural_compressor", "torchao"):
     sys.modules[engine] = None  # importing it raises ImportError
 from pathlib import Path
 import torch
-from detpress.bundle import load_bundle
+from detpress.encodings.bundle import load_bundle
 torch.set_num_threads(int(sys.argv[2]))
 folder = Path(sys.argv[1])
 with torch.inference_mode():

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detpress.bundle import load_bundle, save_bundle
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution
+from detpress.detector.model import Model
 from detpress.detector.network import Network
-from detpress.detector.simulated import (
+from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.encodings.simulated import (
     Codes,
     Grid,
     SimulatedConvolution,
@@ -26,8 +28,6 @@ from detpress.detector.simulated import (
 )
 from detpress.errors import InputError
 from detpress.measure.size import nonzero_parameters, parameter_count, storage_bytes
-from detpress.model import Model
-from detpress.plugin import Form
 
 UNSIGNED = Grid(0, 15, scale=0.25, zero_point=3.0)
 
@@ -139,7 +139,7 @@ for engine in ("nni", "neural_compressor", "torchao"):
     sys.modules[engine] = None  # importing it raises ImportError
 from pathlib import Path
 import torch
-from detpress.bundle import load_bundle
+from detpress.encodings.bundle import load_bundle
 torch.set_num_threads(int(sys.argv[2]))
 folder = Path(sys.argv[1])
 with torch.inference_mode():

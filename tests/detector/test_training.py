@@ -13,17 +13,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detpress.detector import training_module
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
-from detpress.detector.moving_average import averaged_tensors
+from detpress.detector.model import Model, new_model
 from detpress.detector.predict import predict_image_set
-from detpress.detector.training import TrainingContext, fit
-from detpress.detector.training_config import Augmentation, ChoosingConfig, TrainingConfig
-from detpress.detector.training_process import Progress
-from detpress.detector.training_step import new_optimizer, new_schedule
 from detpress.errors import InputError, StageError
-from detpress.model import Model, new_model
-from detpress.plugin import Form
+from detpress.training import module as training_module
+from detpress.training.config import Augmentation, ChoosingConfig, TrainingConfig
+from detpress.training.moving_average import averaged_tensors
+from detpress.training.process import Progress
+from detpress.training.step import new_optimizer, new_schedule
+from detpress.training.trainer import TrainingContext, fit
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
 from detpress.voc.evaluate import evaluate
@@ -84,7 +84,7 @@ import os, signal, sys
 from pathlib import Path
 from typing import Any
 sys.path.insert(0, {tests!r})
-from detpress.detector import training_module
+from detpress.training import module as training_module
 from detpress.voc.devkit import open_devkit
 from test_training import small_model, train
 

@@ -19,12 +19,12 @@ from xml.sax.saxutils import escape
 
 import yaml
 
-from detpress.bundle import load_bundle, save_bundle
 from detpress.detector.architecture import build_architecture
 from detpress.detector.darknet_cfg import read_cfg, write_cfg
+from detpress.detector.model import new_model
+from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import DetpressError
-from detpress.model import new_model
-from detpress.recipe import read_recipe
+from detpress.recipe.file import read_recipe
 from detpress.report.source import read_source
 from detpress.voc.annotation import read_annotation
 from detpress.voc.devkit import open_devkit

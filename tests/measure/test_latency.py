@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from detpress.bundle import save_bundle
+from detpress.detector.model import Model
+from detpress.encodings.bundle import save_bundle
 from detpress.errors import StageError
 from detpress.measure.latency import FEWEST, measure_latency, processor_seconds, was_busy
 from detpress.measure.memory import own_peak, peak_memory
-from detpress.measure.runtime import open_runtime
-from detpress.model import Model
+from detpress.runtimes.opening import open_runtime
 
 
 def test_latency_says_what_was_measured(dense_model: Model) -> None:

@@ -1,7 +1,7 @@
 """Which figures of a stage are marked as simulated."""
 
+from detpress.contract.plugin import Form
 from detpress.measure.metrics import scoring_runtime, simulated_figures
-from detpress.plugin import Form
 
 
 def marked(form: Form, precisions: dict[str, str]) -> list[str]:

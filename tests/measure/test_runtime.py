@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo
-from detpress.detector.quantized import InputScale, Quantization, QuantizedNetwork
+from detpress.detector.model import Model, new_model
+from detpress.encodings.quantized import InputScale, Quantization, QuantizedNetwork
 from detpress.errors import InputError
-from detpress.measure.runtime import RUNTIMES, open_runtime
-from detpress.model import Model, new_model
-from detpress.plugin import Form
+from detpress.runtimes.opening import RUNTIMES, open_runtime
 
 ANCHORS = ((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))
 FEW_LAYERS = Architecture(
@@ -112,8 +112,8 @@ def test_a_runtime_that_is_not_installed_names_its_package() -> None:
 import sys
 sys.modules["openvino"] = None
 from detpress.detector.architecture import build_architecture
-from detpress.measure.runtime import open_runtime
-from detpress.model import new_model
+from detpress.runtimes.opening import open_runtime
+from detpress.detector.model import new_model
 try:
     open_runtime("openvino", new_model(build_architecture("yolov3-tiny", ["cat"], 32, width=0.1), 0))
 except Exception as error:
@@ -124,6 +124,6 @@ except Exception as error:
 
 
 def test_runtimes_of_the_recipe_are_these() -> None:
-    from detpress.recipe_sections import Measure
+    from detpress.recipe.sections import Measure
 
     assert Measure(runtimes=list(RUNTIMES)).runtimes == list(RUNTIMES)

@@ -11,16 +11,16 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from detpress.adapters.inc import Scheme, quantize_static
-from detpress.bundle import save_bundle
 from detpress.cli import app
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution, build_architecture
 from detpress.detector.images import read_squares
-from detpress.detector.quantized import QuantizedNetwork
+from detpress.detector.model import Model, new_model
+from detpress.encodings.bundle import save_bundle
+from detpress.encodings.quantized import QuantizedNetwork
 from detpress.errors import InputError
 from detpress.measure.sensitivity import in_float, measure_sensitivity, signal_to_noise
 from detpress.measure.size import layer_table, storage_bytes
-from detpress.model import Model, new_model
-from detpress.plugin import Form
 from detpress.voc.devkit import open_devkit
 from detpress.voc.digits import write_digits
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from detpress.detector.architecture import ARCHITECTURES, build_architecture
+from detpress.detector.model import Model
 from detpress.detector.network import Network
 from detpress.measure.size import layer_table, macs, nonzero_parameters, parameter_count, storage_bytes
-from detpress.model import Model
 
 
 def yolov3(classes: int, image_size: int = 416) -> Network:

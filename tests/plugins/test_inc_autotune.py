@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
-from detpress.detector.quantized import QuantizedNetwork
+from detpress.detector.model import Model, new_model
+from detpress.encodings.quantized import QuantizedNetwork
 from detpress.errors import StageError
-from detpress.model import Model, new_model
-from detpress.plugin import Form
 from detpress.plugins.inc_autotune import Autotune, AutotuneOptions, SchemeOptions
-from detpress.store import remember
+from detpress.run.store import remember
 
 ALL = 13  # convolutions of YOLOv3-tiny
 

@@ -7,11 +7,11 @@ import pytest
 from pydantic import ValidationError
 from torch import Tensor
 
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution
-from detpress.detector.quantized import QuantizedNetwork
+from detpress.detector.model import Model
+from detpress.encodings.quantized import QuantizedNetwork
 from detpress.errors import InputError
-from detpress.model import Model
-from detpress.plugin import Form
 from detpress.plugins.inc import StaticInt8, StaticInt8Options
 
 

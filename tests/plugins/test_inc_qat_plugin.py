@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
-from detpress.detector.quantized import QuantizedNetwork
-from detpress.detector.training import TrainingContext, fit
-from detpress.model import Model, new_model
-from detpress.plugin import Form
+from detpress.detector.model import Model, new_model
+from detpress.encodings.quantized import QuantizedNetwork
 from detpress.plugins.inc_qat import QatOptions, QuantizationAwareTraining
+from detpress.training.trainer import TrainingContext, fit
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from detpress.bundle import save_bundle
 from detpress.detector.architecture import Architecture, build_architecture
-from detpress.detector.training_config import TrainingConfig
+from detpress.detector.model import new_model
+from detpress.encodings.bundle import save_bundle
 from detpress.errors import InputError
-from detpress.keys import stage_key
-from detpress.model import new_model
 from detpress.plugins.nni_distill import (
     Adaptive1dLayerwise,
     AdaptiveDistillation,
     DynamicDistillation,
     DynamicLayerwise,
 )
-from detpress.recipe import read_recipe
+from detpress.recipe.file import read_recipe
+from detpress.run.keys import stage_key
+from detpress.training.config import TrainingConfig
 
 TRAINING = TrainingConfig(epochs=1)
 WIDE = {"teacher": "builtin:digits", "training": TRAINING}

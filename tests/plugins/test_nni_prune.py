@@ -12,12 +12,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import ARCHITECTURES, Architecture, Convolution, build_architecture
 from detpress.detector.channels import coupled_convolutions, stored_parameters, without_filters
-from detpress.detector.training_config import TrainingOptions
+from detpress.detector.model import Model, new_model
 from detpress.errors import InputError, StageError
-from detpress.model import Model, new_model
-from detpress.plugin import Form
 from detpress.plugins.nni_prune import FPGM, L1Norm, L2Norm, Level, Movement, Pruner, Slim, Taylor
 from detpress.plugins.nni_prune_options import (
     FilterPruning,
@@ -31,10 +30,11 @@ from detpress.plugins.nni_prune_options import (
     filter_targets,
 )
 from detpress.plugins.nni_speedup import NoOptions, Speedup, largest_difference
-from detpress.recipe_sections import Data, Measure
+from detpress.recipe.sections import Data, Measure
+from detpress.run.workbench import StageWorkbench
+from detpress.training.config import TrainingOptions
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
-from detpress.workbench import StageWorkbench
 
 
 @dataclass

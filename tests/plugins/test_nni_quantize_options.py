@@ -10,12 +10,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution
-from detpress.detector.simulated import SimulatedNetwork
-from detpress.detector.training_config import TrainingConfig
+from detpress.detector.model import Model
+from detpress.encodings.simulated import SimulatedNetwork
 from detpress.errors import InputError
-from detpress.model import Model
-from detpress.plugin import Form
 from detpress.plugins.nni_quantize import (
     Bits,
     Bnn,
@@ -32,6 +31,7 @@ from detpress.plugins.nni_quantize import (
     Quantizer,
     UniformSteps,
 )
+from detpress.training.config import TrainingConfig
 
 TRAINING = TrainingConfig(epochs=1)
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from detpress.contract.plugin import Form
 from detpress.detector.architecture import Architecture, Convolution, build_architecture
 from detpress.detector.channels import stored_parameters
-from detpress.detector.training_config import TrainingConfig
+from detpress.detector.model import Model, new_model
 from detpress.errors import StageError
 from detpress.measure.size import macs
-from detpress.model import Model, new_model
-from detpress.plugin import Form
 from detpress.plugins.nni_search import NAS
 from detpress.plugins.nni_search_space import NASOptions, YoloSpace, backbone_of
-from detpress.recipe_sections import Data, Measure
+from detpress.recipe.sections import Data, Measure
+from detpress.run.workbench import StageWorkbench
+from detpress.training.config import TrainingConfig
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
-from detpress.workbench import StageWorkbench
 
 SHORT = TrainingConfig(epochs=1, batch_size=2)
 SMALL: dict[str, Any] = {

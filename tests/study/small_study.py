@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from detpress.store import Store
+from detpress.run.store import Store
 from detpress.study.comparison import compare, write_study_folder
 from detpress.study.definition import Job, Study, read_study
 from detpress.study.running import Outcome, Plan, open_study_data, plan_study, run_study

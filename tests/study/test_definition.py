@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from detpress.bundle import save_bundle
-from detpress.data import open_data
 from detpress.detector.architecture import build_architecture
+from detpress.detector.model import new_model
+from detpress.encodings.bundle import save_bundle
 from detpress.errors import InputError
-from detpress.initial_model import initial_model
-from detpress.keys import chain_keys
-from detpress.model import new_model
-from detpress.recipe import Recipe, read_recipe
+from detpress.recipe.file import Recipe, read_recipe
+from detpress.run.initial_model import initial_model
+from detpress.run.keys import chain_keys
 from detpress.study.definition import Study, open_studies, read_study, shipped_studies
 from detpress.voc.digits import CLASSES, write_digits
+from detpress.voc.named import open_data
 
 GOOD = """\
 name: two

@@ -14,8 +14,8 @@ from ray.cluster_utils import Cluster
 from small_study import Told
 
 from detpress.errors import InputError
-from detpress.shared_store import SharedStore
-from detpress.store import Store, open_store
+from detpress.run.shared_store import SharedStore
+from detpress.run.store import Store, open_store
 from detpress.study.definition import read_study
 from detpress.study.on_ray import run_study_on_ray
 from detpress.study.running import Outcome, open_study_data, plan_study, run_study

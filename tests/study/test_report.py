@@ -160,7 +160,7 @@ def test_twenty_recipes_stay_under_ten_megabytes(finished: Finished, folder: Pat
 
 
 def test_the_report_of_a_run_has_a_row_a_stage(finished: Finished, tmp_path: Path) -> None:
-    from detpress.run import write_run_folder
+    from detpress.run.chain import write_run_folder
 
     outcome = finished.outcomes["pruned"]
     write_run_folder(outcome.job.recipe, outcome.stages, tmp_path)

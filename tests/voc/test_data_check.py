@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from detpress.data_check import Finding, annotation_findings, picture_findings, shared_images
 from detpress.errors import InputError
-from detpress.recipe import Recipe, read_recipe
+from detpress.recipe.file import Recipe, read_recipe
+from detpress.run.data_check import Finding, annotation_findings, picture_findings, shared_images
 from detpress.voc.devkit import open_devkit
 
 WriteDevkit = Callable[..., Path]

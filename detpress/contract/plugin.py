@@ -1,0 +1,211 @@
+"""The contract between detpress and a compression technique.
+
+A plugin is a class with a typed `Config`, the forms of model it `accepts` and `returns`, and `apply`. It is found by
+the entry-point group `detpress.plugins`; the name of the entry point is the name used in recipes. The model goes in
+one form and comes out in another, and a recipe is refused before anything is computed where the forms do not fit:
+
+    nni.l1norm      dense  -> masked
+    nni.speedup     masked -> dense
+    inc.static_int8 dense  -> int8
+
+Importing a plugin must be cheap (no torch, no engine at module level): `detpress plugins` imports them all.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from detpress.errors import InputError
+
+if TYPE_CHECKING:
+    import logging
+
+    import torch
+    from torch import Tensor, nn
+
+    from detpress.detector.architecture import Architecture
+    from detpress.detector.model import Model
+    from detpress.training.config import TrainingConfig
+    from detpress.training.dataset import TrainingSet
+    from detpress.training.step import EngineTraining
+
+
+class Form(StrEnum):
+    """What a model is at a point in a chain."""
+
+    DENSE = "dense"  # every weight is stored and used
+    MASKED = "masked"  # zeros held by masks; as large and as slow as dense
+    SIMULATED = "simulated"  # fake-quantised or binarised, computed in float
+    INT8 = "int8"  # executed in integers
+    HALF = "half"  # convolutions computed in 16 bits
+    PACKED = "packed"  # weights stored in few bits, computed in float
+
+
+class Config(BaseModel):
+    """Base of every plugin's options: unknown keys refused, no silent conversion, defaults checked too."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+
+    def is_default(self, option: str) -> bool:
+        """Whether the recipe leaves the option out."""
+        return option not in self.model_fields_set
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a plugin would do: the names of the layers it touches, and the model that would come out.
+
+    The model's form, masks and shapes are what counts: `detpress validate` reads the parameters left from it and hands
+    it to the next plugin's `plan`. Its weights may be those of a model never trained. `note` says what cannot be known
+    yet.
+    """
+
+    layers: tuple[str, ...]
+    model: "Model"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """Images in the sets that a plugin may use; infinitely many where the data set is not at hand.
+
+    train: training images; learnt: those with an object to learn.
+    val: validation images with such an object; 0 where there is no such set.
+    """
+
+    train_set: str = "train"
+    train: float = math.inf
+    learnt: float = math.inf
+    val: float = math.inf
+
+    def check_asked(self, config: Config, option: str) -> None:
+        """Raises InputError where the recipe asks for more training images than there are; a default may."""
+        asked = getattr(config, option)
+        if asked > self.train and not config.is_default(option):
+            raise InputError(f"{option}: {asked} asked for, but the image set '{self.train_set}' has {self.train}")
+
+    def check_learnt(self) -> None:
+        """Raises InputError where there is nothing to learn."""
+        if self.learnt == 0:
+            raise InputError(f"the image set '{self.train_set}' holds no object to learn")
+
+    def check_validation(self, what: str = "") -> None:
+        """Raises InputError, beginning with `what` chooses, where there is nothing to choose by."""
+        if self.val == 0:
+            raise InputError(f"{what}needs validation images with objects, and data.val names no set that has some")
+
+
+class Workbench(Protocol):
+    """All that a plugin may use of the world."""
+
+    seed: int
+    device: "torch.device"
+    scratch: Path  # a folder of this stage's own, kept when the stage is killed and deleted when it is done
+    log: "logging.Logger"  # the stage's log file
+
+    @property
+    def progress(self) -> Callable[[str, int, int], None]:
+        """To be called with what is being done, the steps done, and the steps in all."""
+
+    def fit(
+        self,
+        model: "Model",
+        training: "TrainingConfig",
+        losses: "tuple[Callable[..., Tensor], ...]" = (),
+        after_step: "tuple[Callable[[nn.Module], None], ...]" = (),
+    ) -> "Model":
+        """Trains a copy of `model` on the training split, its masks held. The one trainer."""
+
+    def train(
+        self,
+        network: "nn.Module",
+        architecture: "Architecture",
+        training: "TrainingConfig",
+        losses: "tuple[Callable[..., Tensor], ...]" = (),
+        after_step: "tuple[Callable[[nn.Module], None], ...]" = (),
+        engine: "EngineTraining | None" = None,
+    ) -> None:
+        """The same trainer for what is no `Model` yet: a network that an engine has prepared, trained in place."""
+
+    def steps_per_epoch(self, training: "TrainingConfig") -> int:
+        """Steps of the optimizer in one pass over the training split."""
+
+    def evaluate(self, model: "Model", split: str = "val") -> float:
+        """mAP (a fraction) by the recipe's protocol, an int8 model's in the runtime that the recipe scores it in.
+
+        The test split is refused.
+        """
+
+    def latency_ms(self, model: "Model", runtime: str) -> float:
+        """Median of the network alone, with the recipe's threads and batch; measured now, on this CPU."""
+
+    def training_set(self, architecture: "Architecture", split: str = "train") -> "TrainingSet":
+        """Images and objects of `train` or `val` at this input size, for an engine that trains by itself."""
+
+    def calibration(self, images: int, or_fewer: bool = False) -> "Tensor":
+        """That many training images, drawn by the seed: float32 (images, 3, H, W) in [0, 1].
+
+        or_fewer: all there are where these are fewer, which the stage's notes say; otherwise InputError is raised.
+        """
+
+    def load(self, name_or_path: str) -> "Model":
+        """The model of a bundle that `Plugin.bundles` gives: a shipped one (`builtin:digits`) or a folder.
+
+        Raises InputError for another one, which would decide the result without being in the stage's key.
+        """
+
+    def remember(self, key: dict[str, Any], compute: Callable[[Path], None]) -> Path:
+        """The folder that `compute(folder)` filled, kept on disk: computed once for `key`, also across kills."""
+
+    def keep(self, name: str) -> Path:
+        """Where to write a file that stays with the finished stage, such as a table: `files/NAME` in its folder."""
+
+
+class Plugin(ABC):
+    """One named compression technique. Its docstring is its card: what it does, and the citation."""
+
+    Config: ClassVar[type[Config]]
+    accepts: ClassVar[frozenset[Form]]
+    returns: ClassVar[Form | None]  # None: the form that came in
+    unavailable: ClassVar[str | None] = None  # why it can never run here, where that is so; listed, refused in recipes
+    engine: ClassVar[str | None] = None  # the distribution that does the work; its version enters the stage's key
+    version: ClassVar[int] = 1  # raised when the same config gives another result: it enters the stage's key
+    chooses_by_map: ClassVar[bool] = False  # by `bench.evaluate` of int8 models: the runtime they are scored in, too
+
+    def plan(self, model: "Model", config: Any) -> Plan | None:
+        """What `apply` would do, without data and without training; None where that is not known before.
+
+        Raises InputError for options that do not fit the model, such as a pattern that matches no layer.
+        """
+        return None
+
+    def check(self, model: "Model", config: Any, images: ImageCounts) -> None:
+        """Holds the options against the model that will come in, and against the data set.
+
+        Called before anything is computed; the model is what the plans tell of it. Raises InputError, its text
+        beginning with the option that is wrong and a colon. By default the training, if any, is checked.
+        """
+        from detpress.training.config import check_training
+
+        check_training(config, model.architecture, images)
+
+    def bundles(self, config: Any) -> tuple[str, ...]:
+        """Bundles that the options name, such as a teacher's: what they hold enters the stage's key."""
+        return ()
+
+    def repeats(self, config: Any) -> bool:
+        """Whether the same options give the same model again; not where a limit of time or a latency decides."""
+        return True
+
+    @abstractmethod
+    def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
+        """The compressed model. `model` itself is left as it was.
+
+        Raises StageError where the engine failed or changed nothing.
+        """

@@ -1,0 +1,67 @@
+"""A model on its way through a chain: the network, and what must be known to rebuild and to judge it."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detpress.contract.plugin import Form
+from detpress.detector.architecture import Architecture
+from detpress.detector.network import Network
+from detpress.errors import StageError
+
+
+@dataclass
+class Model:
+    """A detector in one of the forms.
+
+    network: gives raw maps (see `Network.forward`) and holds its `architecture`.
+    masks: parameter name -> bool tensor of the parameter's shape, False where the weight is held at zero.
+    history: what was done to get here, oldest first, one record a stage, and one of the import from another program's
+        files; kept in the bundle as its provenance.
+    notes: what a person should be told of how the last stage went, a sentence each; kept in its record.
+    """
+
+    network: nn.Module
+    form: Form = Form.DENSE
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    history: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def architecture(self) -> Architecture:
+        architecture = self.network.architecture
+        assert isinstance(architecture, Architecture)
+        return architecture
+
+    def with_network(
+        self, network: nn.Module, form: Form | None = None, masks: dict[str, Tensor] | None = None
+    ) -> "Model":
+        """This model with another network, history and notes kept; form and masks, too, unless others are given.
+
+        Only a masked model has masks. Raises StageError where those that it had do not fit the new network.
+        """
+        form = form or self.form
+        if masks is None:
+            masks = self.masks if form is Form.MASKED else {}
+        parameters = dict(network.named_parameters())
+        for name, mask in masks.items():
+            if name not in parameters or parameters[name].shape != mask.shape:
+                raise StageError(f"the mask of {name} does not fit the new network; expected others, or another form")
+        return replace(self, network=network, form=form, masks=masks)
+
+
+def new_model(architecture: Architecture, seed: int) -> Model:
+    """A dense model with PyTorch's default initial weights drawn from `seed`; the global generator is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Model(Network(architecture).eval())
+
+
+def apply_masks(network: nn.Module, masks: dict[str, Tensor]) -> None:
+    """Sets to zero, in place, every weight whose mask is False."""
+    parameters = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(mask.to(parameters[name].device))

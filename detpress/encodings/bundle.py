@@ -1,0 +1,177 @@
+"""A model as a folder: rebuilt from plain data, with neither pickle nor the engine that made it.
+
+    model.json           the layer list, class names, form, and the history of the model
+    weights.safetensors  the state dict of the network, masks beside it under `mask/<parameter>`
+    SHA256SUMS           digests of both, as `sha256sum --check` reads them
+
+A pruned network is nothing special: its layer list holds the widths that it has. An int8 network says which of its
+layers are in float (see `QuantizedNetwork`), its scales are tensors like all others; so does a simulated one
+(`SimulatedNetwork`), which adds the bits and the grid of every layer's input. Networks in 16 bits (`HalfNetwork`) and
+with packed weights (`PackedNetwork`) say which layers are, and how.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from detpress.contract.plugin import Form
+from detpress.detector.architecture import Architecture
+from detpress.detector.model import Model
+from detpress.detector.network import Network
+from detpress.encodings.dynamic import DynamicNetwork, DynamicQuantization
+from detpress.encodings.half import HalfNetwork, HalfPrecision
+from detpress.encodings.packed import PackedNetwork, Packing
+from detpress.encodings.quantized import Quantization, QuantizedNetwork
+from detpress.encodings.simulated import SimulatedNetwork, Simulation
+from detpress.errors import InputError
+from detpress.files.plain import plain
+from detpress.files.plain_json import check_keys, parse_json
+from detpress.recipe.yaml_source import shortened
+
+FORMAT = 1
+MASK = "mask/"
+
+# Networks that are not plain `Network`s: under which key of model.json, and in which attribute, they say how they are
+# encoded; the class, and the class of that description.
+KINDS: dict[str, tuple[type[nn.Module], Any]] = {
+    "quantization": (QuantizedNetwork, Quantization),
+    "simulation": (SimulatedNetwork, Simulation),
+    "dynamic": (DynamicNetwork, DynamicQuantization),
+    "half_precision": (HalfNetwork, HalfPrecision),
+    "packing": (PackedNetwork, Packing),
+}
+
+NETWORKS: tuple[type[nn.Module], ...] = (Network, *(kind for kind, _ in KINDS.values()))
+
+
+def save_bundle(model: Model, folder: Path) -> None:
+    """Writes `model` into `folder`, which must not exist. The same model gives the same bytes."""
+    folder.mkdir(parents=True)
+    network = model.network
+    description: dict[str, Any] = {
+        "format": FORMAT,
+        "form": model.form,
+        "architecture": model.architecture.as_dict(),
+        "history": list(model.history),
+    }
+    for key, (kind, _) in KINDS.items():
+        if isinstance(network, kind):
+            description[key] = getattr(network, key).as_dict()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors |= {MASK + name: mask.cpu().contiguous() for name, mask in model.masks.items()}
+    contents = {
+        "model.json": json.dumps(description, indent=1, ensure_ascii=False).encode() + b"\n",
+        "weights.safetensors": safetensors.torch.save(tensors),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items()]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+
+
+def bundle_digest(folder: Path) -> str:
+    """What identifies the bundle's contents: the sha256 of its SHA256SUMS."""
+    return hashlib.sha256(_read(folder, "SHA256SUMS")).hexdigest()
+
+
+def bundle_bytes(folder: Path) -> int:
+    """Bytes that the bundle's files hold on disk."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def load_bundle(folder: Path) -> Model:
+    """The model in `folder`, on the CPU, in eval mode.
+
+    Raises InputError where a file is absent, differs from its digest by as much as a byte, or does not describe a
+    network with these weights.
+    """
+    contents = _checked_contents(folder)
+    path = folder / "model.json"
+    description = parse_json(contents["model.json"], path)
+    try:
+        form, history = _check_description(description)
+        network = _skeleton(Architecture.from_dict(description["architecture"]), description)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise InputError(f"{path}: the layers make no network") from error
+    try:
+        tensors = safetensors.torch.load(contents["weights.safetensors"])
+    except SafetensorError as error:
+        raise InputError(f"{folder / 'weights.safetensors'}: not a safetensors file: {error}") from error
+    masks = {name.removeprefix(MASK): tensors.pop(name) for name in list(tensors) if name.startswith(MASK)}
+    _fill(network, tensors, folder)
+    _check_masks(network, masks, folder)
+    return Model(network.eval(), form, masks, history)
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return plain(folder / name).read_bytes()
+    except OSError as error:
+        raise InputError(f"{folder}: not a bundle: {name} cannot be read ({error.strerror})") from error
+
+
+def _checked_contents(folder: Path) -> dict[str, bytes]:
+    """Contents by file name, each equal to its digest."""
+    contents = {name: _read(folder, name) for name in ("model.json", "weights.safetensors")}
+    expected = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+    found = _read(folder, "SHA256SUMS").decode(errors="replace")
+    if found == expected:
+        return contents
+    wrong = [line.split()[-1] for line in expected.splitlines() if line not in found.splitlines()]
+    raise InputError(f"{folder}: {' and '.join(wrong) or 'SHA256SUMS'} altered: digest is not the one in SHA256SUMS")
+
+
+def _check_description(description: Any) -> tuple[Form, tuple[dict[str, Any], ...]]:
+    """The form and the history. Raises InputError for what is no description of a bundle."""
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != FORMAT:
+        raise InputError(f"bundle format {shortened(found)}; this version reads {FORMAT}")
+    check_keys("bundle", description, ("format", "form", "architecture", "history"), KINDS.keys())
+    if description["form"] not in list(Form):
+        raise InputError(f"form: expected one of {', '.join(Form)}, got {shortened(description['form'])}")
+    if not isinstance(description["history"], list) or not all(isinstance(r, dict) for r in description["history"]):
+        raise InputError("history: expected a list of records")
+    kinds = [key for key in KINDS if description.get(key) is not None]
+    if len(kinds) > 1:
+        raise InputError(f"expected one of {' and '.join(kinds)}")
+    return Form(description["form"]), tuple(description["history"])
+
+
+def _skeleton(architecture: Architecture, description: dict[str, Any]) -> nn.Module:
+    """The network without memory for its weights, which come from the file."""
+    with torch.device("meta"):
+        for key, (kind, encoding) in KINDS.items():
+            if description.get(key) is not None:
+                return kind(architecture, encoding.from_dict(description[key]))
+        return Network(architecture)
+
+
+def _fill(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    expected = network.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            what = "missing" if name in expected else "not part of the network"
+            raise InputError(f"{folder / 'weights.safetensors'}: {name} is {what}")
+        if tensors[name].shape != expected[name].shape or tensors[name].dtype != expected[name].dtype:
+            raise InputError(
+                f"{folder / 'weights.safetensors'}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}, "
+                f"the network takes {expected[name].dtype} {list(expected[name].shape)}"
+            )
+        if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
+            raise InputError(f"{folder / 'weights.safetensors'}: {name} has a number that is not finite")
+    network.load_state_dict(tensors, assign=True)
+
+
+def _check_masks(network: nn.Module, masks: dict[str, Tensor], folder: Path) -> None:
+    parameters = dict(network.named_parameters())
+    for name, mask in masks.items():
+        if name not in parameters or mask.dtype != torch.bool or mask.shape != parameters[name].shape:
+            raise InputError(f"{folder / 'weights.safetensors'}: mask of {name} fits no parameter of the network")

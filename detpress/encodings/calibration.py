@@ -1,0 +1,93 @@
+"""The ranges of what lies between an int8 network's convolutions, read from calibration images."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from detpress.detector.architecture import Convolution, MaxPool, Upsample
+from detpress.detector.network import needed_later, origin
+from detpress.encodings.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
+from detpress.errors import InputError
+
+BATCH = 16  # images computed at a time
+
+
+def with_scales_between(network: QuantizedNetwork, images: Tensor) -> QuantizedNetwork:
+    """The same network, its tensors shared, with `Quantization.between` filled in.
+
+    images: float32 (N, 3, H, W) in [0, 1], those that the convolutions' inputs were calibrated on.
+    A range goes from the smallest to the largest value of a batch, averaged over batches; a tensor that a quantized
+    convolution takes has that convolution's scale. Where all of those are symmetric, the others are so, too. What a
+    convolution in float gives stays in float, and so do the raw maps.
+    """
+    architecture, inputs = network.architecture, network.quantization.inputs
+    ranges = _Ranges()
+
+    def taken(layer: int, x: Tensor) -> Tensor:
+        ranges.see(f"layers.{origin(architecture, layer)}", x)
+        return x
+
+    hooks = [
+        network.get_submodule(f"layers.{i}.convolution").register_forward_hook(
+            lambda _, __, given, i=i: ranges.see(f"layers.{i}.convolution", given)
+        )
+        for i in inputs
+        if i not in architecture.heads
+    ]
+    _run(lambda batch: network(batch, taken), images, hooks)
+    between = ranges.scales(symmetric={scale.zero_point for i, scale in inputs.items() if i} == {MIDDLE})
+    between |= {f"layers.{origin(architecture, i - 1)}": scale for i, scale in inputs.items() if i > 0}
+    shared = needed_later(architecture)
+    for i, layer in reversed(list(enumerate(architecture.layers))):
+        if isinstance(layer, Upsample | MaxPool) and i - 1 not in shared and f"layers.{i}" in between:
+            # Neither changes a value: rounding before or after is the same, and with one scale it is done in integers.
+            between[f"layers.{i - 1}"] = between[f"layers.{i}"]
+    for i, layer in enumerate(architecture.layers):
+        if isinstance(layer, Convolution) and i not in inputs:
+            between.pop(f"layers.{i}", None)
+    found = QuantizedNetwork(architecture, Quantization(inputs, between))
+    found.load_state_dict(network.state_dict(), assign=True)
+    return found.eval().requires_grad_(False)
+
+
+def seen_inputs(network: nn.Module, layers: Sequence[int], images: Tensor) -> dict[int, InputScale]:
+    """The scales of what these convolutions take of the images; ranges as in `with_scales_between`."""
+    ranges = _Ranges()
+    hooks = [
+        network.get_submodule(f"layers.{i}.convolution").register_forward_pre_hook(
+            lambda _, taken, i=i: ranges.see(str(i), taken[0])
+        )
+        for i in layers
+    ]
+    _run(network, images, hooks)
+    return {int(i): scale for i, scale in ranges.scales().items()}
+
+
+class _Ranges:
+    """Smallest and largest values of tensors by name, averaged over batches."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
+
+    def see(self, name: str, x: Tensor) -> None:
+        self.seen[name].append((float(x.min()), float(x.max())))
+
+    def scales(self, symmetric: bool = False) -> dict[str, InputScale]:
+        means = {name: torch.tensor(ends, dtype=torch.float64).mean(dim=0) for name, ends in self.seen.items()}
+        return {name: InputScale.of_range(float(ends[0]), float(ends[1]), symmetric) for name, ends in means.items()}
+
+
+def _run(network: Callable[[Tensor], object], images: Tensor, hooks: Sequence[RemovableHandle]) -> None:
+    """Batch by batch; the hooks are taken off afterwards. Raises InputError without images."""
+    try:
+        if not len(images):
+            raise InputError("no calibration images: the activations' ranges cannot be known")
+        with torch.no_grad():
+            for batch in torch.tensor_split(images, -(-len(images) // BATCH)):
+                network(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,118 @@
+"""Detectors in ONNX.
+
+Input `images`, float32 (batch, 3, H, W) in [0, 1], any batch; outputs one raw map a scale (see `Network.forward`),
+called by its stride: `map_32`, `map_16`, `map_8`. What is needed to make boxes of them is in the file's metadata, each
+value as JSON: `classes`, `anchors` (of each map, pixels of the input), `image_size`, `resize`. Int8 models keep their
+weights in 8 bits (see `int8_onnx`).
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+
+import onnx
+import torch
+from onnx import version_converter
+
+from detpress.detector.architecture import Architecture, Convolution, Layer, Yolo
+from detpress.detector.model import Model
+from detpress.encodings.dynamic import DynamicNetwork
+from detpress.encodings.half import HalfNetwork
+from detpress.encodings.int8_onnx import OPSET, Target, int8_onnx
+from detpress.encodings.quantized import QuantizedNetwork
+from detpress.errors import InputError
+
+OPSETS = range(13, 24)  # those that a model can be written in
+EXPORTER_OPSET = 18  # the lowest that PyTorch's exporter writes
+SINCE_18 = ("antialias", "keep_aspect_ratio_policy")  # attributes of Resize, here at what it did before it had them
+
+
+def onnx_model(model: Model, target: Target = "onnxruntime", opset: int = OPSET) -> onnx.ModelProto:
+    """The model in ONNX, in the lowest IR that has the opset.
+
+    target: the runtime that an int8 model's graph is for; others are the same for all. opset: one of `OPSETS`.
+    """
+    network = model.network
+    if isinstance(network, QuantizedNetwork | DynamicNetwork):
+        proto = int8_onnx(network, target)
+    else:
+        proto = _float_model(model)
+    proto = _in_opset(proto, opset)
+    onnx.helper.set_model_props(proto, metadata(model.architecture))
+    return proto
+
+
+def _float_model(model: Model) -> onnx.ModelProto:
+    """By PyTorch's exporter, without the names of source files that it leaves in the model.
+
+    A model in 16 bits is written as its rounded weights in float32: in which precision a convolution computes is the
+    runtime's choice.
+    """
+    network = model.network.in_float() if isinstance(model.network, HalfNetwork) else model.network
+    side = model.architecture.image_size
+    images = torch.zeros(2, 3, side, side)
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of PyTorch to itself
+        warnings.simplefilter("ignore", DeprecationWarning)
+        maps = network(images)
+        program = torch.onnx.export(
+            network,
+            (images,),
+            dynamo=True,
+            opset_version=EXPORTER_OPSET,
+            external_data=False,
+            verbose=False,
+            input_names=["images"],
+            output_names=[f"map_{side // raw.shape[-1]}" for raw in maps],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
+        )
+    assert program is not None
+    proto = program.model_proto
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]
+    return proto
+
+
+def _in_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The operators of these networks do the same since opset 13, so that going down is a matter of what the file says;
+    ONNX's converter knows the way up only (it lacks `Add` and `Pad` downwards)."""
+    if opset > proto.opset_import[0].version:
+        proto = version_converter.convert_version(proto, opset)
+    for node in proto.graph.node if opset < EXPORTER_OPSET else ():
+        kept = [attribute for attribute in node.attribute if attribute.name not in SINCE_18]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    proto.opset_import[0].version = opset
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
+    return proto
+
+
+def metadata(architecture: Architecture) -> dict[str, str]:
+    """What is needed to make boxes of raw maps, each value as JSON; `heads_of_metadata` reads it."""
+    values = {
+        "classes": architecture.classes,
+        "anchors": [layer.anchors for layer in architecture.yolo_layers],
+        "image_size": architecture.image_size,
+        "resize": architecture.resize,
+    }
+    return {key: json.dumps(value) for key, value in values.items()}
+
+
+def heads_of_metadata(found: Mapping[str, str]) -> Architecture:
+    """The detection heads without the network before them: all that decoding and drawing boxes need.
+
+    Raises InputError where a key is missing or holds something else.
+    """
+    try:
+        values = {key: json.loads(found[key]) for key in ("classes", "anchors", "image_size", "resize")}
+        layers: list[Layer] = []
+        for anchors in values["anchors"]:
+            filters = len(anchors) * (5 + len(values["classes"]))
+            layers.append(Convolution(filters, size=1, batch_normalize=False, activation="linear"))
+            layers.append(Yolo(tuple((float(width), float(height)) for width, height in anchors)))
+        return Architecture("heads", tuple(layers), tuple(values["classes"]), values["image_size"], values["resize"])
+    except KeyError as error:
+        raise InputError(f"lacks the metadata {error} that `detpress export` writes") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"its metadata do not describe a detector: {error}") from error

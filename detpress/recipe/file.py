@@ -1,0 +1,372 @@
+"""A recipe: the YAML file that says everything that decides a result.
+
+    name: prune-then-int8
+    seed: 0
+    data: {root: builtin:digits}
+    model: {arch: yolov3, width: 0.125, image_size: 160, weights: builtin:digits}
+    chain:
+      - nni.l1norm: {sparsity: 0.6}                  # dense -> masked
+      - nni.speedup: {}                              # masked -> dense, physically smaller
+      - train.finetune: {epochs: 8}
+      - inc.static_int8: {calibration_images: 64}    # dense -> int8
+    measure: {protocol: voc07, runtimes: [torch, openvino], batch: 1}
+
+Numbers of the chain can be searched instead of given: see `detpress.recipe.search`.
+
+Reading it finds every mistake at once and says each in one line that names the file, the line and the key.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path, PurePath
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+
+from detpress.builtin import BUILTIN, check_data_set, find_bundle
+from detpress.contract.plugin import Config, Form, Plugin
+from detpress.contract.registry import load_assessor, load_plugin, load_tuner, why_unavailable
+from detpress.contract.tuner import Assessor, Space, Tuner
+from detpress.errors import InputError, nearest
+from detpress.recipe.search import Search, SearchSection, check_metric, read_condition, read_distribution
+from detpress.recipe.sections import Data, Measure, ModelSource
+from detpress.recipe.yaml_source import Place, YamlSource, read_yaml, spell, spell_out
+
+
+class _Document(Config):
+    """The recipe as the file has it; the chain's steps are checked against their plugins afterwards."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="names the run's folder")]
+    description: str = Field("", description="what it shows, in a sentence")
+    seed: int = Field(0, ge=0, lt=2**32, description="decides every random number")
+    data: Data
+    model: ModelSource
+    chain: list[Any] = Field(description="steps, each one plugin with its options")
+    measure: Measure = Measure()
+    search: Any = Field(None, description="numbers of the chain that are searched, see `detpress.recipe.search`")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One plugin of the chain with its checked options."""
+
+    name: str
+    plugin: Plugin
+    config: Config
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    description: str
+    seed: int
+    data: Data
+    model: ModelSource
+    chain: tuple[Step, ...]
+    measure: Measure
+    text: str  # as read, before any `--set`
+    where: Callable[[Place], str]  # `FILE:LINE: model.width` of a value; for messages
+    path: Path
+    assignments: tuple[str, ...] = ()  # each `--set`
+    search: Search | None = None  # where there is one, the chain holds the first value of each searched number
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, every default spelled out: what the recipe means."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "data": self.data.model_dump(),
+            "model": self.model.model_dump(),
+            "chain": [{step.name: step.config.model_dump(mode="json")} for step in self.chain],
+            "measure": self.measure.model_dump(),
+        }
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with the package."""
+    folder = Path(str(files("detpress.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a shipped recipe, or the path itself. Raises InputError where there is nothing there."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    if path.exists():
+        return path
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise InputError(f"{path}: no such file")
+    raise InputError(f"no recipe '{name_or_path}'; {nearest(name_or_path, shipped)}")
+
+
+def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path`, changed by `--set` assignments, checked as far as a file can be.
+
+    Raises InputError with one line a mistake: syntax, keys, types, plugins, options, and forms that do not fit. Where
+    numbers are searched, the recipe is checked with the ends of what each of them may be.
+    """
+    source = changed(read_yaml(path), assignments)
+    if "search" not in source.data:
+        return check_recipe(source, assignments)
+    search, ends = _read_search(source)
+    recipes, mistakes = [], []
+    for values in ends:
+        try:
+            recipes.append(_with_values(source.path, source.text, assignments, values))
+        except InputError as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise InputError("\n".join(dict.fromkeys(mistakes)))
+    return replace(recipes[0], search=search)
+
+
+def trial_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe without its search, and with `values` for what is searched: key of the chain -> value.
+
+    Raises InputError where these do not make a good recipe.
+    """
+    return _with_values(recipe.path, recipe.text, recipe.assignments, values)
+
+
+def end_recipes(recipe: Recipe) -> list[Recipe]:
+    """Where numbers are searched: the recipe with all of them at their first and at their last values."""
+    assert recipe.search is not None
+    space = recipe.search.space
+    return [trial_recipe(recipe, {key: of.ends()[end] for key, of in space.items()}) for end in (0, -1)]
+
+
+def recipe_text(recipe: Recipe, name: str) -> str:
+    """A file that says the same under another name, wherever it lies: the recipe's own settings, paths absolute."""
+    contents: dict[str, Any] = {"name": name}
+    if recipe.description:
+        contents["description"] = recipe.description
+    contents["seed"] = recipe.seed
+    contents["data"] = recipe.data.model_dump(mode="json", exclude_unset=True)
+    contents["model"] = recipe.model.model_dump(mode="json", exclude_unset=True)
+    contents["chain"] = [{step.name: step.config.model_dump(mode="json", exclude_unset=True)} for step in recipe.chain]
+    contents["measure"] = recipe.measure.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(contents, sort_keys=False, allow_unicode=True, width=110)
+
+
+def changed(source: YamlSource, assignments: Sequence[str]) -> YamlSource:
+    """The source after the `--set` assignments. Raises InputError where it is no mapping, and as `set` does."""
+    if not isinstance(source.data, dict):
+        raise InputError(f"{source.where(())}: expected a recipe with the keys {', '.join(_Document.model_fields)}")
+    for assignment in assignments:
+        source.set(assignment)
+    return source
+
+
+def _with_values(path: Path, text: str, assignments: Sequence[str], values: Mapping[str, Any]) -> Recipe:
+    """The recipe without its search, and with `values` for what is searched."""
+    source = changed(YamlSource(path, text), assignments)
+    source.data.pop("search")
+    for key, value in values.items():
+        source.put(key, value, source.where(("search", "space", key)))
+    return check_recipe(source, assignments)
+
+
+def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe that `source`, which searches nothing, describes; `assignments` changed it already.
+
+    The paths in the source's data are made absolute, so that it says the same wherever it is written.
+    Raises InputError with one line a mistake.
+    """
+    mistakes: list[str] = []
+    document: _Document | None = None
+    try:
+        document = _Document.model_validate(source.data)
+    except ValidationError as error:
+        mistakes += spell_out(error, _Document, source, ())
+    steps = list(_read_steps(source, mistakes))
+    if document is None or mistakes:
+        raise InputError("\n".join(mistakes))
+    mistakes = _misfits(steps, None if document.model.weights else Form.DENSE, source)
+    if mistakes:
+        raise InputError("\n".join(mistakes))
+    root = source.data["data"]["root"] = _resolve(document.data.root, ("data", "root"), source, check_data_set)
+    data = document.data.model_copy(update={"root": root})
+    model = document.model
+    if model.weights is not None:
+        weights = source.data["model"]["weights"] = _resolve(model.weights, ("model", "weights"), source)
+        model = model.model_copy(update={"weights": weights})
+    elif model.arch is None or model.image_size is None:
+        raise InputError(f"{source.where(('model',))}: expected either `weights`, or `arch` and `image_size`")
+    return Recipe(
+        document.name,
+        document.description,
+        document.seed,
+        data,
+        model,
+        tuple(_with_bundles_found(step, i, source) for i, step in enumerate(steps)),
+        document.measure,
+        source.text,
+        source.where,
+        source.path,
+        tuple(assignments),
+    )
+
+
+def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
+    chain = source.data.get("chain")
+    for i, item in enumerate(chain if isinstance(chain, list) else []):
+        found = _read_named(item, ("chain", i), load_plugin, "plugin", "nni.speedup: {}", source, mistakes)
+        if found:
+            yield Step(*found)
+
+
+Named = TypeVar("Named", Plugin, Tuner, Assessor)
+
+
+def _read_named(
+    item: Any,
+    place: Place,
+    load: Callable[[str], Named],
+    word: str,
+    example: str,
+    source: YamlSource,
+    mistakes: list[str],
+) -> tuple[str, Named, Config] | None:
+    """`NAME` or `{NAME: options}`: the name, what it names and its checked options; None after a mistake."""
+    named = {item: {}} if isinstance(item, str) else item
+    if not isinstance(named, dict) or len(named) != 1:
+        mistakes.append(f"{source.where(place)}: expected one {word} with its options, such as `{example}`")
+        return None
+    name, options = next(iter(named.items()))
+    try:
+        loaded = load(name)
+    except InputError as error:
+        mistakes.append(f"{source.where(place)}: {error}")
+        return None
+    if reason := why_unavailable(loaded):
+        mistakes.append(f"{source.where((*place, name))}: the {word} cannot run here: {reason}")
+        return None
+    try:
+        return name, loaded, loaded.Config.model_validate({} if options is None else options)
+    except ValidationError as error:
+        mistakes += spell_out(error, loaded.Config, source, (*place, name))
+        return None
+
+
+def _read_search(source: YamlSource) -> tuple[Search, list[dict[str, Any]]]:
+    """The checked section, and the values to check the rest of the recipe with: all first ones, then each other end."""
+    mistakes: list[str] = []
+    try:
+        section = SearchSection.model_validate(source.data["search"])
+    except ValidationError as error:
+        raise InputError("\n".join(spell_out(error, SearchSection, source, ("search",)))) from error
+
+    def tried(place: Place, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except InputError as error:
+            mistakes.append(f"{source.where(place)}: {error}")
+
+    space: dict[str, Any] = {}
+    for key, value in section.space.items():
+        place: Place = ("search", "space", key)
+        if not re.fullmatch(r"chain\[[0-9]+\]\..+", key):
+            mistakes.append(f"{source.where(place)}: expected an option of a step, such as chain[0].sparsity")
+        space[key] = tried(place, partial(read_distribution, value))
+    runtimes = _runtimes(source)
+    objective: Any = section.maximize or section.minimize
+    tried(("search", "maximize" if section.maximize else "minimize"), partial(check_metric, objective, runtimes))
+    conditions = []
+    for metric, limit in section.subject_to.items():
+        place = ("search", "subject_to", metric)
+        tried(place, partial(check_metric, metric, runtimes))
+        conditions.append(tried(place, partial(read_condition, metric, limit)))
+    tuner = _read_named(
+        section.tuner, ("search", "tuner"), load_tuner, "tuner", "nni.tpe: {startup: 5}", source, mistakes
+    )
+    assessor = None
+    if section.stop_early is not None:
+        place = ("search", "stop_early")
+        assessor = _read_named(
+            section.stop_early, place, load_assessor, "assessor", "nni.medianstop: {}", source, mistakes
+        )
+    whole: Space = space
+    if tuner and not mistakes:
+        whole = tried(("search", "tuner"), partial(tuner[1].space, space, tuner[2]))
+    if mistakes or tuner is None:
+        raise InputError("\n".join(mistakes))
+    first = {key: of.ends()[0] for key, of in whole.items()}
+    ends = [first, *({**first, key: end} for key, of in whole.items() for end in of.ends()[1:])]
+    search = Search(
+        whole,
+        *tuner,
+        section.trials,
+        objective,
+        section.maximize is not None,
+        tuple(conditions),
+        *(assessor or (None, None, None)),
+    )
+    return search, ends
+
+
+def _runtimes(source: YamlSource) -> list[str]:
+    """What the recipe says of runtimes, or the default, whatever else is wrong with it."""
+    measure = source.data.get("measure")
+    try:
+        return list((Measure() if measure is None else Measure.model_validate(measure)).runtimes)
+    except ValidationError:
+        return []
+
+
+def _misfits(steps: Sequence[Step], form: Form | None, source: YamlSource) -> list[str]:
+    """The first step that does not take the form that it is given. form: of the weights; None where only they tell."""
+    for i, step in enumerate(steps):
+        if form is not None and form not in step.plugin.accepts:
+            takes = " or ".join(sorted(step.plugin.accepts))
+            before = f"after {steps[i - 1].name}" if i else "at the start of the chain"
+            return [f"{source.where(('chain', i, step.name))}: takes a {takes} model, but {before} it is {form}"]
+        form = step.plugin.returns or form
+    return []
+
+
+def _with_bundles_found(step: Step, index: int, source: YamlSource) -> Step:
+    """The step with the bundles that its options name, such as a teacher, found like the recipe's other paths."""
+    bundles = step.plugin.bundles(step.config)
+    item = source.data["chain"][index]
+    if not bundles or isinstance(item, str):
+        return step
+    options = _with_found(item[step.name], bundles, ("chain", index, step.name), source)
+    source.data["chain"][index] = {step.name: options}
+    return replace(step, config=step.plugin.Config.model_validate({} if options is None else options))
+
+
+def _with_found(value: Any, bundles: Sequence[str], place: Place, source: YamlSource) -> Any:
+    """Options as the recipe has them, the bundles among them, at any depth, absolute."""
+    if isinstance(value, dict):
+        return {key: _with_found(inner, bundles, (*place, key), source) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_found(inner, bundles, (*place, i), source) for i, inner in enumerate(value)]
+    return _resolve(value, place, source) if isinstance(value, str) and value in bundles else value
+
+
+def _resolve(value: str, place: Place, source: YamlSource, check_builtin: Callable[[str], object] = find_bundle) -> str:
+    """A path of the recipe, absolute. Relative ones start at the recipe's folder and stay below it; what the user
+    gives by `--set` is the user's own and starts at the working directory. Of what is built in, the name is checked."""
+    if value.startswith(BUILTIN):
+        try:
+            check_builtin(value)
+        except InputError as error:
+            raise InputError(f"{source.where(place)}: {error}") from error
+        return value
+    if source.is_set(place):
+        return str(Path(value).absolute())
+    if ".." in PurePath(value).parts and not PurePath(value).is_absolute():
+        option = spell((*place[:2], *place[3:]))  # --set names no plugin
+        raise InputError(
+            f"{source.where(place)}: '{value}' climbs out of the recipe's folder; "
+            f"expected a path below it, an absolute one, or --set {option}=PATH"
+        )
+    return str(source.path.parent.absolute() / value)

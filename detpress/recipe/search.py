@@ -1,0 +1,174 @@
+"""The section `search` of a recipe: which numbers of the chain are searched, by which tuner, and what is wanted.
+
+search:
+  space:
+    chain[0].sparsity: {uniform: [0.3, 0.9]}
+    chain[2].learning_rate: {loguniform: [1.0e-4, 1.0e-2]}
+  tuner: nni.tpe                           # or `nni.tpe: {startup: 5}`
+  trials: 20
+  maximize: map                            # a name of results.json's metrics
+  subject_to: {macs: "<= 0.3x", latency_ms.openvino.median: "<= 5"}
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from detpress.contract.plugin import Config
+from detpress.contract.tuner import Assessor, Distribution, Kind, Space, Tuner
+from detpress.errors import InputError, nearest
+
+FIGURES = ("map", "macs", "parameters", "nonzero_parameters", "peak_memory_bytes")
+FAMILIES = ("ap.CLASS", "storage_bytes.ENCODING", "latency_ms.RUNTIME.median", "latency_ms.RUNTIME.p95")
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Sense = Literal["<=", ">=", "<", ">"]
+
+
+class SearchSection(Config):
+    """The section as the file has it."""
+
+    space: dict[str, Any] = Field(min_length=1, description="key of the chain -> {distribution: arguments}")
+    tuner: Any = Field("nni.tpe", description="what proposes values: a name, or {name: options}")
+    trials: int = Field(ge=1, le=100_000, description="chains that are run at most")
+    maximize: str | None = Field(None, description="metric of the last stage that shall be large")
+    minimize: str | None = Field(None, description="metric of the last stage that shall be small")
+    subject_to: dict[str, str] = Field({}, description='metric -> limit: "<= 5", or "<= 0.3x" of stage 0\'s')
+    stop_early: Any = Field(None, description="what ends a trial before its last stage: a name, or {name: options}")
+
+    @model_validator(mode="after")
+    def _one_objective(self) -> Self:
+        if (self.maximize is None) == (self.minimize is None):
+            raise ValueError("expected either `maximize` or `minimize`")
+        return self
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A limit on a metric of a trial's last stage.
+
+    relative: the limit is a share of what stage 0, the model before the chain, has.
+    """
+
+    metric: str
+    sense: Sense
+    limit: float
+    relative: bool
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.sense} {self.limit:g}{'x' if self.relative else ''}"
+
+    def violation(self, value: float, reference: float) -> float:
+        """By what share of the limit it is missed, or by what amount where the limit is 0; 0 when it is met."""
+        limit = self.limit * reference if self.relative else self.limit
+        met = {"<=": value <= limit, ">=": value >= limit, "<": value < limit, ">": value > limit}[self.sense]
+        return 0.0 if met else max(abs(value - limit) / (abs(limit) or 1.0), 1e-9)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The checked section.
+
+    space: the keys that are searched, those that the tuner decides by itself among them.
+    """
+
+    space: Space
+    tuner_name: str
+    tuner: Tuner
+    tuner_config: Config
+    trials: int
+    metric: str
+    maximize: bool
+    conditions: tuple[Condition, ...]
+    assessor_name: str | None
+    assessor: Assessor | None
+    assessor_config: Config | None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured of a trial: the objective, then what is limited."""
+        return tuple(dict.fromkeys([self.metric, *(condition.metric for condition in self.conditions)]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data with every default spelled out."""
+        return {
+            "space": {key: {of.kind: list(of.arguments)} for key, of in self.space.items()},
+            "tuner": {self.tuner_name: self.tuner_config.model_dump(mode="json")},
+            "trials": self.trials,
+            "maximize" if self.maximize else "minimize": self.metric,
+            "subject_to": [str(condition) for condition in self.conditions],
+            "stop_early": (
+                {self.assessor_name: self.assessor_config.model_dump(mode="json")} if self.assessor_config else None
+            ),
+        }
+
+
+def read_distribution(value: Any) -> Distribution:
+    """`{uniform: [0.3, 0.9]}` as a distribution. Raises InputError that says what was expected."""
+    if not isinstance(value, dict) or len(value) != 1:
+        raise InputError(
+            f"expected one distribution with its arguments, such as {{uniform: [0.3, 0.9]}}, got {value!r}"
+        )
+    kind, arguments = next(iter(value.items()))
+    if kind not in KINDS:
+        raise InputError(f"unknown distribution '{kind}'; {nearest(str(kind), KINDS)}")
+    if kind == "choice":
+        if not isinstance(arguments, list) or not arguments:
+            raise InputError(f"choice: expected a list of values, got {arguments!r}")
+        return Distribution(kind, tuple(arguments))
+    form = "[low, high, q]" if kind.startswith("q") else "[low, high]"
+    count = form.count(",") + 1
+    if not isinstance(arguments, list) or len(arguments) != count or not all(map(_is_number, arguments)):
+        raise InputError(f"{kind}: expected {form}, {count} numbers, got {arguments!r}")
+    if kind == "randint" and not all(isinstance(argument, int) for argument in arguments):
+        raise InputError(f"randint: expected whole numbers, got {arguments!r}")
+    if not arguments[0] < arguments[1]:
+        raise InputError(f"{kind}: expected low < high, got {arguments!r}")
+    if "log" in kind and arguments[0] <= 0:
+        raise InputError(f"{kind}: expected low > 0, got {arguments!r}")
+    if count == 3 and arguments[2] <= 0:
+        raise InputError(f"{kind}: expected q > 0, got {arguments!r}")
+    return Distribution(kind, tuple(arguments))
+
+
+def read_condition(metric: str, limit: str) -> Condition:
+    """`macs`, `<= 0.3x` as a condition. Raises InputError that says what was expected."""
+    found = re.fullmatch(r"\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(x?)\s*", limit)
+    if not found:
+        raise InputError(f'expected a limit such as "<= 5", or "<= 0.3x" of stage 0\'s, got {limit!r}')
+    sense: Any = found[1]
+    return Condition(metric, sense, float(found[2]), found[3] == "x")
+
+
+def check_metric(name: str, runtimes: Sequence[str]) -> None:
+    """Raises InputError for a name that no stage's metrics have; `runtimes`: those that the recipe measures."""
+    family, _, rest = name.partition(".")
+    if name in FIGURES or (rest and family in ("ap", "storage_bytes")):
+        return
+    if family != "latency_ms":
+        raise InputError(f"unknown metric '{name}'; {nearest(name, [*FIGURES, *FAMILIES])}")
+    runtime, _, statistic = rest.partition(".")
+    if runtime not in runtimes:
+        raise InputError(
+            f"no latency of '{runtime}' is measured; expected one of measure.runtimes: {', '.join(runtimes)}"
+        )
+    if statistic not in ("median", "p95"):
+        raise InputError(f"expected latency_ms.{runtime}.median or latency_ms.{runtime}.p95, got '{name}'")
+
+
+def figure(metrics: dict[str, Any], name: str) -> float:
+    """The metric `name` of a stage. Raises InputError where the stage has none of this name."""
+    family, _, rest = name.partition(".")
+    found: Any = metrics.get(family)
+    for part in [rest] if family == "ap" else filter(None, rest.split(".")):
+        if not isinstance(found, dict) or part not in found:
+            has = f"; {nearest(part, found)}" if isinstance(found, dict) else ""
+            raise InputError(f"search: the metric '{name}' is none of this model's{has}")
+        found = found[part]
+    return float(found)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

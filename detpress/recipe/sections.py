@@ -1,0 +1,68 @@
+"""The sections `data`, `model` and `measure` of a recipe."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from detpress.contract.plugin import Config
+
+
+class Data(Config):
+    """The data set."""
+
+    root: str = Field(description="`builtin:digits`, or the folder of a VOC devkit")
+    classes: list[str] | None = Field(None, min_length=1, description="class names; by default the annotations' own")
+    train: str = Field("train", description="image set to train and calibrate on")
+    val: str = Field("val", description="image set that plugins may choose by")
+    test: str = Field("test", description="image set that every stage is scored on")
+    bad_boxes: Literal["skip", "refuse"] = Field(
+        "skip", description="boxes without area or outside the image: left out of training and counted, or an error"
+    )
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, given: list[str] | None) -> list[str] | None:
+        names = given or []
+        for i, name in enumerate(names):
+            if not name.strip():
+                raise ValueError(f"class {i + 1} has no name")
+            if name in names[:i]:
+                raise ValueError(f"class '{name}' is named twice")
+        return given
+
+
+class ModelSource(Config):
+    """The network that the chain starts from."""
+
+    arch: Literal["yolov3", "yolov3-tiny", "yolov3-spp"] | None = Field(None, description="the published layer list")
+    width: float | None = Field(None, ge=0.001, le=4, description="multiplies the filters of every layer; 1 by default")
+    image_size: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="side of the input in pixels")
+    weights: str | None = Field(
+        None, description="a bundle: `builtin:digits` or a folder; initial weights drawn from the seed by default"
+    )
+    anchors: Literal["published", "kmeans"] | None = Field(
+        None, description="anchor boxes: those published with YOLOv3, or k-means on the training set"
+    )
+    resize: Literal["letterbox", "stretch"] | None = Field(
+        None, description="how an image becomes square: proportions kept and padded, or stretched"
+    )
+
+
+RuntimeName = Literal["torch", "torch-compile", "onnxruntime", "openvino", "openvino-bf16"]
+
+
+class Measure(Config):
+    """How every stage is measured."""
+
+    protocol: Literal["voc07", "voc10", "coco"] = Field("voc07", description="how average precision is computed")
+    iou: float = Field(0.5, gt=0, lt=1, description="IoU above which a detection matches (coco has its own ten)")
+    runtimes: list[RuntimeName] = Field(["torch", "openvino"], description="runtimes whose latency is measured")
+    max_detections: int = Field(
+        100, ge=1, le=10_000, description="objects an image may have; the best are kept (coco counts 100 a class)"
+    )
+    batch: int = Field(1, ge=1, le=1024, description="images a batch when latency is measured")
+    threads: int | None = Field(None, ge=1, le=1024, description="threads of a runtime; one a core by default")
+    memory: bool = Field(True, description="measure the peak memory, which takes a process of its own")
+    max_map_loss: float | None = Field(
+        None, gt=0, le=1, description="share of its parent's mAP that a stage may lose before the chain is stopped"
+    )

@@ -1,0 +1,101 @@
+"""The model that a recipe starts from, before the first plugin."""
+
+from typing import Any
+
+import numpy as np
+
+from detpress.builtin import find_bundle
+from detpress.detector.anchors import kmeans_anchors
+from detpress.detector.architecture import Architecture, anchor_count, build_architecture
+from detpress.detector.images import picture_size
+from detpress.detector.model import Model, new_model
+from detpress.encodings.bundle import bundle_digest, load_bundle
+from detpress.errors import InputError
+from detpress.recipe.file import Recipe
+from detpress.voc.coordinates import edges_from_voc
+from detpress.voc.devkit import Devkit
+
+
+def recipe_classes(recipe: Recipe) -> list[str] | None:
+    """The class names that the recipe or its weights give; None where only the annotations tell.
+
+    Raises InputError where both give some and they differ.
+    """
+    if recipe.model.weights is None:
+        return recipe.data.classes
+    known = list(load_bundle(find_bundle(recipe.model.weights)).architecture.classes)
+    if recipe.data.classes not in (None, known):
+        raise InputError(
+            f"{recipe.where(('data', 'classes'))}: {', '.join(recipe.data.classes or [])}; "
+            f"the weights {recipe.model.weights} know {', '.join(known)}"
+        )
+    return known
+
+
+def initial_model(recipe: Recipe, devkit: Devkit | None) -> Model:
+    """The model before the first plugin.
+
+    devkit: needed for the class names where neither recipe nor weights give them, and for k-means anchors; without
+    it the published anchors stand in, which have the same shapes.
+    Raises InputError where the recipe and its weights describe different networks.
+    """
+    source = recipe.model
+    if source.weights is not None:
+        model = load_bundle(find_bundle(source.weights))
+        _check_agrees(recipe, model.architecture)
+        return model
+    classes = recipe.data.classes or (devkit.classes if devkit else None)
+    if classes is None:
+        raise InputError(f"{recipe.where(('data', 'classes'))}: expected, since the data set is not there to tell")
+    assert source.arch is not None
+    assert source.image_size is not None
+    anchors = None
+    if source.anchors == "kmeans" and devkit is not None:
+        sizes = _box_sizes(devkit, recipe.data.train, source.image_size, source.resize or "letterbox")
+        anchors = kmeans_anchors(sizes, anchor_count(source.arch), recipe.seed)
+    architecture = build_architecture(
+        source.arch, classes, source.image_size, source.width or 1.0, anchors, source.resize or "letterbox"
+    )
+    return new_model(architecture, recipe.seed)
+
+
+def model_identity(recipe: Recipe, model: Model) -> dict[str, Any]:
+    """All that decides the initial model: the beginning of every stage's key."""
+    weights = recipe.model.weights
+    return {
+        "architecture": model.architecture.as_dict(),
+        "weights": bundle_digest(find_bundle(weights)) if weights else {"seed": recipe.seed},
+    }
+
+
+def _check_agrees(recipe: Recipe, found: Architecture) -> None:
+    source = recipe.model
+    pairs: dict[str, tuple[Any, Any]] = {
+        "arch": (source.arch, found.name),
+        "image_size": (source.image_size, found.image_size),
+        "resize": (source.resize, found.resize),
+    }
+    for key, (wanted, has) in pairs.items():
+        if wanted not in (None, has):
+            raise InputError(f"{recipe.where(('model', key))}: {wanted}, but the weights {source.weights} have {has}")
+    if source.anchors is not None:
+        raise InputError(f"{recipe.where(('model', 'anchors'))}: the weights {source.weights} bring their own")
+    if source.width is not None:
+        described = build_architecture(found.name, found.classes, found.image_size, source.width)
+        if described.output_channels != found.output_channels:
+            raise InputError(
+                f"{recipe.where(('model', 'width'))}: the weights {source.weights} are not of width {source.width:g}"
+            )
+
+
+def _box_sizes(devkit: Devkit, split: str, image_size: int, resize: str) -> np.ndarray:
+    """Widths and heights of the training boxes in pixels of the network's input: float64 (n, 2)."""
+    sizes = []
+    for annotation in devkit.image_set(split):
+        width, height = annotation.size or picture_size(devkit.image_path(annotation))
+        scale = np.array([image_size / width, image_size / height])
+        if resize == "letterbox":
+            scale[:] = scale.min()
+        edges = edges_from_voc(annotation.boxes[~annotation.degenerate])
+        sizes.append((edges[:, 2:] - edges[:, :2]) * scale)
+    return np.concatenate(sizes)

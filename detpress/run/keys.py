@@ -1,0 +1,134 @@
+"""The keys of a chain's stages, known before anything is computed.
+
+    key 0 = sha256(layer list, weights or seed, torch)
+    key n = sha256(key n-1, plugin, options that are not at their defaults, versions, seed, data, device, protocol)
+
+Two runs share a stage where nothing differs that decides what it becomes. The number of threads is left out: another
+number changes the last bits of a sum, and with it in the key no two machines would share anything. The stage's record
+has it.
+"""
+
+import hashlib
+import inspect
+import json
+import os.path
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from detpress.builtin import find_bundle
+from detpress.contract.plugin import Form, Plugin
+from detpress.contract.registry import distribution_of, engine_version
+from detpress.detector import images
+from detpress.detector.model import Model
+from detpress.encodings.bundle import bundle_digest
+from detpress.measure.metrics import protocol_id, scoring_runtime
+from detpress.recipe.file import Recipe, Step
+from detpress.run.initial_model import model_identity
+from detpress.run.store import digest
+from detpress.training import augment, dataset, loss
+from detpress.training import trainer as training
+from detpress.voc.devkit import Devkit
+
+VERSIONS = {
+    "trainer": training.VERSION,
+    "loss": loss.VERSION,
+    "augmentation": augment.VERSION,
+    "training set": dataset.VERSION,
+    "images": images.VERSION,
+}
+PACKAGES = ("torch", "torchvision", "pytorch-lightning")
+
+
+def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
+    """The keys of all stages; `model` is the one before the first plugin."""
+    keys = [digest({"model": model_identity(recipe, model), "torch": version("torch")})]
+    sets = [recipe.data.train]
+    if recipe.data.val in devkit.image_set_names:  # needed only where something chooses by it
+        sets.append(recipe.data.val)
+    fingerprint = devkit.fingerprint(sets)
+    for step in recipe.chain:
+        keys.append(stage_key(keys[-1], step, recipe, fingerprint))
+    return keys
+
+
+def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
+    """sha256 over all that decides what `step` makes of the stage `parent`.
+
+    Raises InputError for a bundle, named by the step's options, that is not there.
+    """
+    plugin, config = step.plugin, step.config
+    gpu = torch.cuda.is_available()
+    parts = {
+        "parent": parent,
+        "plugin": step.name,
+        "config": chosen(config),
+        "version": plugin.version,
+        "distribution": distribution_of(step.name),
+        "engine": engine_version(plugin),
+        "bundles": {name: bundle_digest(find_bundle(name)) for name in plugin.bundles(config)},
+        "files": {name: _sha256(Path(name)) for name in _files(config.model_dump())},
+        "versions": VERSIONS | {name: version(name) for name in PACKAGES},
+        "device": "cuda" if gpu else "cpu",
+        "precision": training.automatic_precision(gpu),
+        "seed": recipe.seed,
+        "data": {"fingerprint": fingerprint, "settings": chosen(recipe.data, {"root", "test"})},
+        "protocol": protocol_id(recipe.measure),
+    }
+    if distribution_of(step.name)[0] != "detpress":
+        parts["code"] = code_digest(plugin)
+    if plugin.chooses_by_map:
+        runtime = scoring_runtime(Form.INT8, list(recipe.measure.runtimes))
+        parts["scored in"] = [runtime, version(runtime.partition("-")[0])]
+    if not plugin.repeats(config):  # it measures, in the way that the recipe says
+        parts["latency"] = [recipe.measure.batch, recipe.measure.threads]
+    return digest(parts)
+
+
+def chosen(options: BaseModel, without: set[str] | None = None) -> Any:
+    """The options that are not at their defaults, as plain data: an option that a new version adds changes no key."""
+    return _plain(options.model_dump(exclude=without, exclude_defaults=True))
+
+
+def _plain(value: Any) -> Any:
+    """Data that JSON can hold; a set, which has no order of its own, is sorted."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(part) for part in value), key=json.dumps)
+    return to_jsonable_python(value, inf_nan_mode="strings")
+
+
+def _files(value: Any) -> Iterator[str]:
+    """The files that options name. A word without dot or slash is none, whatever lies in the working directory."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _files(part)
+    named = isinstance(value, Path) or (isinstance(value, str) and ("." in value or "/" in value))
+    if named and os.path.isfile(value):  # noqa: PTH113  (Path.is_file raises for a text that is too long to be a name)
+        yield str(value)
+
+
+def code_digest(plugin: Plugin) -> str:
+    """sha256 over the source of the plugin's package, or of its module where that lies in no package."""
+    name = type(plugin).__module__.partition(".")[0]
+    folders = [Path(folder) for folder in getattr(sys.modules[name], "__path__", ())]
+    sources = {str(path.relative_to(folder)): path for folder in folders for path in folder.rglob("*.py")}
+    if not folders:
+        sources = {name: Path(inspect.getfile(type(plugin)))}
+    return digest({name: _sha256(path) for name, path in sources.items()})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

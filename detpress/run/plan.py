@@ -1,0 +1,190 @@
+"""What a recipe would do: its chain with forms, layers touched and parameters left, without data and training."""
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from detpress.contract.plugin import Form, ImageCounts, Plan
+from detpress.detector.architecture import Architecture, Convolution
+from detpress.detector.model import Model
+from detpress.errors import InputError
+from detpress.measure.size import macs, nonzero_parameters, parameter_count
+from detpress.recipe.file import Recipe, Step
+from detpress.run.initial_model import initial_model, recipe_classes
+from detpress.voc.devkit import Devkit
+from detpress.voc.named import open_data
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One row of `detpress validate`.
+
+    layers, untouched: the convolutions that the step touches, and the others, in the order of the network before it.
+    parameters, nonzero_parameters, macs: expected from the plugin's plan, not measured on the finished model; None
+        where this plan, or one before it, does not tell.
+    note: what the plugin cannot know before it has run; `not known: ...` where only the form is known.
+    """
+
+    index: int
+    plugin: str
+    accepts: tuple[Form, ...]
+    form: Form
+    layers: tuple[str, ...]
+    untouched: tuple[str, ...]
+    parameters: int | None
+    nonzero_parameters: int | None
+    macs: int | None
+    note: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStage]:
+    """The model and every step of the chain.
+
+    devkit: where there is none, it is opened only if the recipe does not name the classes.
+    Raises InputError where a step cannot be applied as it is configured, such as a pattern that matches no layer, or
+    asks for images that the data set does not have. A step without a plan, or with one that fails, is not refused: what
+    it does, and all after it, is not known.
+    """
+    classes = recipe_classes(recipe)
+    if devkit is None and classes is None:
+        devkit = open_data(recipe.data.root, None)
+    images = count_images(recipe, devkit)
+    model = initial_model(recipe, devkit)
+    form = model.form
+    rows = [_row(0, "model", (), form, model, Plan((), model))]
+    unknown = ""
+    for index, step in enumerate(recipe.chain, 1):
+        where = recipe.where(("chain", index - 1, step.name))
+        accepts = tuple(sorted(step.plugin.accepts))
+        if form not in accepts:
+            takes = " or ".join(accepts)
+            raise InputError(f"{where}: takes a {takes} model, but the weights {recipe.model.weights} are {form}")
+        _check(recipe, index - 1, step, model, images)
+        form = step.plugin.returns or form
+        if not unknown and model.form not in accepts:
+            unknown = f"not known: the plan of {rows[-1].plugin} gives a {model.form} model"
+        if not unknown:
+            try:
+                plan = _plan(step, model)
+                rows.append(_row(index, step.name, accepts, form, model, plan))
+                model = plan.model
+                continue
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
+            except _NotKnownError as error:
+                unknown = f"not known: {error}"
+        rows.append(PlannedStage(index, step.name, accepts, form, (), (), None, None, None, unknown))
+    return rows
+
+
+class _NotKnownError(Exception):
+    """What a step would do cannot be told. The message says why in one line."""
+
+
+def _plan(step: Step, model: Model) -> Plan:
+    """Raises InputError as the plugin does, and _NotKnownError for whatever else a stranger's plan may do."""
+    try:
+        plan = step.plugin.plan(model, step.config)
+    except InputError:
+        raise
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        raise _NotKnownError(f"the plan of {step.name} failed: {type(error).__name__}{said and ': '}{said}") from error
+    if plan is None:
+        raise _NotKnownError(f"{step.name} has no plan")
+    network = plan.model.network if isinstance(plan, Plan) and isinstance(plan.model, Model) else None
+    if not isinstance(getattr(network, "architecture", None), Architecture):
+        raise _NotKnownError(f"the plan of {step.name} gives no Plan with a Model")
+    return plan
+
+
+def _row(index: int, name: str, accepts: tuple[Form, ...], form: Form, before: Model, plan: Plan) -> PlannedStage:
+    """The row of a step applied to the model `before`."""
+    layers = before.architecture.layers
+    convolutions = [f"layers.{i}" for i, layer in enumerate(layers) if isinstance(layer, Convolution)]
+    return PlannedStage(
+        index,
+        name,
+        accepts,
+        form,
+        tuple(layer for layer in convolutions if layer in plan.layers),
+        tuple(layer for layer in convolutions if layer not in plan.layers),
+        parameter_count(plan.model.network),
+        nonzero_parameters(plan.model),
+        macs(plan.model.architecture),
+        plan.note,
+    )
+
+
+def count_images(recipe: Recipe, devkit: Devkit | None) -> ImageCounts:
+    """Raises InputError where the recipe searches, but there are no validation images."""
+    if devkit is None:
+        return ImageCounts()
+    train = devkit.image_set(recipe.data.train)
+    val = devkit.image_set(recipe.data.val) if recipe.data.val in devkit.image_set_names else []
+    with_objects = [sum(bool(annotation.learnt.any()) for annotation in annotations) for annotations in (train, val)]
+    images = ImageCounts(recipe.data.train, len(train), *with_objects)
+    if recipe.search is not None:
+        try:
+            images.check_validation()
+        except InputError as error:
+            raise InputError(f"{recipe.where(('search',))}: {error}") from error
+    return images
+
+
+def _check(recipe: Recipe, index: int, step: Step, model: Model, images: ImageCounts) -> None:
+    """The plugin's own check of its options, its message at the line of the option that it names.
+
+    model: the last one that plans tell of.
+    """
+    try:
+        step.plugin.check(model, step.config, images)
+    except InputError as error:
+        option, _, what = str(error).partition(": ")
+        if option.partition(".")[0] not in type(step.config).model_fields:
+            raise InputError(f"{recipe.where(('chain', index, step.name))}: {error}") from error
+        raise InputError(f"{recipe.where(('chain', index, step.name, *option.split('.')))}: {what}") from error
+    except Exception as error:  # a stranger's check may do anything
+        where = recipe.where(("chain", index, step.name))
+        raise InputError(f"{where}: its check failed: {type(error).__name__}: {error}") from error
+
+
+def plan_table(rows: list[PlannedStage]) -> Table:
+    notes = [  # what is not known is so from there on: said once
+        f"{row.index} {row.plugin}: {row.note}."
+        for before, row in pairwise(rows)
+        if row.note and row.note != before.note
+    ]
+    table = Table(
+        caption="\n".join(["Expected from the plan, not measured. MACs: for one image.", *notes]),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("stage", no_wrap=True)
+    table.add_column("takes -> gives")
+    for heading in ("layers\ntouched", "parameters", "non-zero", "MACs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            f"{row.index} {row.plugin}",
+            f"{' | '.join(row.accepts)} -> {row.form}" if row.accepts else row.form,
+            str(len(row.layers)) if row.layers else "",
+            "?" if row.parameters is None else f"{row.parameters:,}",
+            "?" if row.nonzero_parameters is None else f"{row.nonzero_parameters:,}",
+            "?" if row.macs is None else f"{row.macs / 1e6:,.1f} M",
+        )
+    return table
+
+
+def touched_layers(row: PlannedStage) -> str:
+    """The layers that a step touches, in the order of the network; where those left alone are fewer, these."""
+    if len(row.untouched) < len(row.layers):
+        return f"all convolutions{' but ' if row.untouched else ''}{', '.join(row.untouched)}"
+    return ", ".join(row.layers)

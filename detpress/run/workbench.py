@@ -1,0 +1,179 @@
+"""The workbench of one stage: what `detpress.contract.plugin.Workbench` promises, over a real data set and folder."""
+
+import copy
+import logging
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detpress.builtin import find_bundle
+from detpress.detector.architecture import Architecture
+from detpress.detector.images import read_squares
+from detpress.detector.model import Model
+from detpress.detector.predict import Run, predict_image_set
+from detpress.encodings.bundle import load_bundle
+from detpress.errors import InputError
+from detpress.measure.latency import measure_latency
+from detpress.measure.metrics import scoring_runtime
+from detpress.recipe.sections import Data, Measure
+from detpress.run.store import digest, remember
+from detpress.runtimes.opening import Runtime, open_runtime
+from detpress.training.config import TrainingConfig, chooses_best
+from detpress.training.dataset import TrainingSet
+from detpress.training.step import EngineTraining, steps_per_epoch
+from detpress.training.trainer import TrainingContext, fit, train
+from detpress.voc.devkit import Devkit, check_boxes
+from detpress.voc.evaluate import evaluate
+
+
+@dataclass
+class StageWorkbench:
+    """See `detpress.contract.plugin.Workbench` for what each part promises."""
+
+    seed: int
+    scratch: Path
+    log: logging.Logger
+    progress: Callable[[str, int, int], None]
+    devkit: Devkit
+    architecture: Architecture  # of the model before the first plugin: input size and resize hold for the whole chain
+    data: Data
+    measure: Measure
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    files: Path | None = None  # see `keep`
+    notes: list[str] = field(default_factory=list)  # what a person should be told of how the stage went
+    bundles: tuple[str, ...] = ()  # those that the plugin's options name: what they hold is in the stage's key
+    _fits: int = 0
+    _remembering: str = ""  # below scratch, where the trainings of what is being remembered lie
+
+    def fit(
+        self,
+        model: Model,
+        training: TrainingConfig,
+        losses: tuple[Callable[..., Tensor], ...] = (),
+        after_step: tuple[Callable[[nn.Module], None], ...] = (),
+    ) -> Model:
+        scored = chooses_best(training) or self._has_unseen_images()
+        score = self.evaluate if scored else None
+        return fit(model, training, self._training_context(), losses, after_step, score)
+
+    def train(
+        self,
+        network: nn.Module,
+        architecture: Architecture,
+        training: TrainingConfig,
+        losses: tuple[Callable[..., Tensor], ...] = (),
+        after_step: tuple[Callable[[nn.Module], None], ...] = (),
+        engine: EngineTraining | None = None,
+    ) -> None:
+        train(network, architecture, training, self._training_context(), losses, after_step, engine)
+
+    def _training_context(self) -> TrainingContext:
+        """The data, and a folder of its own for each training of the stage: the same one after a kill."""
+        bad = check_boxes(self.devkit.image_set(self.data.train), self.data.bad_boxes)
+        for annotation, index in bad:
+            self.log.warning("%s: object %d left out: no area, or off the image", annotation.path, index + 1)
+        if bad:
+            self.log.warning("%d boxes left out", len(bad))
+        annotations = self.devkit.image_set(self.data.train)
+        learnt = sum(bool(annotation.learnt.any()) for annotation in annotations)
+        if not learnt:
+            raise InputError(f"the image set '{self.data.train}' of {self.devkit.root} holds no object to learn")
+        self.log.info("training images: %d with objects to learn, %d without", learnt, len(annotations) - learnt)
+        folder = self.scratch / self._remembering / f"fit-{self._fits}"
+        self._fits += 1
+        folder.mkdir(parents=True, exist_ok=True)
+        return TrainingContext(self.devkit, self.data.train, self.seed, folder, self.log, self.progress, self.note)
+
+    def _has_unseen_images(self) -> bool:
+        """Whether there are validation images, and none of them is trained on."""
+        if self.data.val not in self.devkit.image_set_names:
+            return False
+        train, val = ({a.path for a in self.devkit.image_set(name)} for name in (self.data.train, self.data.val))
+        return train.isdisjoint(val)
+
+    def steps_per_epoch(self, training: TrainingConfig) -> int:
+        return steps_per_epoch(len(self.devkit.image_set(self.data.train)), training)
+
+    def evaluate(self, model: Model, split: str = "val") -> float:
+        if split in ("test", self.data.test):
+            raise InputError(f"a plugin may not see the image set '{split}': it is what the result is scored on")
+        name = self.data.val if split == "val" else split
+        runtime = scoring_runtime(model.form, list(self.measure.runtimes))
+        run = self._run_here(model.network) if runtime == "torch" else self._open(runtime, model).run
+        detections = predict_image_set(
+            run, model.architecture, self.devkit, name, max_detections=self.measure.max_detections
+        )
+        return evaluate(self.devkit.image_set(name), detections, self.measure.protocol, self.measure.iou).map
+
+    def latency_ms(self, model: Model, runtime: str) -> float:
+        return float(measure_latency(self._open(runtime, model), model.architecture, self.measure.batch)["median"])
+
+    def _open(self, runtime: str, model: Model) -> Runtime:
+        return open_runtime(runtime, model, self.measure.batch, self.measure.threads)
+
+    def _run_here(self, network: nn.Module) -> Run:
+        """PyTorch on the device that is trained on, which may be no CPU."""
+        copied = copy.deepcopy(network).to(self.device).eval()
+        return lambda images: [raw.cpu() for raw in copied(images.to(self.device))]
+
+    def training_set(self, architecture: Architecture, split: str = "train") -> TrainingSet:
+        name = {"train": self.data.train, "val": self.data.val}.get(split, split)
+        if name == self.data.test:
+            raise InputError(f"a plugin may not see the image set '{name}': it is what the result is scored on")
+        return TrainingSet(self.devkit, name, architecture)
+
+    def calibration(self, images: int, or_fewer: bool = False) -> Tensor:
+        annotations = self.devkit.image_set(self.data.train)
+        if images > len(annotations) and or_fewer:
+            self.note(f"{len(annotations)} calibration images, all there are, instead of {images}")
+            images = len(annotations)
+        if images > len(annotations):
+            raise InputError(
+                f"{images} calibration images asked for, but the image set '{self.data.train}' "
+                f"of {self.devkit.root} has {len(annotations)}"
+            )
+        chosen = random.Random(self.seed).sample(annotations, images)
+        return read_squares(
+            [self.devkit.image_path(annotation) for annotation in chosen],
+            self.architecture,
+            [annotation.size for annotation in chosen],
+        )
+
+    def note(self, text: str) -> None:
+        """Said in the log and, once, in the stage's record."""
+        self.log.info("%s", text)
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def load(self, name_or_path: str) -> Model:
+        folder = find_bundle(name_or_path)
+        if folder not in [find_bundle(name) for name in self.bundles]:
+            raise InputError(
+                f"the plugin loads the bundle {name_or_path}, which its method `bundles` does not give: "
+                "expected there, with every option that names a bundle, so that the stage's key has what it holds"
+            )
+        return load_bundle(folder)
+
+    def remember(self, key: dict[str, Any], compute: Callable[[Path], None]) -> Path:
+        def compute_apart(folder: Path) -> None:
+            """Trainings of `compute` are numbered by themselves: after a kill, those remembered are not counted."""
+            outside = self._remembering, self._fits
+            self._remembering, self._fits = f"trainings/{digest(key)}", 0
+            try:
+                compute(folder)
+                shutil.rmtree(self.scratch / self._remembering, ignore_errors=True)
+            finally:
+                self._remembering, self._fits = outside
+
+        return remember(self.scratch / "remembered", key, compute_apart)
+
+    def keep(self, name: str) -> Path:
+        assert self.files is not None
+        self.files.mkdir(exist_ok=True)
+        return self.files / name

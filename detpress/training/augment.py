@@ -1,0 +1,106 @@
+"""Random changes of a whole batch at once, on whatever device it is; the boxes follow.
+
+Every number is drawn from one generator on the CPU, so that the same seed gives the same batch on every device.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from detpress.detector.images import GREY
+from detpress.training.config import Augmentation
+from detpress.training.loss import Targets
+
+VERSION = 1  # raised when the same generator gives other images or boxes: it enters every stage's key
+LEAST_VISIBLE = 0.2  # of an object's area; what shows less is left out
+LEAST_SIDE = 2.0  # pixels
+
+# RGB to luma and two colour differences (YIQ, as NTSC defined it), where a change of hue is a rotation.
+_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+def augment(
+    images: Tensor, targets: Targets, config: Augmentation, mosaic: bool, generator: torch.Generator
+) -> tuple[Tensor, Targets]:
+    """images: float32 (N, 3, S, S) in [0, 1]. Mosaic first, then flip, scale and shift, then hue, saturation, value.
+
+    mosaic: whether mosaics are made at this time of the training.
+    """
+    if mosaic and config.mosaic:
+        images, targets = _mosaic(images, targets, config.mosaic, generator)
+    images, targets = _move(images, targets, config, generator)
+    return _recolour(images, config, generator), targets
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator) * (high - low) + low
+
+
+def _mosaic(images: Tensor, targets: Targets, share: float, generator: torch.Generator) -> tuple[Tensor, Targets]:
+    """Replaces a share of the images by four images of the batch at half their size, the own one among them."""
+    count, side = len(images), images.shape[-1]
+    chosen = torch.rand(count, generator=generator) < share
+    partners = torch.stack([torch.arange(count), *(torch.randperm(count, generator=generator) for _ in range(3))])
+    half = functional.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
+    result = images.clone()
+    parts = [targets.take(~chosen.to(targets.image.device)[targets.image])]
+    for quadrant in range(4):
+        top, left = side // 2 * (quadrant // 2), side // 2 * (quadrant % 2)
+        for i in chosen.nonzero()[:, 0].tolist():
+            source = int(partners[quadrant, i])
+            result[i, :, top : top + side // 2, left : left + side // 2] = half[source]
+            taken = targets.take(targets.image == source)
+            shift = taken.boxes.new_tensor([left, top, left, top])
+            parts.append(
+                Targets(torch.full_like(taken.image, i), taken.label, taken.boxes / 2 + shift, taken.difficult)
+            )
+    return result, _join(parts)
+
+
+def _join(parts: list[Targets]) -> Targets:
+    return Targets(
+        torch.cat([part.image for part in parts]),
+        torch.cat([part.label for part in parts]),
+        torch.cat([part.boxes for part in parts]),
+        torch.cat([part.difficult for part in parts]),
+    )
+
+
+def _move(images: Tensor, targets: Targets, config: Augmentation, generator: torch.Generator) -> tuple[Tensor, Targets]:
+    """Flips, scales about the centre, and shifts each image by its own numbers, in one resampling."""
+    count, side, device = len(images), images.shape[-1], images.device
+    scale = _uniform(count, 1 - config.scale, 1 + config.scale, generator)
+    shift = _uniform(2 * count, -config.translate, config.translate, generator).view(count, 2) * side
+    mirrored = torch.rand(count, 2, generator=generator) < torch.tensor([config.flip_horizontal, config.flip_vertical])
+    factor = torch.where(mirrored, -scale[:, None], scale[:, None])  # (N, 2), of x and y about the centre
+    # `affine_grid` takes the way back, from the result to the source, in units of half a side.
+    back = torch.zeros(count, 2, 3)
+    back[:, 0, 0], back[:, 1, 1] = 1 / factor[:, 0], 1 / factor[:, 1]
+    back[:, :, 2] = -shift / (side / 2) / factor
+    grid = functional.affine_grid(back.to(device), list(images.shape), align_corners=False)
+    grey = GREY / 255
+    moved = functional.grid_sample(images - grey, grid, mode="bilinear", align_corners=False) + grey
+    factor, shift = factor.to(device)[targets.image], shift.to(device)[targets.image]
+    corners = (targets.boxes.view(-1, 2, 2) - side / 2) * factor[:, None] + side / 2 + shift[:, None]
+    whole = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+    visible = whole.clamp(0, side)
+    size, whole_size = visible[:, 2:] - visible[:, :2], whole[:, 2:] - whole[:, :2]
+    kept = (size.prod(dim=1) > LEAST_VISIBLE * whole_size.prod(dim=1)) & (size.amin(dim=1) >= LEAST_SIDE)
+    return moved, Targets(targets.image, targets.label, visible, targets.difficult).take(kept)
+
+
+def _recolour(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
+    """Rotates the hue, scales the saturation and the brightness: one 3x3 matrix an image, in YIQ."""
+    count = len(images)
+    angle = _uniform(count, -config.hue, config.hue, generator) * 2 * math.pi
+    saturation = _uniform(count, 1 - config.saturation, 1 + config.saturation, generator)
+    value = _uniform(count, 1 - config.value, 1 + config.value, generator)
+    turn = torch.zeros(count, 3, 3)
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1] = turn[:, 2, 2] = angle.cos() * saturation
+    turn[:, 2, 1] = angle.sin() * saturation
+    turn[:, 1, 2] = -turn[:, 2, 1]
+    matrix = torch.linalg.inv(_YIQ) @ turn @ _YIQ * value[:, None, None]
+    return torch.einsum("nij,njhw->nihw", matrix.to(images.device), images).clamp(0, 1)

@@ -1,0 +1,173 @@
+"""YOLOv3's loss: boxes, objectness and classes, for a whole batch at once.
+
+Redmon and Farhadi, "YOLOv3: An Incremental Improvement", arXiv:1804.02767, section 2: logistic objectness and class
+predictions, one anchor box responsible for each object, and no objectness loss for boxes that overlap an object by
+more than a threshold without being responsible for it.
+
+What differs from the paper, in favour of short trainings:
+
+- an object is also learnt by every other anchor whose shape has an IoU above 0.5 with it;
+- boxes are learnt by GIoU (Rezatofighi et al., arXiv:1902.09630) unless the paper's squared error is asked for;
+- an object's objectness target is the GIoU that its box has reached, at least 0, and not 1;
+- objectness is averaged over cells and weighted by scale, boxes and classes are averaged over responsible boxes.
+
+Objects marked difficult are not learnt; boxes that overlap them are ignored, too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import generalized_box_iou_loss
+
+from detpress.detector.architecture import Architecture
+from detpress.detector.boxes import LARGEST_EXPONENT, decode
+from detpress.errors import InputError
+from detpress.training.config import TrainingConfig
+
+VERSION = 1  # raised when the same maps and objects give another loss: it enters every stage's key
+POSITIVE_IOU = 0.5  # of shapes: an anchor above it learns an object, besides the best one
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The objects of a batch.
+
+    image: int64 (T,), index in the batch. label: int64 (T,). boxes: float32 (T, 4), edges in pixels of the input.
+    difficult: bool (T,).
+    """
+
+    image: Tensor
+    label: Tensor
+    boxes: Tensor
+    difficult: Tensor
+
+    def to(self, device: torch.device) -> "Targets":
+        return Targets(*(tensor.to(device) for tensor in (self.image, self.label, self.boxes, self.difficult)))
+
+    def take(self, which: Tensor) -> "Targets":
+        """which: bool (T,), or indices int64 (P,); the objects so chosen."""
+        return Targets(self.image[which], self.label[which], self.boxes[which], self.difficult[which])
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The three parts, already weighted: float32 scalars."""
+
+    box: Tensor
+    objectness: Tensor
+    classes: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.box + self.objectness + self.classes
+
+
+def shape_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
+    """IoU of boxes (T, 2) and anchors (A, 2), both width and height, laid on the same centre: (T, A)."""
+    smaller = torch.minimum(sizes[:, None], anchors[None]).prod(dim=2)
+    return smaller / (sizes.prod(dim=1)[:, None] + anchors.prod(dim=1)[None] - smaller)
+
+
+def assign(targets: Targets, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Which anchors learn which objects.
+
+    anchors: (A, 2), those of all scales. Returns pairs as two int64 (P,): the object's and the anchor's index.
+    """
+    overlap = shape_iou(targets.boxes[:, 2:] - targets.boxes[:, :2], anchors)
+    responsible = overlap > POSITIVE_IOU
+    if len(overlap):
+        responsible.scatter_(1, overlap.argmax(dim=1, keepdim=True), True)
+    objects, chosen = responsible.nonzero(as_tuple=True)
+    return objects, chosen
+
+
+def overlap_with_objects(boxes: Tensor, targets: Targets) -> Tensor:
+    """boxes: (N, M, 4). The highest IoU of each with an object of its image: (N, M), 0 where there is none."""
+    counts = torch.bincount(targets.image, minlength=len(boxes))
+    most = int(counts.max()) if len(targets.image) else 0
+    if not most:
+        return boxes.new_zeros(boxes.shape[:2])
+    order = torch.argsort(targets.image, stable=True)
+    place = torch.arange(len(order), device=boxes.device) - (counts.cumsum(0) - counts)[targets.image[order]]
+    padded = boxes.new_zeros(len(boxes), most, 4)  # boxes without area overlap nothing
+    padded[targets.image[order], place] = targets.boxes[order]
+    corner = torch.maximum(boxes[:, :, None, :2], padded[:, None, :, :2])
+    size = (torch.minimum(boxes[:, :, None, 2:], padded[:, None, :, 2:]) - corner).clamp(min=0)
+    intersection = size.prod(dim=3)
+    area, other = ((b[..., 2:] - b[..., :2]).prod(dim=-1) for b in (boxes, padded))
+    return (intersection / (area[:, :, None] + other[:, None] - intersection).clamp(min=1e-9)).amax(dim=2)
+
+
+def yolo_loss(maps: Sequence[Tensor], targets: Targets, architecture: Architecture, config: TrainingConfig) -> Loss:
+    """maps: one (N, A * (5 + C), H, W) a scale, as `Network.forward` gives them.
+
+    Raises InputError where there are fewer objectness weights than scales.
+    """
+    scales = architecture.yolo_layers
+    if len(config.objectness_weights) < len(scales):
+        raise InputError(f"objectness_weights: {len(config.objectness_weights)} for a network of {len(scales)} scales")
+    anchors = maps[0].new_tensor([anchor for layer in scales for anchor in layer.anchors], dtype=torch.float32)
+    learnt = targets.take(~targets.difficult)
+    objects, chosen = assign(learnt, anchors)
+    with torch.no_grad():
+        covered = overlap_with_objects(decode(maps, architecture)[0], targets) > config.ignore_threshold
+    box_losses, class_losses = [], []
+    objectness = maps[0].new_zeros((), dtype=torch.float32)
+    first_anchor = first_box = 0
+    for raw, layer, weight in zip(maps, scales, config.objectness_weights[: len(scales)], strict=True):
+        n, _, height, width = raw.shape
+        count = len(layer.anchors)
+        raw = raw.float().reshape(n, count, -1, height, width)
+        here = (chosen >= first_anchor) & (chosen < first_anchor + count)
+        mine, anchor = learnt.take(objects[here]), chosen[here] - first_anchor
+        stride = architecture.image_size / width
+        centre = (mine.boxes[:, :2] + mine.boxes[:, 2:]) / 2 / stride
+        column = centre[:, 0].long().clamp(0, width - 1)
+        row = centre[:, 1].long().clamp(0, height - 1)
+        predicted = raw[mine.image, anchor, :, row, column]  # (P, 5 + C)
+        cell = torch.stack([column, row], dim=1)
+        box_loss, reached = _box_loss(predicted, mine.boxes, cell, anchors[chosen[here]], stride, config)
+        box_losses.append(box_loss)
+        wanted = functional.one_hot(mine.label, predicted.shape[1] - 5).float()
+        class_losses.append(functional.binary_cross_entropy_with_logits(predicted[:, 5:], wanted, reduction="none"))
+        target = raw.new_zeros(n, count, height, width)
+        target[mine.image, anchor, row, column] = reached
+        known = ~covered[:, first_box : first_box + count * height * width].reshape(n, count, height, width)
+        known[mine.image, anchor, row, column] = True
+        logits = functional.binary_cross_entropy_with_logits(raw[:, :, 4], target, reduction="none")
+        objectness = objectness + weight * (logits * known).mean()
+        first_anchor += count
+        first_box += count * height * width
+    return Loss(
+        config.box_weight * _mean(torch.cat(box_losses)),
+        objectness,
+        config.class_weight * _mean(torch.cat(class_losses)),
+    )
+
+
+def _box_loss(
+    predicted: Tensor, boxes: Tensor, cell: Tensor, anchors: Tensor, stride: float, config: TrainingConfig
+) -> tuple[Tensor, Tensor]:
+    """The loss of each responsible box (P,), and the GIoU it has reached (P,), at least 0 and without gradient.
+
+    predicted: (P, 5 + C) logits; boxes: (P, 4) edges; cell: (P, 2) column and row; anchors: (P, 2).
+    """
+    centre = (predicted[:, :2].sigmoid() + cell) * stride
+    half = predicted[:, 2:4].clamp(max=LARGEST_EXPONENT).exp() * anchors / 2
+    giou_loss = generalized_box_iou_loss(torch.cat([centre - half, centre + half], dim=1), boxes)
+    reached = (1 - giou_loss.detach()).clamp(min=0)
+    if config.box_loss == "giou":
+        return giou_loss, reached
+    offset = ((boxes[:, :2] + boxes[:, 2:]) / 2 / stride - cell).clamp(0, 1)
+    size = ((boxes[:, 2:] - boxes[:, :2]) / anchors).clamp(min=1e-6).log()
+    wanted = torch.cat([offset, size], dim=1)
+    given = torch.cat([predicted[:, :2].sigmoid(), predicted[:, 2:4]], dim=1)
+    return ((given - wanted) ** 2).sum(dim=1), reached
+
+
+def _mean(losses: Tensor) -> Tensor:
+    """The mean; 0, with a gradient, where no box is responsible for anything."""
+    return losses.mean() if losses.numel() else losses.sum()

@@ -1,0 +1,176 @@
+"""The one trainer: PyTorch Lightning around the shared detector.
+
+The same data, configuration and seed give the same weights on the same machine, also when the training was killed
+and went on: the order of the images is drawn from (seed, epoch), every random change of them from (seed, epoch, step,
+process), and a checkpoint holds weights, moving average, optimizer and schedule.
+
+An engine that has a say in the training (a pruner that scores weights by their gradients, a quantizer that learns
+scales) gives an `EngineTraining`: its optimizer and its training step take the place of the ordinary ones, in the
+same loop. A step is always
+
+    loss = step(batch, network); loss.backward(); clip; optimizer.step(); masks and hooks; moving average
+
+so what an engine does in `optimizer.step` finds the gradients of this batch.
+"""
+
+import copy
+import logging
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from detpress.detector.architecture import Architecture
+from detpress.detector.model import Model, apply_masks
+from detpress.engine_log import engine_messages
+from detpress.errors import InputError, StageError
+from detpress.training.config import TrainingConfig, chooses_best
+from detpress.training.dataset import TrainingSet
+from detpress.training.module import DetectorTraining
+from detpress.training.moving_average import averaged_tensors
+from detpress.training.process import Progress, across_processes, ctrl_c_left_alone, deterministic
+from detpress.training.step import (
+    AfterStep,
+    DetectionStep,
+    EngineTraining,
+    ExtraLoss,
+)
+from detpress.voc.devkit import Devkit
+
+VERSION = 1  # raised when the same data, options and seed train to other weights: it enters every stage's key
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a training works on and with.
+
+    split: the image set that is trained on. seed: decides every random number.
+    scratch: a folder of this training's own; gone on from its checkpoint where there is one. `training.csv` there has
+        the mean loss of every epoch.
+    note: is told what a person should know of how the training went; without it, the log alone is.
+    """
+
+    devkit: Devkit
+    split: str
+    seed: int
+    scratch: Path
+    log: logging.Logger
+    progress: Progress
+    note: Callable[[str], None] | None = None
+
+
+def fit(
+    model: Model,
+    config: TrainingConfig,
+    context: TrainingContext,
+    losses: Sequence[ExtraLoss] = (),
+    after_step: Sequence[AfterStep] = (),
+    score: Callable[[Model], float] | None = None,
+) -> Model:
+    """A trained copy of `model`, its masks held. The rest is as in `train`."""
+
+    def score_network(average: nn.Module) -> float:
+        assert score
+        return score(replace(model, network=average))
+
+    network = copy.deepcopy(model.network)
+    hold_masks = partial(apply_masks, masks=model.masks)
+    hooks: tuple[AfterStep, ...] = (hold_masks, *after_step)
+    scored = score_network if score and config.devices == 1 else None
+    train(network, model.architecture, config, context, losses, hooks, score=scored)
+    return replace(model, network=network)
+
+
+def train(
+    network: nn.Module,
+    architecture: Architecture,
+    config: TrainingConfig,
+    context: TrainingContext,
+    losses: Sequence[ExtraLoss] = (),
+    after_step: Sequence[AfterStep] = (),
+    engine: EngineTraining | None = None,
+    score: Callable[[nn.Module], float] | None = None,
+) -> None:
+    """Trains `network` where it stands; it ends as a moving average of its weights, in eval mode, on the CPU.
+
+    network: any module that gives the raw maps of `architecture`, with whatever an engine has hung into it. All its
+        parameters are trained.
+    losses: further terms of the loss. after_step: what else happens to the network after each step of the optimizer.
+        With several devices they are pickled, and so cannot be local functions.
+    engine: has its own optimizer and step; `losses` are then the business of its step.
+    score: mAP of a network, after every epoch where `config` chooses the best; otherwise it is shown beside the loss
+        after an epoch now and then, and nothing is decided by it.
+    Raises StageError when the loss or a weight is not finite, InputError when an engine should train on many devices,
+    and when there is no score to choose by.
+    """
+    if engine and config.devices > 1:
+        raise InputError(f"devices: expected 1 where an engine takes part in the training, got {config.devices}")
+    if chooses_best(config) and not score:
+        raise InputError("choose: best: expected `last` where no validation images are scored in the training")
+    data = TrainingSet(context.devkit, context.split, architecture)
+    seed, scratch, log = context.seed, context.scratch, context.log
+    gpu = torch.cuda.is_available()
+    checkpoint = scratch / "last.ckpt"
+    network.train().requires_grad_(True)
+    with (
+        engine_messages(log, "pytorch_lightning", "lightning.pytorch", "lightning.fabric"),
+        deterministic(),
+        ctrl_c_left_alone(),
+        across_processes(context.progress, config.devices) as report,
+    ):
+        step = engine.step if engine else DetectionStep(architecture, config, losses)
+        module = DetectorTraining(network, step, config, data, seed, scratch, report, after_step, engine, log, score)
+        trainer = pl.Trainer(
+            max_epochs=config.epochs,
+            accelerator="gpu" if gpu else "cpu",
+            devices=config.devices,
+            # Not `ddp`, which starts this program anew: every process would wait for the lock on its own stage.
+            strategy="ddp_spawn" if config.devices > 1 else "auto",
+            precision=_precision(config, gpu),
+            default_root_dir=scratch,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        going_on = _is_whole(checkpoint, log)
+        if going_on:
+            log.info("going on from %s", checkpoint)
+        trainer.fit(module, ckpt_path=checkpoint if going_on else None, weights_only=True)
+    log.info("mean loss by epoch:\n%s", (scratch / "training.csv").read_text().rstrip())
+    if comparison := module.comparison():
+        (context.note or log.info)(comparison)
+    network.cpu().eval()
+    if not all(tensor.isfinite().all() for tensor in averaged_tensors(network).values()):
+        raise StageError("the last step left a weight that is not finite; try a lower learning_rate or clip")
+
+
+def _is_whole(checkpoint: Path, log: logging.Logger) -> bool:
+    """Whether there is one that can be read; another one is put aside, and the training begins anew."""
+    if not checkpoint.is_file():
+        return False
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
+        aside = checkpoint.with_name("broken.ckpt")
+        checkpoint.replace(aside)
+        log.warning("%s cannot be read (%s): put aside as %s", checkpoint, str(error).splitlines()[0], aside.name)
+        return False
+    return True
+
+
+def _precision(config: TrainingConfig, gpu: bool) -> Any:
+    return automatic_precision(gpu) if config.precision == "auto" else config.precision
+
+
+def automatic_precision(gpu: bool) -> str:
+    """What `auto` means here: bf16 where the device computes in it, since it would be slower than float32 elsewhere."""
+    bf16 = torch.cuda.is_bf16_supported() if gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16-mixed" if bf16 else "32-true"
