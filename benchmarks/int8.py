@@ -39,8 +39,8 @@ from torch import Tensor, nn
 from detpress.adapters.inc import Scheme, quantize_static
 from detpress.adapters.inc_dynamic import quantize_dynamic
 from detpress.builtin import find_bundle
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
 from detpress.detector.images import place_image, read_image
 from detpress.detector.model import Model, new_model
 from detpress.detector.predict import predict_image_set
@@ -48,8 +48,9 @@ from detpress.encodings.bundle import load_bundle
 from detpress.encodings.onnx_model import onnx_model
 from detpress.measure.size import storage_bytes
 from detpress.runtimes.onnx_runtime import runtime_of_onnx
-from detpress.runtimes.opening import Runtime, open_runtime
+from detpress.runtimes.opening import open_runtime
 from detpress.runtimes.openvino_runtime import runtime_of_program
+from detpress.runtimes.runtime import Runtime
 from detpress.voc.devkit import Devkit
 from detpress.voc.evaluate import evaluate
 from detpress.voc.named import open_data

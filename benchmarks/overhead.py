@@ -31,11 +31,12 @@ PLUGIN = '''
 import copy
 
 import torch
-from detpress.contract import plugin
-from detpress.contract.plugin import Form, Plugin
+from detpress.options import Options
+from detpress.contract.plugin import Plugin
+from detpress.detector.form import Form
 
 
-class Options(plugin.Config):
+class Options(Options):
     """What is added."""
 
     amount: float

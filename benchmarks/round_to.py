@@ -18,11 +18,12 @@ from statistics import median
 import torch
 
 from detpress.adapters.inc import Scheme, quantize_static
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution, build_architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.measure.size import macs, parameter_count
-from detpress.runtimes.opening import Runtime, open_runtime
+from detpress.runtimes.opening import open_runtime
+from detpress.runtimes.runtime import Runtime
 
 ROUND_TO = (1, 8, 16)
 SECONDS = 0.5  # of a case in a round

@@ -89,8 +89,8 @@ def by_hand(epochs: int | None) -> None:
     from detpress.adapters.nni_prune import choose_filters
     from detpress.adapters.nni_speedup import speed_up
     from detpress.builtin import find_bundle
-    from detpress.contract.plugin import Form
     from detpress.detector.channels import masks_of_filters
+    from detpress.detector.form import Form
     from detpress.detector.model import Model, apply_masks
     from detpress.encodings.bundle import load_bundle, save_bundle
     from detpress.measure.metrics import measure_model

@@ -66,8 +66,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from detpress.adapters import nni_speedup
-    from detpress.contract.plugin import Form
     from detpress.detector.architecture import build_architecture
+    from detpress.detector.form import Form
     from detpress.detector.model import new_model
     from detpress.plugins.nni_prune import L1Norm
     from detpress.plugins.nni_prune_options import FilterPruning

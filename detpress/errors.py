@@ -4,6 +4,9 @@ import errno
 import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
+
+LONGEST_ECHO = 80  # characters of a value in a message
 
 
 class DetpressError(Exception):
@@ -46,6 +49,17 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if len(known) <= 12:
         return f"expected one of: {', '.join(known)}"
     return f"none of the {len(known)} known names is near"
+
+
+def shortened(value: Any) -> str:
+    """The value as Python writes it, its middle left out where it is long."""
+    return cut_short(repr(value))
+
+
+def cut_short(text: str) -> str:
+    """On one line, its middle left out where it is long."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= LONGEST_ECHO else f"{text[: LONGEST_ECHO // 2]}...{text[-LONGEST_ECHO // 4 :]}"
 
 
 def no_room(error: BaseException) -> bool:

@@ -4,14 +4,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from detpress.contract import plugin
-from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
+from detpress.options import Options
+from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
     from detpress.detector.model import Model
 
 
-class Int8Options(plugin.Config):
+class Int8Options(Options):
     """What the scales that quantization in training did not set are read from."""
 
     calibration_images: int = Field(64, ge=1, description="training images that the missing ranges are read from")

@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from detpress.contract import plugin
-from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
+from detpress.options import Options
+from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from detpress.detector.network import Network
 
 
-class LayerOptions(plugin.Config):
+class LayerOptions(Options):
     """Which convolutions are left as they are."""
 
     float_layers: list[str] = Field([], description="patterns of layers kept in float, such as `layers.0`")

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from detpress.contract import plugin
-from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
+from detpress.options import Options
 from detpress.plugins.inc import LayerOptions, float_network, layers_in_float, layers_to_quantize
+from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from detpress.encodings.quantized import QuantizedNetwork
 
 
-class SchemeOptions(plugin.Config):
+class SchemeOptions(Options):
     """One way to choose scales; see `inc.static_int8`."""
 
     algorithm: Literal["minmax", "kl"] = Field("minmax", description="range of an activation")

@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
 from detpress.plugins.inc import LayerOptions, float_network, layers_in_float, layers_to_quantize
 from detpress.training.config import TrainingConfig
+from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
     from detpress.detector.model import Model

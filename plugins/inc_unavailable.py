@@ -5,8 +5,9 @@ A recipe that names one is refused with the reason.
 
 from typing import TYPE_CHECKING, NoReturn
 
-from detpress.contract import plugin
-from detpress.contract.plugin import Form, Plugin, Workbench
+from detpress.contract.plugin import Plugin, Workbench
+from detpress.detector.form import Form
+from detpress.options import Options
 
 if TYPE_CHECKING:
     from detpress.detector.model import Model
@@ -17,7 +18,7 @@ SCALES_OF_COLUMNS = (
 )
 
 
-class NoOptions(plugin.Config):
+class NoOptions(Options):
     """None: the plugin cannot run."""
 
 

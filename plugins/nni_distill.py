@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from detpress.contract import plugin
-from detpress.contract.plugin import Form, Plan, Plugin, Workbench
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
+from detpress.options import Options
 from detpress.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from detpress.detector.model import Model
 
 
-class Distillation(plugin.Config):
+class Distillation(Options):
     """Who teaches what, and the training."""
 
     teacher: str = Field(description="the teacher's bundle: a shipped one such as `builtin:digits`, or its folder")

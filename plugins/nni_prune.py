@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from detpress.contract.plugin import Form, Plan, Plugin, Workbench
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
 from detpress.plugins.nni_prune_options import (
     FilterPruning,
     MovementPruning,

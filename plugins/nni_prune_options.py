@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from detpress.contract import plugin
+from detpress.options import Options
 from detpress.training.config import TrainingOptions
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detpress.detector.model import Model
 
 
-class Schedule(plugin.Config):
+class Schedule(Options):
     """When the sparsity is reached."""
 
     kind: Literal["one_shot", "linear", "agp"] = Field(
@@ -32,7 +32,7 @@ class Schedule(plugin.Config):
         return self
 
 
-class Pruning(plugin.Config):
+class Pruning(Options):
     """Which layers lose how much, and when."""
 
     trains_at_once: ClassVar[bool] = False  # whether there is training even where the schedule is one_shot

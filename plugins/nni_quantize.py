@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from detpress.contract import plugin
-from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
+from detpress.options import Options
 from detpress.training.config import TrainingConfig
+from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
 Scheme = Literal["symmetric", "affine"]
 
 
-class Bits(plugin.Config):
+class Bits(Options):
     """What an override changes; what it does not name stays as for the other layers."""
 
     weight_bits: int = Field(8, ge=1, le=8, description="bits of a weight")
     activation_bits: int | None = Field(8, ge=1, le=8, description="bits of a number in the input; null: float")
 
 
-class Layers(plugin.Config):
+class Layers(Options):
     """Which convolutions are quantized."""
 
     float_layers: list[str] = Field([], description="patterns of layers kept in float, such as `layers.1?`")

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detpress.contract.plugin import Form, ImageCounts, Plan, Plugin, Workbench
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
 from detpress.plugins.nni_search_space import TRIALS, BlockKind, NASOptions, space_of
+from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
-from detpress.contract import plugin
-from detpress.recipe.sections import RuntimeName
+from detpress.options import Options
+from detpress.runtimes.runtime import RuntimeName
 from detpress.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ ONE_SHOT = ("darts", "gumbel_darts", "enas", "random_one_shot", "proxyless")
 BlockKind = Literal["residual", "depthwise", "fire"]
 
 
-class NASOptions(plugin.Config):
+class NASOptions(Options):
     """The space, how it is searched, and how the winner is trained."""
 
     space: Literal["yolov3", "mobilenetv3"] = Field("yolov3", description="the backbones; see the card")

@@ -2,14 +2,15 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from detpress.contract import plugin
-from detpress.contract.plugin import Form, Plan, Plugin, Workbench
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
+from detpress.options import Options
 
 if TYPE_CHECKING:
     from detpress.detector.model import Model
 
 
-class NoOptions(plugin.Config):
+class NoOptions(Options):
     """Nothing to choose."""
 
 

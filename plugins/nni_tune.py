@@ -4,19 +4,19 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from detpress.contract import plugin
 from detpress.contract.tuner import Assessor, Distribution, Judge, Proposals, Space, Tuner
 from detpress.errors import InputError
+from detpress.options import Options
 
 if TYPE_CHECKING:
     import logging
 
 
-class NoOptions(plugin.Config):
+class NoOptions(Options):
     """Nothing to choose."""
 
 
-class TPEOptions(plugin.Config):
+class TPEOptions(Options):
     """How soon the tuner stops guessing."""
 
     startup: int = Field(20, ge=1, description="trials drawn at random before the estimate is used")
@@ -72,7 +72,7 @@ class Grid(Tuner):
         return nni_tune.grid(space, seed, log)
 
 
-class EvolutionOptions(plugin.Config):
+class EvolutionOptions(Options):
     """The population."""
 
     population: int = Field(32, ge=2, description="trials drawn at random first, and kept as parents")
@@ -94,7 +94,7 @@ class Evolution(Tuner):
         return nni_tune.evolution(space, config.population, seed, log)
 
 
-class RegularizedEvolutionOptions(plugin.Config):
+class RegularizedEvolutionOptions(Options):
     """The population."""
 
     population: int = Field(20, ge=2, description="trials drawn at random first, and kept; the oldest one dies")
@@ -127,7 +127,7 @@ class RegularizedEvolution(Tuner):
         return nni_tune.regularized_evolution(space, config.population, config.tournament, seed, log)
 
 
-class GPOptions(plugin.Config):
+class GPOptions(Options):
     """The Gaussian process."""
 
     startup: int = Field(10, ge=2, description="trials drawn at random before the process is fitted")
@@ -182,7 +182,7 @@ class Anneal(Tuner):
         return nni_tune.anneal(space, seed, log)
 
 
-class HyperbandOptions(plugin.Config):
+class HyperbandOptions(Options):
     """What a trial is granted."""
 
     budget: str = Field(description="key of the whole number that is the budget, such as `chain[2].epochs`")
@@ -212,7 +212,7 @@ class Hyperband(Tuner):
         return nni_tune.HyperbandProposals(space, config.budget, config.most, config.eta, seed, log)
 
 
-class MedianStopOptions(plugin.Config):
+class MedianStopOptions(Options):
     """When to begin."""
 
     start: int = Field(1, ge=1, description="steps of the chain that every trial may do")
@@ -233,7 +233,7 @@ class MedianStop(Assessor):
         return nni_tune.median_stop(config.start, log)
 
 
-class CurveFittingOptions(plugin.Config):
+class CurveFittingOptions(Options):
     """When to begin, and what is too bad."""
 
     start: int = Field(6, ge=4, description="steps of the chain that every trial may do")

@@ -5,14 +5,14 @@ A recipe that names one is refused with the reason.
 
 from typing import TYPE_CHECKING, NoReturn
 
-from detpress.contract import plugin
 from detpress.contract.tuner import Space, Tuner
+from detpress.options import Options
 
 if TYPE_CHECKING:
     import logging
 
 
-class NoOptions(plugin.Config):
+class NoOptions(Options):
     """None: the tuner cannot run."""
 
 

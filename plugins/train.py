@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from detpress.contract.plugin import Form, Plan, Plugin, Workbench
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
 from detpress.training.config import ChoosingConfig
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 from moto.server import ThreadedMotoServer
 from torch import Tensor
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 
 

@@ -11,17 +11,15 @@ one form and comes out in another, and a recipe is refused before anything is co
 Importing a plugin must be cheap (no torch, no engine at module level): `detpress plugins` imports them all.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
-from detpress.errors import InputError
+from detpress.detector.form import Form
+from detpress.options import Options
+from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
     import logging
@@ -36,27 +34,6 @@ if TYPE_CHECKING:
     from detpress.training.step import EngineTraining
 
 
-class Form(StrEnum):
-    """What a model is at a point in a chain."""
-
-    DENSE = "dense"  # every weight is stored and used
-    MASKED = "masked"  # zeros held by masks; as large and as slow as dense
-    SIMULATED = "simulated"  # fake-quantised or binarised, computed in float
-    INT8 = "int8"  # executed in integers
-    HALF = "half"  # convolutions computed in 16 bits
-    PACKED = "packed"  # weights stored in few bits, computed in float
-
-
-class Config(BaseModel):
-    """Base of every plugin's options: unknown keys refused, no silent conversion, defaults checked too."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
-
-    def is_default(self, option: str) -> bool:
-        """Whether the recipe leaves the option out."""
-        return option not in self.model_fields_set
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a plugin would do: the names of the layers it touches, and the model that would come out.
@@ -69,36 +46,6 @@ class Plan:
     layers: tuple[str, ...]
     model: "Model"
     note: str = ""
-
-
-@dataclass(frozen=True)
-class ImageCounts:
-    """Images in the sets that a plugin may use; infinitely many where the data set is not at hand.
-
-    train: training images; learnt: those with an object to learn.
-    val: validation images with such an object; 0 where there is no such set.
-    """
-
-    train_set: str = "train"
-    train: float = math.inf
-    learnt: float = math.inf
-    val: float = math.inf
-
-    def check_asked(self, config: Config, option: str) -> None:
-        """Raises InputError where the recipe asks for more training images than there are; a default may."""
-        asked = getattr(config, option)
-        if asked > self.train and not config.is_default(option):
-            raise InputError(f"{option}: {asked} asked for, but the image set '{self.train_set}' has {self.train}")
-
-    def check_learnt(self) -> None:
-        """Raises InputError where there is nothing to learn."""
-        if self.learnt == 0:
-            raise InputError(f"the image set '{self.train_set}' holds no object to learn")
-
-    def check_validation(self, what: str = "") -> None:
-        """Raises InputError, beginning with `what` chooses, where there is nothing to choose by."""
-        if self.val == 0:
-            raise InputError(f"{what}needs validation images with objects, and data.val names no set that has some")
 
 
 class Workbench(Protocol):
@@ -170,7 +117,7 @@ class Workbench(Protocol):
 class Plugin(ABC):
     """One named compression technique. Its docstring is its card: what it does, and the citation."""
 
-    Config: ClassVar[type[Config]]
+    Config: ClassVar[type[Options]]
     accepts: ClassVar[frozenset[Form]]
     returns: ClassVar[Form | None]  # None: the form that came in
     unavailable: ClassVar[str | None] = None  # why it can never run here, where that is so; listed, refused in recipes

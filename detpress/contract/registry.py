@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from detpress.contract.plugin import Plugin
 from detpress.contract.tuner import Assessor, Tuner
-from detpress.errors import InputError, nearest
-from detpress.recipe.yaml_source import shortened
+from detpress.errors import InputError, nearest, shortened
 
 GROUP = "detpress.plugins"
 TUNERS = "detpress.tuners"

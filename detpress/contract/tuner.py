@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from detpress.contract import plugin
+from detpress.options import Options
 
 if TYPE_CHECKING:
     import logging
@@ -68,7 +68,7 @@ class Proposals(Protocol):
 class Tuner(ABC):
     """A method of choosing values. Its docstring is its card: what it does, and the citation."""
 
-    Config: ClassVar[type[plugin.Config]]
+    Config: ClassVar[type[Options]]
     unavailable: ClassVar[str | None] = None  # why it can never run here, where that is so; listed, refused in recipes
     engine: ClassVar[str | None] = None  # the distribution that does the work
     extra: ClassVar[tuple[str, str] | None] = None  # another that it needs, and the extra of its package that brings it
@@ -98,7 +98,7 @@ class Judge(Protocol):
 class Assessor(ABC):
     """A rule for ending a trial before its last stage. Its docstring is its card."""
 
-    Config: ClassVar[type[plugin.Config]]
+    Config: ClassVar[type[Options]]
     unavailable: ClassVar[str | None] = None
     engine: ClassVar[str | None] = None
     extra: ClassVar[tuple[str, str] | None] = None

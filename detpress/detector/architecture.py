@@ -21,9 +21,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError, nearest, shortened
 from detpress.files.plain_json import check_keys
-from detpress.recipe.yaml_source import shortened
 
 LARGEST_COUNT = 2**16  # filters, classes, pixels of a side: more is a mistake, and would be allocated
 LARGEST_MAP = 2**30  # numbers that a layer gives for one image, 4 GiB

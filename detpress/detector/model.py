@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Architecture
+from detpress.detector.form import Form
 from detpress.detector.network import Network
 from detpress.errors import StageError
 

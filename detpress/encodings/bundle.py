@@ -20,8 +20,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.network import Network
 from detpress.encodings.dynamic import DynamicNetwork, DynamicQuantization
@@ -29,10 +29,9 @@ from detpress.encodings.half import HalfNetwork, HalfPrecision
 from detpress.encodings.packed import PackedNetwork, Packing
 from detpress.encodings.quantized import Quantization, QuantizedNetwork
 from detpress.encodings.simulated import SimulatedNetwork, Simulation
-from detpress.errors import InputError
+from detpress.errors import InputError, shortened
 from detpress.files.plain import plain
 from detpress.files.plain_json import check_keys, parse_json
-from detpress.recipe.yaml_source import shortened
 
 FORMAT = 1
 MASK = "mask/"

@@ -5,9 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError, nearest, shortened
 from detpress.files.plain import plain
-from detpress.recipe.yaml_source import shortened
 
 
 def parse_json(content: bytes, path: Path) -> Any:

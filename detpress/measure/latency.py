@@ -15,7 +15,7 @@ from detpress.detector.architecture import Architecture
 from detpress.detector.boxes import decode, suppress
 from detpress.detector.images import place_image, read_image
 from detpress.measure.energy import joules_between, read_energy
-from detpress.runtimes.opening import Runtime
+from detpress.runtimes.runtime import Runtime
 
 CPUINFO = Path("/proc/cpuinfo")
 WARM_UP = 3  # runs that are not counted

@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detpress.contract.plugin import Form
 from detpress.detector.boxes import decoding_rules
+from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.predict import predict_image_set
 from detpress.encodings.bundle import bundle_bytes
 from detpress.measure.latency import measure_latency, measure_processing, processor
 from detpress.measure.memory import peak_memory
+from detpress.measure.section import Measure
 from detpress.measure.size import macs, nonzero_parameters, parameter_count, storage_bytes
-from detpress.recipe.sections import Measure
 from detpress.runtimes.opening import open_runtime
 from detpress.voc.devkit import Devkit
 from detpress.voc.evaluate import Evaluation, evaluate

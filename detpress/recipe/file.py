@@ -28,16 +28,19 @@ import yaml
 from pydantic import Field, ValidationError
 
 from detpress.builtin import BUILTIN, check_data_set, find_bundle
-from detpress.contract.plugin import Config, Form, Plugin
+from detpress.contract.plugin import Plugin
 from detpress.contract.registry import load_assessor, load_plugin, load_tuner, why_unavailable
 from detpress.contract.tuner import Assessor, Space, Tuner
+from detpress.detector.form import Form
 from detpress.errors import InputError, nearest
+from detpress.measure.section import Measure
+from detpress.options import Options
 from detpress.recipe.search import Search, SearchSection, check_metric, read_condition, read_distribution
-from detpress.recipe.sections import Data, Measure, ModelSource
+from detpress.recipe.sections import Data, ModelSource
 from detpress.recipe.yaml_source import Place, YamlSource, read_yaml, spell, spell_out
 
 
-class _Document(Config):
+class _Document(Options):
     """The recipe as the file has it; the chain's steps are checked against their plugins afterwards."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="names the run's folder")]
@@ -56,7 +59,7 @@ class Step:
 
     name: str
     plugin: Plugin
-    config: Config
+    config: Options
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,7 @@ def _read_named(
     example: str,
     source: YamlSource,
     mistakes: list[str],
-) -> tuple[str, Named, Config] | None:
+) -> tuple[str, Named, Options] | None:
     """`NAME` or `{NAME: options}`: the name, what it names and its checked options; None after a mistake."""
     named = {item: {}} if isinstance(item, str) else item
     if not isinstance(named, dict) or len(named) != 1:

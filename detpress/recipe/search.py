@@ -17,9 +17,9 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from detpress.contract.plugin import Config
 from detpress.contract.tuner import Assessor, Distribution, Kind, Space, Tuner
 from detpress.errors import InputError, nearest
+from detpress.options import Options
 
 FIGURES = ("map", "macs", "parameters", "nonzero_parameters", "peak_memory_bytes")
 FAMILIES = ("ap.CLASS", "storage_bytes.ENCODING", "latency_ms.RUNTIME.median", "latency_ms.RUNTIME.p95")
@@ -27,7 +27,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Sense = Literal["<=", ">=", "<", ">"]
 
 
-class SearchSection(Config):
+class SearchSection(Options):
     """The section as the file has it."""
 
     space: dict[str, Any] = Field(min_length=1, description="key of the chain -> {distribution: arguments}")
@@ -77,14 +77,14 @@ class Search:
     space: Space
     tuner_name: str
     tuner: Tuner
-    tuner_config: Config
+    tuner_config: Options
     trials: int
     metric: str
     maximize: bool
     conditions: tuple[Condition, ...]
     assessor_name: str | None
     assessor: Assessor | None
-    assessor_config: Config | None
+    assessor_config: Options | None
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from detpress.contract.plugin import Config
+from detpress.options import Options
 
 
-class Data(Config):
+class Data(Options):
     """The data set."""
 
     root: str = Field(description="`builtin:digits`, or the folder of a VOC devkit")
@@ -31,7 +31,7 @@ class Data(Config):
         return given
 
 
-class ModelSource(Config):
+class ModelSource(Options):
     """The network that the chain starts from."""
 
     arch: Literal["yolov3", "yolov3-tiny", "yolov3-spp"] | None = Field(None, description="the published layer list")
@@ -45,24 +45,4 @@ class ModelSource(Config):
     )
     resize: Literal["letterbox", "stretch"] | None = Field(
         None, description="how an image becomes square: proportions kept and padded, or stretched"
-    )
-
-
-RuntimeName = Literal["torch", "torch-compile", "onnxruntime", "openvino", "openvino-bf16"]
-
-
-class Measure(Config):
-    """How every stage is measured."""
-
-    protocol: Literal["voc07", "voc10", "coco"] = Field("voc07", description="how average precision is computed")
-    iou: float = Field(0.5, gt=0, lt=1, description="IoU above which a detection matches (coco has its own ten)")
-    runtimes: list[RuntimeName] = Field(["torch", "openvino"], description="runtimes whose latency is measured")
-    max_detections: int = Field(
-        100, ge=1, le=10_000, description="objects an image may have; the best are kept (coco counts 100 a class)"
-    )
-    batch: int = Field(1, ge=1, le=1024, description="images a batch when latency is measured")
-    threads: int | None = Field(None, ge=1, le=1024, description="threads of a runtime; one a core by default")
-    memory: bool = Field(True, description="measure the peak memory, which takes a process of its own")
-    max_map_loss: float | None = Field(
-        None, gt=0, le=1, description="share of its parent's mAP that a stage may lose before the chain is stopped"
     )

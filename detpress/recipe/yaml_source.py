@@ -9,14 +9,13 @@ from typing import Any, NoReturn
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError, cut_short, nearest, shortened
 from detpress.files.plain import plain
 
 Place = tuple[str | int, ...]  # keys and list indices from the root of the document to a value
 
 DEEPEST = 50
 MOST_REPEATED = 10_000  # values that stand in a document by way of an alias: a few lines could stand for any number
-LONGEST_ECHO = 80  # characters of a value in a message
 
 
 class _Dumper(yaml.SafeDumper):
@@ -229,17 +228,6 @@ def _lines(node: yaml.Node, place: Place, seen: set[int], repeated: list[int]) -
 
 def _refuse(node: yaml.Node, problem: str, cause: Exception | None = None) -> NoReturn:
     raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from cause
-
-
-def shortened(value: Any) -> str:
-    """The value as Python writes it, its middle left out where it is long."""
-    return cut_short(repr(value))
-
-
-def cut_short(text: str) -> str:
-    """On one line, its middle left out where it is long."""
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= LONGEST_ECHO else f"{text[: LONGEST_ECHO // 2]}...{text[-LONGEST_ECHO // 4 :]}"
 
 
 def _keys(path: str) -> list[str | int]:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detpress.contract.plugin import Form
-from detpress.errors import InputError
+from detpress.detector.form import Form
+from detpress.errors import InputError, shortened
 from detpress.files.plain_json import read_json
 from detpress.measure.figures import DEFAULT_FIGURES
-from detpress.recipe.sections import Measure
-from detpress.recipe.yaml_source import shortened
+from detpress.measure.section import Measure
 from detpress.report.table import baseline
 from detpress.run.stage import Stage
 from detpress.study.comparison import Scored, Scoring, compare_rows

@@ -23,9 +23,10 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from detpress.builtin import find_bundle
-from detpress.contract.plugin import Form, Plugin
+from detpress.contract.plugin import Plugin
 from detpress.contract.registry import distribution_of, engine_version
 from detpress.detector import images
+from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.encodings.bundle import bundle_digest
 from detpress.measure.metrics import protocol_id, scoring_runtime

@@ -7,13 +7,15 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from detpress.contract.plugin import Form, ImageCounts, Plan
+from detpress.contract.plugin import Plan
 from detpress.detector.architecture import Architecture, Convolution
+from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.errors import InputError
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import initial_model, recipe_classes
+from detpress.training.image_counts import ImageCounts
 from detpress.voc.devkit import Devkit
 from detpress.voc.named import open_data
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from detpress.contract.plugin import Form
+from detpress.detector.form import Form
 from detpress.run.stage import Stage
 
 ROUNDED = (Form.INT8, Form.HALF, Form.PACKED, Form.SIMULATED)

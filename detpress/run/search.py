@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from detpress.contract.plugin import Form
 from detpress.contract.tuner import Judge
+from detpress.detector.form import Form
 from detpress.errors import DetpressError, InputError, StageError
 from detpress.files.plain_json import read_json
 from detpress.measure.metrics import protocol_id, scoring_runtime

@@ -28,9 +28,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from detpress.contract.plugin import Form
 from detpress.detector import images
 from detpress.detector.architecture import Architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.engine_log import standard_output_into

@@ -21,9 +21,11 @@ from detpress.encodings.bundle import load_bundle
 from detpress.errors import InputError
 from detpress.measure.latency import measure_latency
 from detpress.measure.metrics import scoring_runtime
-from detpress.recipe.sections import Data, Measure
+from detpress.measure.section import Measure
+from detpress.recipe.sections import Data
 from detpress.run.store import digest, remember
-from detpress.runtimes.opening import Runtime, open_runtime
+from detpress.runtimes.opening import open_runtime
+from detpress.runtimes.runtime import Runtime
 from detpress.training.config import TrainingConfig, chooses_best
 from detpress.training.dataset import TrainingSet
 from detpress.training.step import EngineTraining, steps_per_epoch

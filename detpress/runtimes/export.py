@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detpress.contract.plugin import Form
+from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.network import Network
 from detpress.encodings.half import HalfNetwork

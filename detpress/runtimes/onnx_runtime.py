@@ -12,7 +12,7 @@ from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
 from detpress.encodings.onnx_model import heads_of_metadata, onnx_model
 from detpress.errors import InputError
-from detpress.runtimes.opening import Runtime, precision_name
+from detpress.runtimes.runtime import Runtime, precision_name
 
 
 def open_onnxruntime(model: Model, batch: int, threads: int) -> Runtime:

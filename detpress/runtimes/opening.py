@@ -1,36 +1,18 @@
 """What executes a model when latency is measured: one interface, one file a runtime."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import torch
-from torch import Tensor
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
 from detpress.errors import InputError, nearest
-from detpress.recipe.sections import RuntimeName
+from detpress.runtimes.runtime import Runtime, RuntimeName
 
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 EXPORTED = {".onnx": "onnxruntime", ".xml": "openvino"}  # the runtime of an exported file
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """A model, ready to run.
-
-    run: images float32 (N, 3, H, W) in [0, 1], of the architecture's size -> raw maps as of `Network.forward`.
-    threads: CPU threads that one run may use.
-    precision: what the convolutions are really computed in, as the runtime tells: `fp32`, `int8`, or `fp32+int8`.
-    """
-
-    name: str
-    run: Callable[[Tensor], tuple[Tensor, ...]]
-    threads: int
-    precision: str
 
 
 def open_runtime(name: str, model: Model, batch: int = 1, threads: int | None = None) -> Runtime:
@@ -72,22 +54,3 @@ def read_exported(path: Path, threads: int) -> tuple[Architecture, Runtime]:
     except ModuleNotFoundError as error:
         raise InputError(f"{path} needs the package '{error.name}', which is not installed") from error
     return read(path, threads)
-
-
-def in_batches(run: Callable[[Tensor], tuple[Tensor, ...]], batch: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """From a function of exactly `batch` images, one of any number: the last batch is filled up with zeros."""
-
-    def run_any(images: Tensor) -> tuple[Tensor, ...]:
-        if len(images) == batch:
-            return run(images)
-        missing = -len(images) % batch
-        filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
-        found = [run(chunk) for chunk in torch.split(filled, batch)]
-        return tuple(torch.cat(maps)[: len(images)] for maps in zip(*found, strict=True))
-
-    return run_any
-
-
-def precision_name(convolutions: Sequence[str]) -> str:
-    """The different precisions among those of the convolutions, such as `fp32+int8`."""
-    return "+".join(sorted(set(convolutions)))

@@ -11,7 +11,7 @@ from detpress.detector.model import Model
 from detpress.encodings.half import HalfNetwork
 from detpress.encodings.onnx_model import heads_of_metadata, onnx_model
 from detpress.errors import InputError
-from detpress.runtimes.opening import Runtime, in_batches, precision_name
+from detpress.runtimes.runtime import Runtime, in_batches, precision_name
 
 HINTS = {"bf16": "bf16", "fp16": "f16"}
 PRECISIONS = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8"}

@@ -13,7 +13,7 @@ from detpress.detector.model import Model
 from detpress.encodings.half import DTYPES
 from detpress.engine_log import engine_messages
 from detpress.errors import StageError
-from detpress.runtimes.opening import Runtime, in_batches, precision_name
+from detpress.runtimes.runtime import Runtime, in_batches, precision_name
 
 LOG = logging.getLogger(__name__)
 LOG.addHandler(logging.NullHandler())

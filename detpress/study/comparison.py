@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from detpress.contract.registry import engine_version
 from detpress.measure.figures import flat_figures, higher_is_better, is_simulated
 from detpress.measure.metrics import protocol_id
+from detpress.measure.section import Measure
 from detpress.recipe.file import Recipe
-from detpress.recipe.sections import Measure
 from detpress.run.stage import Stage
 from detpress.run.store import write_atomically
 from detpress.study.choose import pareto_front

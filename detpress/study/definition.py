@@ -27,9 +27,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from detpress.contract.plugin import Config
 from detpress.errors import InputError, nearest
 from detpress.measure.figures import DEFAULT_FIGURES, check_figure
+from detpress.options import Options
 from detpress.recipe.file import Recipe, changed, check_recipe, find_recipe, shipped_recipes
 from detpress.recipe.yaml_source import Place, YamlSource, read_yaml, spell_out
 
@@ -38,7 +38,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
-class _Document(Config):
+class _Document(Options):
     """The study as the file has it; its recipes are checked afterwards."""
 
     name: Annotated[str, Field(pattern=NAME, description="names the study's folder")]
@@ -51,7 +51,7 @@ class _Document(Config):
     recipes: list[Any] = Field(min_length=1, description="inline recipes, shipped ones' names, files")
 
 
-class _Reference(Config):
+class _Reference(Options):
     """A recipe of its own file, with what the study adds."""
 
     recipe: str

@@ -26,8 +26,8 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from detpress.cache import cache_root
-from detpress.contract.plugin import Config
 from detpress.errors import DetpressError, InputError
+from detpress.options import Options
 from detpress.recipe.file import Recipe
 from detpress.run.chain import Chain, find_chain
 from detpress.run.initial_model import recipe_classes
@@ -127,7 +127,7 @@ def _gpus(recipe: Recipe, index: int) -> int:
     if index == 0:
         return 0
     config = recipe.chain[index - 1].config
-    options: Sequence[Config] = [config, *(value for _, value in config if isinstance(value, Config))]
+    options: Sequence[Options] = [config, *(value for _, value in config if isinstance(value, Options))]
     return max((option.devices for option in options if isinstance(option, TrainingOptions)), default=0)
 
 

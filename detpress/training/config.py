@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from detpress.contract.plugin import Config, ImageCounts
 from detpress.errors import InputError
+from detpress.options import Options
+from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
 
 
-class Augmentation(Config):
+class Augmentation(Options):
     """Random changes of the training images; boxes follow."""
 
     flip_horizontal: float = Field(0.5, ge=0, le=1, description="share of images mirrored left to right")
@@ -24,7 +25,7 @@ class Augmentation(Config):
     mosaic: float = Field(0.0, ge=0, le=1, description="share of images made of four; none in the last tenth of epochs")
 
 
-class TrainingOptions(Config):
+class TrainingOptions(Options):
     """How a network is trained, but for how long: AdamW, warm-up and cosine, and a moving average of the weights."""
 
     batch_size: int = Field(16, ge=1, le=4096, description="images a step, on each device")
@@ -77,7 +78,7 @@ def chooses_best(config: TrainingConfig) -> bool:
     return isinstance(config, ChoosingConfig) and config.choose == "best"
 
 
-def check_training(config: Config, architecture: "Architecture", images: ImageCounts, place: str = "") -> None:
+def check_training(config: Options, architecture: "Architecture", images: ImageCounts, place: str = "") -> None:
     """Holds every training's options in `config`, itself one or not, against network and data set.
 
     place: what comes before an option's name in `config`. Raises InputError where there is nothing to learn or to
@@ -91,5 +92,5 @@ def check_training(config: Config, architecture: "Architecture", images: ImageCo
     if isinstance(config, ChoosingConfig) and chooses_best(config):
         images.check_validation(f"{place}choose: best ")
     for name, value in config:
-        if isinstance(value, Config):
+        if isinstance(value, Options):
             check_training(value, architecture, images, f"{place}{name}.")

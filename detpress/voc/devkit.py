@@ -8,9 +8,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError, cut_short, nearest, shortened
 from detpress.files.plain import plain
-from detpress.recipe.yaml_source import cut_short, shortened
 from detpress.voc.annotation import Annotation, object_line, read_annotation
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")  # in any case

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from detpress.adapters.inc_dynamic import quantize_dynamic
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.encodings.dynamic import DynamicNetwork, DynamicQuantization, rounded

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from detpress.adapters.inc_half import to_half_precision
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution
+from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.encodings.bundle import bundle_bytes, load_bundle, save_bundle
 from detpress.encodings.half import HalfConvolution, HalfNetwork, HalfPrecision, HalfType

@@ -17,9 +17,9 @@ from detpress.adapters.inc_weight_only import (
     pack_weights,
     round_to_nearest,
 )
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo
 from detpress.detector.folding import folded_weight
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.encodings.bundle import bundle_bytes, load_bundle, save_bundle
 from detpress.encodings.packed import Bits, PackedConvolution, Packing, decode

@@ -14,7 +14,8 @@ from detpress.adapters.nni_distill import TappedNetwork, distill
 from detpress.detector.architecture import build_architecture
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
-from detpress.recipe.sections import Data, Measure
+from detpress.measure.section import Measure
+from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
 from detpress.training.config import TrainingConfig

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from detpress.adapters import nni_quantize, nni_quantizers
 from detpress.adapters.nni_quantize import LayerTargets, quantize
 from detpress.adapters.nni_quantizers import Method, least_squares_grid
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution, build_architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.encodings.simulated import Codes, SimulatedConvolution, SimulatedNetwork
 from detpress.errors import StageError
-from detpress.recipe.sections import Data, Measure
+from detpress.measure.section import Measure
+from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
 from detpress.training.config import TrainingConfig

@@ -18,7 +18,8 @@ from detpress.detector.architecture import Architecture, Convolution, build_arch
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
 from detpress.errors import InputError, StageError
-from detpress.recipe.sections import Data, Measure
+from detpress.measure.section import Measure
+from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
 from detpress.training.config import TrainingConfig

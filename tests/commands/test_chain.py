@@ -139,12 +139,14 @@ def test_a_bundle_of_each_stage_copied_elsewhere_gives_the_same_boxes_where_no_e
 
 
 STRANGER = """
-from detpress.contract.plugin import Config, Form, Plugin
+from detpress.contract.plugin import Plugin
+from detpress.options import Options
+from detpress.detector.form import Form
 
 class Nothing(Plugin):
     \"\"\"Gives back what it was given.\"\"\"
 
-    class Config(Config):
+    class Config(Options):
         \"\"\"No options.\"\"\"
 
     accepts = frozenset({Form.DENSE})

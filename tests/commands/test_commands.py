@@ -8,9 +8,9 @@ import pytest
 import torch
 from command_line import Command
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution, build_architecture
 from detpress.detector.darknet import WeightsHeader, write_model
+from detpress.detector.form import Form
 from detpress.detector.model import new_model
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.encodings.half import HalfPrecision, half_network

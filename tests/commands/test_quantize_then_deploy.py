@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from command_line import Command
 
-from detpress.contract.plugin import Form
 from detpress.contract.registry import list_plugins
+from detpress.detector.form import Form
 
 TRAINED = "training: {epochs: 1}"
 TINY = ("--set", "model.arch=yolov3-tiny", "--set", "measure={runtimes: [], memory: false}")

@@ -14,13 +14,15 @@ from detpress.study.definition import open_studies
 STRANGER = """
 from dataclasses import replace
 
-from detpress.contract.plugin import Config, Form, Plan, Plugin
+from detpress.contract.plugin import Plan, Plugin
+from detpress.options import Options
+from detpress.detector.form import Form
 
 
 class Pruner(Plugin):
     'Masks the first half of the filters of one convolution.'
 
-    class Config(Config):
+    class Config(Options):
         pass
 
     accepts = frozenset({Form.DENSE})
@@ -59,7 +61,7 @@ class NoPlan(Pruner):
 class Removes(Plugin):
     'Gives a network of fewer layers.'
 
-    class Config(Config):
+    class Config(Options):
         pass
 
     accepts = frozenset({Form.DENSE})
@@ -81,7 +83,7 @@ class Removes(Plugin):
 class Prints(Plugin):
     'Writes to the standard output in every way there is.'
 
-    class Config(Config):
+    class Config(Options):
         pass
 
     accepts = frozenset({Form.DENSE})
@@ -104,7 +106,7 @@ class Prints(Plugin):
 class Gives(Plugin):
     'Gives what is no model that could be kept.'
 
-    class Config(Config):
+    class Config(Options):
         what: str
 
     accepts = frozenset({Form.DENSE})
@@ -148,7 +150,7 @@ class Gives(Plugin):
 class Committee(Plugin):
     'Learns from several teachers.'
 
-    class Config(Config):
+    class Config(Options):
         teachers: list[dict[str, str]]
 
     accepts = frozenset({Form.DENSE})

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model, apply_masks, new_model
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import InputError

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from detpress.contract import registry
-from detpress.contract.plugin import Config
 from detpress.errors import InputError
+from detpress.options import Options
 from detpress.plugins.inc_autotune import Autotune, AutotuneOptions
 from detpress.plugins.nni_search import NAS
 from detpress.plugins.nni_search_space import NASOptions
@@ -26,14 +26,16 @@ from detpress.run.store import Store
 from detpress.voc.named import open_data
 
 HALVE = """
-from detpress.contract.plugin import Config, Form, Plugin
+from detpress.contract.plugin import Plugin
+from detpress.options import Options
+from detpress.detector.form import Form
 from stranger_keys.factor import FACTOR
 
 
 class Halve(Plugin):
     "Halves the weights, or makes those of another bundle its own."
 
-    class Config(Config):
+    class Config(Options):
         table: str | None = None
         borrowed: str | None = None
         layers: set[str] = set()
@@ -121,7 +123,7 @@ def test_what_is_at_its_default_is_not_in_the_key(key: Callable[..., str]) -> No
 
 
 def test_an_option_that_a_new_version_adds_changes_no_key() -> None:
-    class Old(Config):
+    class Old(Options):
         rate: float = 0.5
 
     class New(Old):
@@ -131,7 +133,7 @@ def test_an_option_that_a_new_version_adds_changes_no_key() -> None:
 
 
 def test_sets_are_sorted_wherever_they_are() -> None:
-    class Options(Config):
+    class Options(Options):
         layers: frozenset[str]
         by_name: dict[str, set[int]]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution, build_architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
 from detpress.encodings.bundle import save_bundle

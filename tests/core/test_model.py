@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import StageError
 

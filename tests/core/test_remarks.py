@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from detpress.contract.plugin import Form
+from detpress.detector.form import Form
 from detpress.run.remarks import remarks
 from detpress.run.stage import Stage
 

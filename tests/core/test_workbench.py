@@ -8,10 +8,11 @@ import torch
 
 from detpress.adapters.inc import Scheme, quantize_static
 from detpress.builtin import find_bundle
-from detpress.contract.plugin import Form
+from detpress.detector.form import Form
 from detpress.encodings.bundle import load_bundle
 from detpress.measure.metrics import measure_model
-from detpress.recipe.sections import Data, Measure
+from detpress.measure.section import Measure
+from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.voc.devkit import open_devkit
 from detpress.voc.digits import write_digits

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution
+from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.network import Network
 from detpress.encodings.bundle import load_bundle, save_bundle

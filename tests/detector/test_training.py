@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.detector.predict import predict_image_set
 from detpress.errors import InputError, StageError

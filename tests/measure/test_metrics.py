@@ -1,6 +1,6 @@
 """Which figures of a stage are marked as simulated."""
 
-from detpress.contract.plugin import Form
+from detpress.detector.form import Form
 from detpress.measure.metrics import scoring_runtime, simulated_figures
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.encodings.quantized import InputScale, Quantization, QuantizedNetwork
 from detpress.errors import InputError
@@ -124,6 +124,6 @@ except Exception as error:
 
 
 def test_runtimes_of_the_recipe_are_these() -> None:
-    from detpress.recipe.sections import Measure
+    from detpress.measure.section import Measure
 
     assert Measure(runtimes=list(RUNTIMES)).runtimes == list(RUNTIMES)

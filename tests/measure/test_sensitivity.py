@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from detpress.adapters.inc import Scheme, quantize_static
 from detpress.cli import app
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution, build_architecture
+from detpress.detector.form import Form
 from detpress.detector.images import read_squares
 from detpress.detector.model import Model, new_model
 from detpress.encodings.bundle import save_bundle

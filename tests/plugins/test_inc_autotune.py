@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.encodings.quantized import QuantizedNetwork
 from detpress.errors import StageError

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 from torch import Tensor
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution
+from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.encodings.quantized import QuantizedNetwork
 from detpress.errors import InputError

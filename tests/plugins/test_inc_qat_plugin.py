@@ -9,8 +9,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.encodings.quantized import QuantizedNetwork
 from detpress.plugins.inc_qat import QatOptions, QuantizationAwareTraining

@@ -12,11 +12,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import ARCHITECTURES, Architecture, Convolution, build_architecture
 from detpress.detector.channels import coupled_convolutions, stored_parameters, without_filters
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError, StageError
+from detpress.measure.section import Measure
 from detpress.plugins.nni_prune import FPGM, L1Norm, L2Norm, Level, Movement, Pruner, Slim, Taylor
 from detpress.plugins.nni_prune_options import (
     FilterPruning,
@@ -30,7 +31,7 @@ from detpress.plugins.nni_prune_options import (
     filter_targets,
 )
 from detpress.plugins.nni_speedup import NoOptions, Speedup, largest_difference
-from detpress.recipe.sections import Data, Measure
+from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.training.config import TrainingOptions
 from detpress.voc.devkit import Devkit, open_devkit

@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Convolution
+from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.encodings.simulated import SimulatedNetwork
 from detpress.errors import InputError

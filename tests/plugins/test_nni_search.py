@@ -9,15 +9,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from detpress.contract.plugin import Form
 from detpress.detector.architecture import Architecture, Convolution, build_architecture
 from detpress.detector.channels import stored_parameters
+from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import StageError
+from detpress.measure.section import Measure
 from detpress.measure.size import macs
 from detpress.plugins.nni_search import NAS
 from detpress.plugins.nni_search_space import NASOptions, YoloSpace, backbone_of
-from detpress.recipe.sections import Data, Measure
+from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.training.config import TrainingConfig
 from detpress.voc.devkit import Devkit, open_devkit
