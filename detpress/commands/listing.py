@@ -150,13 +150,13 @@ def recipes(
             print(source.text, end="")
         return
     found = [
-        {"name": recipe, "description": read_yaml(path).data.get("description", "")}
+        {"name": recipe, "folder": path.parent.name, "description": read_yaml(path).data.get("description", "")}
         for recipe, path in shipped_recipes().items()
     ]
     if as_json:
         print_json(found)
     else:
-        echo_columns([(row["name"], row["description"]) for row in found])
+        echo_columns([(row["folder"], row["name"], row["description"]) for row in found])
 
 
 @data.command("ls")

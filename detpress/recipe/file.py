@@ -90,9 +90,9 @@ class Recipe:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name -> file of the recipes that come with the package."""
+    """Name -> file of the recipes that come with the package; the folder says what they are for."""
     folder = Path(str(files("detpress.recipes")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*/*.yaml")) if path.parent.name != "studies"}
 
 
 def find_recipe(name_or_path: str) -> Path:

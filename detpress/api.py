@@ -1,0 +1,53 @@
+"""What a plugin of another package may rely on, in one import.
+
+Importing it is cheap: what needs PyTorch (`Model`, `Network`, `new_model`) is imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.contract.tuner import Assessor, Distribution, Judge, Proposals, Space, Tuner
+from detpress.detector.form import Form
+from detpress.errors import InputError, StageError
+from detpress.options import Options
+from detpress.training.config import TrainingConfig, TrainingOptions
+from detpress.training.image_counts import ImageCounts
+
+if TYPE_CHECKING:
+    from detpress.detector.model import Model, new_model
+    from detpress.detector.network import Network
+
+__all__ = [
+    "Assessor",
+    "Distribution",
+    "Form",
+    "ImageCounts",
+    "InputError",
+    "Judge",
+    "Model",
+    "Network",
+    "Options",
+    "Plan",
+    "Plugin",
+    "Proposals",
+    "Space",
+    "StageError",
+    "TrainingConfig",
+    "TrainingOptions",
+    "Tuner",
+    "Workbench",
+    "new_model",
+]
+
+NEED_TORCH = {
+    "Model": "detpress.detector.model",
+    "Network": "detpress.detector.network",
+    "new_model": "detpress.detector.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NEED_TORCH:
+        raise AttributeError(f"module 'detpress.api' has no attribute '{name}'")
+    return getattr(import_module(NEED_TORCH[name]), name)
