@@ -7,15 +7,14 @@ broken with its reason and disturbs no other.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any, Literal
 
 from detpress.contract.plugin import Plugin
 from detpress.contract.tuner import Assessor, Tuner
-from detpress.errors import InputError, nearest, shortened
+from detpress.doors import distribution_of, entries_of, installed_version, load_class
+from detpress.errors import InputError
 
-GROUP = "detpress.plugins"
+PLUGINS = "detpress.plugins"
 TUNERS = "detpress.tuners"
 ASSESSORS = "detpress.assessors"
 
@@ -38,80 +37,31 @@ class Listing:
     distribution: str
 
 
-@cache
-def _found(group: str = GROUP) -> dict[str, list[EntryPoint]]:
-    found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=group):
-        found.setdefault(entry.name, []).append(entry)
-    return found
-
-
 def plugin_names() -> list[str]:
-    return sorted(_found())
-
-
-def distribution_of(name: str, group: str = GROUP) -> tuple[str, str]:
-    """(name, version) of the package that brings the plugin `name`."""
-    distribution = _found(group)[name][0].dist
-    return (distribution.name, distribution.version) if distribution else ("unknown", "unknown")
+    return sorted(entries_of(PLUGINS))
 
 
 def load_plugin(name: str) -> Plugin:
     """An instance of the plugin. Raises InputError for a name that is unknown, given twice, or broken."""
-    loaded: Plugin = _load(name, GROUP, Plugin)
+    loaded: Plugin = load_class(name, PLUGINS, Plugin)()
     return loaded
 
 
 def load_tuner(name: str) -> Tuner:
     """An instance of the tuner. Raises InputError as `load_plugin` does."""
-    loaded: Tuner = _load(name, TUNERS, Tuner)
+    loaded: Tuner = load_class(name, TUNERS, Tuner)()
     return loaded
 
 
 def load_assessor(name: str) -> Assessor:
     """An instance of the assessor. Raises InputError as `load_plugin` does."""
-    loaded: Assessor = _load(name, ASSESSORS, Assessor)
+    loaded: Assessor = load_class(name, ASSESSORS, Assessor)()
     return loaded
-
-
-def _load(name: str, group: str, kind: Any) -> Any:
-    word, found = kind.__name__.lower(), _found(group)
-    if name not in found:
-        raise InputError(f"unknown {word} {shortened(name)}; {_guess(name, found)}")
-    entries = found[name]
-    if len(entries) > 1:
-        rivals = " and ".join(entry.dist.name if entry.dist else "?" for entry in entries)
-        raise InputError(f"{word} '{name}' is brought by {rivals}; uninstall one of them")
-    package = distribution_of(name, group)[0]
-    try:
-        loaded = entries[0].load()
-    except Exception as error:  # a stranger's module may raise anything
-        raise InputError(f"{word} '{name}' ({package}) cannot be imported: {error!r}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, kind)):
-        raise InputError(f"{word} '{name}' ({package}): {entries[0].value} is no detpress {kind.__name__}")
-    return loaded()
-
-
-def _guess(name: str, found: Iterable[str]) -> str:
-    """The end of the message for an unknown name: the nearest of the same prefix. What an engine calls its pruner is
-    no misspelling of another engine's, so a prefix that nobody brings is a package that is not there."""
-    prefix, dot, _ = name.partition(".")
-    same = [known for known in found if known.startswith(f"{prefix}.")]
-    if dot and not same:
-        return f"nothing that is installed brings '{prefix}.*': is the package that does installed here?"
-    return nearest(name, same or found)
 
 
 def engine_version(plugin: Plugin) -> str | None:
     """The installed version of the plugin's engine; None when it has none or it is not installed."""
     return installed_version(plugin.engine) if plugin.engine else None
-
-
-def installed_version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def why_unavailable(user: Plugin | Tuner | Assessor) -> str | None:
@@ -140,8 +90,8 @@ class ChooserListing:
 
 def list_choosers() -> list[ChooserListing]:
     """The tuners, then the assessors, each in the order of their names."""
-    return [_chooser(name, TUNERS, Tuner) for name in sorted(_found(TUNERS))] + [
-        _chooser(name, ASSESSORS, Assessor) for name in sorted(_found(ASSESSORS))
+    return [_chooser(name, TUNERS, Tuner) for name in sorted(entries_of(TUNERS))] + [
+        _chooser(name, ASSESSORS, Assessor) for name in sorted(entries_of(ASSESSORS))
     ]
 
 
@@ -149,7 +99,7 @@ def _chooser(name: str, group: str, kind: type[Tuner] | type[Assessor]) -> Choos
     word: Any = kind.__name__.lower()
     distribution = " ".join(distribution_of(name, group))
     try:
-        loaded: Tuner | Assessor = _load(name, group, kind)
+        loaded: Tuner | Assessor = load_class(name, group, kind)()
     except InputError as error:
         return ChooserListing(name, word, "broken", str(error), None, None, distribution)
     reason = why_unavailable(loaded)
@@ -165,9 +115,9 @@ def list_plugins(names: Iterable[str] | None = None) -> list[Listing]:
 
 
 def _listing(name: str) -> Listing:
-    if name not in _found():
+    if name not in entries_of(PLUGINS):
         load_plugin(name)
-    distribution = " ".join(distribution_of(name))
+    distribution = " ".join(distribution_of(name, PLUGINS))
     try:
         plugin = load_plugin(name)
     except InputError as error:

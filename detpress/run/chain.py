@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from detpress.contract.registry import distribution_of, engine_version
+from detpress.contract.registry import PLUGINS, engine_version
 from detpress.detector.model import Model
+from detpress.doors import distribution_of
 from detpress.encodings.bundle import NETWORKS, load_bundle
 from detpress.errors import InputError, StageError
 from detpress.measure.metrics import protocol_id
@@ -147,7 +148,7 @@ class _Application:
         record: dict[str, Any] = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
-            "distribution": " ".join(distribution_of(step.name)),
+            "distribution": " ".join(distribution_of(step.name, PLUGINS)),
             "engine": f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None,
             "seed": self.seed,
         }

@@ -24,10 +24,11 @@ from pydantic_core import to_jsonable_python
 
 from detpress.builtin import find_bundle
 from detpress.contract.plugin import Plugin
-from detpress.contract.registry import distribution_of, engine_version
+from detpress.contract.registry import PLUGINS, engine_version
 from detpress.detector import images
 from detpress.detector.form import Form
 from detpress.detector.model import Model
+from detpress.doors import distribution_of
 from detpress.encodings.bundle import bundle_digest
 from detpress.measure.metrics import protocol_id, scoring_runtime
 from detpress.recipe.file import Recipe, Step
@@ -71,7 +72,7 @@ def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
         "plugin": step.name,
         "config": chosen(config),
         "version": plugin.version,
-        "distribution": distribution_of(step.name),
+        "distribution": distribution_of(step.name, PLUGINS),
         "engine": engine_version(plugin),
         "bundles": {name: bundle_digest(find_bundle(name)) for name in plugin.bundles(config)},
         "files": {name: _sha256(Path(name)) for name in _files(config.model_dump())},
@@ -82,7 +83,7 @@ def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
         "data": {"fingerprint": fingerprint, "settings": chosen(recipe.data, {"root", "test"})},
         "protocol": protocol_id(recipe.measure),
     }
-    if distribution_of(step.name)[0] != "detpress":
+    if distribution_of(step.name, PLUGINS)[0] != "detpress":
         parts["code"] = code_digest(plugin)
     if plugin.chooses_by_map:
         runtime = scoring_runtime(Form.INT8, list(recipe.measure.runtimes))

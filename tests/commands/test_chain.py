@@ -12,7 +12,7 @@ import pytest
 import torch
 from command_line import Command, Said
 
-from detpress.contract import registry
+from detpress import doors
 from detpress.detector.architecture import build_architecture
 from detpress.detector.model import new_model
 from detpress.encodings.bundle import save_bundle
@@ -167,9 +167,9 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[detpress.plugins]\nstranger.nothing = stranger:Nothing\n")
     monkeypatch.syspath_prepend(folder)
-    registry._found.cache_clear()
+    doors.entries_of.cache_clear()
     yield
-    registry._found.cache_clear()
+    doors.entries_of.cache_clear()
 
 
 def test_a_stage_that_changed_nothing_fails_and_says_so(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command_line import Command
 
-from detpress.contract import registry
+from detpress import doors
 from detpress.recipe.file import read_recipe
 from detpress.run.store import Store
 from detpress.study.definition import open_studies
@@ -176,9 +176,9 @@ def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     entries = "".join(f"mine.{kind.lower()} = stranger_with_plans:{kind}\n" for kind in kinds)
     (info / "entry_points.txt").write_text(f"[detpress.plugins]\n{entries}")
     monkeypatch.syspath_prepend(folder)
-    registry._found.cache_clear()
+    doors.entries_of.cache_clear()
     yield
-    registry._found.cache_clear()
+    doors.entries_of.cache_clear()
 
 
 @pytest.mark.usefixtures("strangers")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from detpress.contract import registry
+from detpress import doors
 from detpress.errors import InputError
 from detpress.options import Options
 from detpress.plugins.inc_autotune import Autotune, AutotuneOptions
@@ -71,9 +71,9 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger_keys\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[detpress.plugins]\nstranger.halve = stranger_keys.halve:Halve\n")
     monkeypatch.syspath_prepend(str(package.parent))
-    registry._found.cache_clear()
+    doors.entries_of.cache_clear()
     yield package
-    registry._found.cache_clear()
+    doors.entries_of.cache_clear()
     for name in [name for name in sys.modules if name.startswith("stranger_keys")]:
         del sys.modules[name]
 

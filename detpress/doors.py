@@ -1,0 +1,65 @@
+"""Doors: entry-point groups by which built-in things and those of other packages come in alike.
+
+Nothing is imported until it is asked for, and what cannot be imported disturbs nothing else.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from typing import Any
+
+from detpress.errors import InputError, nearest, shortened
+
+
+@cache
+def entries_of(group: str) -> dict[str, list[EntryPoint]]:
+    """What is brought by the name it has in the group; more than one entry where packages contend."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=group):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def distribution_of(name: str, group: str) -> tuple[str, str]:
+    """(name, version) of the package that brings `name`."""
+    distribution = entries_of(group)[name][0].dist
+    return (distribution.name, distribution.version) if distribution else ("unknown", "unknown")
+
+
+def load_class(name: str, group: str, kind: Any) -> Any:
+    """The class called `name` in the group, a subclass of `kind`.
+
+    Raises InputError for a name that is unknown, given twice, or broken.
+    """
+    word, found = kind.__name__.lower(), entries_of(group)
+    if name not in found:
+        raise InputError(f"unknown {word} {shortened(name)}; {_guess(name, found)}")
+    entries = found[name]
+    if len(entries) > 1:
+        rivals = " and ".join(entry.dist.name if entry.dist else "?" for entry in entries)
+        raise InputError(f"{word} '{name}' is brought by {rivals}; uninstall one of them")
+    package = distribution_of(name, group)[0]
+    try:
+        loaded = entries[0].load()
+    except Exception as error:  # a stranger's module may raise anything
+        raise InputError(f"{word} '{name}' ({package}) cannot be imported: {error!r}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, kind)):
+        raise InputError(f"{word} '{name}' ({package}): {entries[0].value} is no detpress {kind.__name__}")
+    return loaded
+
+
+def _guess(name: str, found: Iterable[str]) -> str:
+    """The end of the message for an unknown name: the nearest of the same prefix. What an engine calls its pruner is
+    no misspelling of another engine's, so a prefix that nobody brings is a package that is not there."""
+    prefix, dot, _ = name.partition(".")
+    same = [known for known in found if known.startswith(f"{prefix}.")]
+    if dot and not same:
+        return f"nothing that is installed brings '{prefix}.*': is the package that does installed here?"
+    return nearest(name, same or found)
+
+
+def installed_version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
