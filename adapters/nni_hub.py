@@ -17,8 +17,10 @@ from typing import Any
 
 from torch import nn
 
-from detpress.detector.architecture import Activation, Architecture, Convolution, LayerList, Shortcut
+from detpress.detector.architecture import Architecture
 from detpress.detector.backbone import STAGE_FILTERS, under_heads
+from detpress.detector.kinds import Activation, Convolution, Shortcut
+from detpress.detector.layer_list import LayerList
 
 # Tianshou, of the extra `rl`, imports gym, which advertises its successor on stderr.
 with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):

@@ -31,19 +31,20 @@ def load_class(name: str, group: str, kind: Any) -> Any:
 
     Raises InputError for a name that is unknown, given twice, or broken.
     """
-    word, found = kind.__name__.lower(), entries_of(group)
+    word, found = group.rpartition(".")[2].removesuffix("s"), entries_of(group)
     if name not in found:
         raise InputError(f"unknown {word} {shortened(name)}; {_guess(name, found)}")
     entries = found[name]
     if len(entries) > 1:
         rivals = " and ".join(entry.dist.name if entry.dist else "?" for entry in entries)
         raise InputError(f"{word} '{name}' is brought by {rivals}; uninstall one of them")
-    package = distribution_of(name, group)[0]
     try:
         loaded = entries[0].load()
     except Exception as error:  # a stranger's module may raise anything
+        package = distribution_of(name, group)[0]
         raise InputError(f"{word} '{name}' ({package}) cannot be imported: {error!r}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, kind)):
+        package = distribution_of(name, group)[0]
         raise InputError(f"{word} '{name}' ({package}): {entries[0].value} is no detpress {kind.__name__}")
     return loaded
 

@@ -15,15 +15,19 @@ store = typer.Typer(help="The store of finished stages.", no_args_is_help=True)
 
 
 def model(
-    arch: Annotated[str, typer.Argument(metavar="ARCH", help="yolov3, yolov3-tiny, yolov3-spp, or a bundle's folder.")],
+    arch: Annotated[
+        str | None,
+        typer.Argument(metavar="ARCH", help="One of the architectures, or a bundle's folder."),
+    ] = None,
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 20,
     image_size: Annotated[int, typer.Option(help="Side of the input in pixels, a multiple of 32.")] = 416,
     width: Annotated[float, typer.Option(min=0.001, max=4.0, help="Multiplies the filters of every layer.")] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Layers, parameters and MACs (multiply-accumulates of the convolutions for one image) of a network.
+    """The architectures; or layers, parameters and MACs (multiply-accumulates with weights for one image) of a network.
 
     \b
+    detpress model
     detpress model yolov3 --classes 20 --image-size 416
     detpress model builtin:digits --json
     """
@@ -32,6 +36,9 @@ def model(
     from detpress.encodings.bundle import load_bundle
     from detpress.measure.size import layer_table
 
+    if arch is None:
+        _architectures(as_json)
+        return
     if arch.startswith(BUILTIN) or Path(arch).is_dir():
         architecture = load_bundle(find_bundle(arch)).architecture
     else:
@@ -50,6 +57,24 @@ def model(
         f"{architecture.name}, {len(architecture.classes)} classes: {totals['parameters']:,} parameters, "
         f"{totals['macs'] / 1e9:.3f} GMACs at {architecture.image_size} pixels"
     )
+
+
+def _architectures(as_json: bool) -> None:
+    from detpress.detector.design import ARCHITECTURES, architecture_names, find_design
+    from detpress.doors import distribution_of
+    from detpress.errors import InputError
+
+    rows = []
+    for name in architecture_names():
+        try:
+            said = (find_design(name).__doc__ or "").strip().partition("\n")[0]
+        except InputError as error:
+            said = f"broken: {error}"
+        rows.append({"name": name, "description": said, "distribution": " ".join(distribution_of(name, ARCHITECTURES))})
+    if as_json:
+        print_json(rows)
+    else:
+        echo_columns([(row["name"], row["description"], row["distribution"]) for row in rows])
 
 
 def plugins(

@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from detpress.detector.architecture import Architecture, Convolution, LayerList, Route, Shortcut, Yolo
+from detpress.detector.architecture import Architecture
+from detpress.detector.kinds import Convolution, Route, Shortcut, Yolo
+from detpress.detector.layer_list import LayerList
 from detpress.detector.network import Network
 from detpress.errors import InputError
 
@@ -164,11 +165,6 @@ class BlockModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         outputs = [x]
         for i, layer in enumerate(self.list[1:], start=1):
-            match layer:
-                case Shortcut(source=source):
-                    outputs.append(outputs[-1] + outputs[source])
-                case Route(sources=sources):
-                    outputs.append(torch.cat([outputs[source] for source in sources], dim=1))
-                case _:
-                    outputs.append(self.layers[i](outputs[-1]))
+            taken = [outputs[k] for k in layer.inputs(i)]
+            outputs.append(taken[0] if layer.passes_on else self.layers[i](*taken))
         return outputs[-1]

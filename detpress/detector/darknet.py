@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detpress.detector.architecture import Architecture, Convolution
+from detpress.detector.architecture import Architecture
 from detpress.detector.darknet_cfg import read_cfg, write_cfg
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
@@ -141,29 +141,23 @@ def write_model(network: Network, cfg: Path, weights: Path, header: WeightsHeade
 
 def _tensors(network: Network, layers: int | None) -> dict[str, Tensor]:
     """Parameters and running statistics of the first `layers` layers by name, in the file's order."""
-    tensors: dict[str, Tensor] = {}
     state = network.state_dict(keep_vars=True)
-    for i, layer in enumerate(network.architecture.layers[:layers]):
-        if isinstance(layer, Convolution):
-            norm = ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var")
-            before = norm if layer.batch_normalize else ("convolution.bias",)
-            for name in (*before, "convolution.weight"):
-                tensors[f"layers.{i}.{name}"] = state[f"layers.{i}.{name}"]
-    return tensors
+    names = [
+        f"layers.{i}.{name}"
+        for i, layer in enumerate(network.architecture.layers[:layers])
+        for name in layer.weights_in_order()
+    ]
+    return {name: state[name] for name in names}
 
 
 def _layer_numbers(architecture: Architecture) -> list[int]:
     """How many numbers each layer has in the file."""
-    numbers = []
-    incoming = 3
-    for layer, channels in zip(architecture.layers, architecture.output_channels, strict=True):
-        if isinstance(layer, Convolution):
-            weight = incoming // layer.groups * layer.size**2
-            numbers.append(layer.filters * (weight + (4 if layer.batch_normalize else 1)))
-        else:
-            numbers.append(0)
-        incoming = channels
-    return numbers
+    with torch.device("meta"):
+        state = Network(architecture).state_dict()
+    return [
+        sum(state[f"layers.{i}.{name}"].numel() for name in layer.weights_in_order())
+        for i, layer in enumerate(architecture.layers)
+    ]
 
 
 def _read_header(path: Path, file: BinaryIO, architecture: Architecture, layers: int | None) -> WeightsHeader:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import run_layers
@@ -73,7 +72,7 @@ class DynamicConvolution(nn.Module):
 
     def __init__(self, incoming: int, layer: Convolution) -> None:
         super().__init__()
-        shape = (layer.filters, incoming // layer.groups, layer.size, layer.size)
+        shape = layer.weight_shape(incoming)
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(layer.filters))
         self.register_buffer("bias", torch.zeros(layer.filters))
@@ -81,7 +80,7 @@ class DynamicConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         layer, weight = self.layer, self.weight.float() * self.weight_scale[:, None, None, None]
-        return functional.conv2d(rounded(x), weight, self.bias, layer.stride, layer.size // 2, 1, layer.groups)
+        return layer.convolve(rounded(x), weight, self.bias)
 
 
 def rounded(x: Tensor) -> Tensor:

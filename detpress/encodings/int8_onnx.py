@@ -30,9 +30,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from detpress.detector.architecture import Architecture, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
+from detpress.detector.layer_kinds import kind_name
 from detpress.detector.network import origin
 from detpress.encodings.dynamic import DynamicNetwork
 from detpress.encodings.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
+from detpress.errors import InputError
 
 Target = Literal["openvino", "onnxruntime"]
 OPSET, IR_VERSION = 17, 8
@@ -80,6 +82,8 @@ def int8_onnx(network: QuantizedNetwork | DynamicNetwork, target: Target) -> onn
                 x, stride = graph.pool(taken(i - 1), name, layer), stride * layer.stride
             case Yolo():
                 outputs.append(graph.add("Identity", [x], f"map_{stride}"))
+            case _:
+                raise InputError(f"{name}: a {kind_name(type(layer))} layer of an int8 model is not written in ONNX")
         given.append(x)
         strides.append(stride)
     side = architecture.image_size

@@ -9,6 +9,7 @@ With 4 bits, two codes share a byte, the first in its lower half. Storage is all
 are unpacked once, when the network is loaded, and the arithmetic is that of the float network.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,8 +106,8 @@ class PackedConvolution(nn.Module):
         super().__init__()
         self.layer = layer
         self.packing = packing
-        self.shape = (layer.filters, incoming // layer.groups, layer.size, layer.size)
-        columns = self.shape[1] * layer.size**2
+        self.shape = layer.weight_shape(incoming)
+        columns = math.prod(self.shape[1:])
         groups = packing.groups(columns)
         self.register_buffer("codes", torch.zeros(layer.filters, -(-columns * packing.bits // 8), dtype=torch.uint8))
         self.register_buffer("scale", torch.zeros(layer.filters, groups, dtype=torch.float16))
@@ -120,12 +121,12 @@ class PackedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
-        return functional.conv2d(x, self.weight, self.bias, layer.stride, layer.size // 2, 1, layer.groups)
+        return layer.convolve(x, self.weight, self.bias)
 
 
 def _decode(convolution: PackedConvolution, keys: object) -> None:
     packing = convolution.packing
-    columns = convolution.shape[1] * convolution.layer.size**2
+    columns = math.prod(convolution.shape[1:])
     matrix = decode(unpack(convolution.codes, packing.bits, columns), convolution.scale, convolution.zero, packing)
     convolution.weight = (matrix * convolution.gain[:, None]).reshape(convolution.shape)
 

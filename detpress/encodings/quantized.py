@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from detpress.detector.architecture import Architecture, Convolution
-from detpress.detector.network import add_activation, as_it_is, plain_layer, run_layers
+from detpress.detector.kinds.convolution import add_activation
+from detpress.detector.network import as_it_is, run_layers
 from detpress.errors import InputError
 from detpress.files.plain_json import check_keys
 
@@ -125,7 +125,7 @@ class QuantizedConvolution(nn.Module):
 
     def __init__(self, incoming: int, layer: Convolution, input_scale: InputScale) -> None:
         super().__init__()
-        shape = (layer.filters, incoming // layer.groups, layer.size, layer.size)
+        shape = layer.weight_shape(incoming)
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(layer.filters))
         self.register_buffer("bias", torch.zeros(layer.filters))
@@ -139,7 +139,7 @@ class QuantizedConvolution(nn.Module):
             self.weight, self.weight_scale, zeros, 0, -128, 127, torch.int8
         )
         layer = self.layer
-        return functional.conv2d(x, weight, self.bias, layer.stride, layer.size // 2, 1, layer.groups)
+        return layer.convolve(x, weight, self.bias)
 
 
 def folded_layers(
@@ -157,20 +157,17 @@ def folded_layers(
     convolutions = {i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
     if others := sorted(chosen - convolutions):
         raise InputError(f"layers.{others[0]}: {done}, but not a convolution of the network")
-    channels = (3, *architecture.output_channels)
     return nn.ModuleList(
-        folded_block(channels[i], layer, convolution(i, channels[i], layer) if i in chosen else None)
+        folded_block(taken[0].channels, layer, convolution(i, taken[0].channels, layer) if i in chosen else None)
         if isinstance(layer, Convolution)
-        else plain_layer(layer)
-        for i, layer in enumerate(architecture.layers)
+        else layer.module(taken)
+        for i, (layer, taken) in enumerate(zip(architecture.layers, architecture.taken_maps, strict=True))
     )
 
 
 def folded_block(incoming: int, layer: Convolution, convolution: nn.Module | None) -> nn.Sequential:
     """BatchNorm is folded into weight and bias, so there is no `norm`. convolution: one in float by default."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    parts["convolution"] = convolution or nn.Conv2d(
-        incoming, layer.filters, layer.size, layer.stride, layer.size // 2, groups=layer.groups
-    )
+    parts["convolution"] = convolution or layer.float_convolution(incoming, bias=True)
     add_activation(parts, layer)
     return nn.Sequential(parts)

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.folding import batch_norm_of
@@ -201,7 +200,7 @@ class SimulatedConvolution(nn.Module):
 
     def __init__(self, incoming: int, layer: Convolution, simulated: SimulatedLayer) -> None:
         super().__init__()
-        shape = (layer.filters, incoming // layer.groups, layer.size, layer.size)
+        shape = layer.weight_shape(incoming)
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(layer.filters))
         self.register_buffer("weight_zero_point", torch.zeros(layer.filters))
@@ -219,4 +218,4 @@ class SimulatedConvolution(nn.Module):
         grid, layer = self.simulated.input, self.layer
         if grid is not None:
             x = grid.nearest(x)
-        return functional.conv2d(x, self.float_weight, self.bias, layer.stride, layer.size // 2, 1, layer.groups)
+        return layer.convolve(x, self.float_weight, self.bias)

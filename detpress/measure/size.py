@@ -1,13 +1,14 @@
 """How large a model is, by arithmetic from its layer list and its tensors; nothing is run."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from detpress.detector.architecture import LAYER_TYPES, Architecture, Convolution, MaxPool, Route, Upsample
+from detpress.detector.architecture import Architecture
+from detpress.detector.layer_kinds import kind_name
 from detpress.detector.model import Model
 from detpress.encodings.dynamic import DynamicConvolution
 from detpress.encodings.half import HalfConvolution
@@ -17,7 +18,6 @@ from detpress.encodings.simulated import SimulatedConvolution
 
 Kind = TypeVar("Kind", bound=nn.Module)
 STATISTICS = ("running_mean", "running_var")  # BatchNorm's
-_TYPE_NAMES = {layer_type: name for name, layer_type in LAYER_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LayerSize:
 
     channels, side: of the map that the layer gives for a square input of `Architecture.image_size` pixels.
     parameters: weights, biases, and BatchNorm's scale and shift.
-    macs: multiply-accumulates of a convolution for one image, 0 for other layers.
+    macs: multiply-accumulates with weights for one image; 0 for a layer that has none.
     """
 
     index: int
@@ -40,26 +40,21 @@ class LayerSize:
 
 def layer_table(architecture: Architecture, image_size: int | None = None) -> list[LayerSize]:
     """One row a layer. `image_size`: pixels, a multiple of 32; the architecture's own by default."""
-    rows: list[LayerSize] = []
-    channels = (3, *architecture.output_channels)
-    sides = [image_size or architecture.image_size]
-    for i, layer in enumerate(architecture.layers):
-        side, parameters, macs = sides[-1], 0, 0
-        match layer:
-            case Convolution():
-                side = (side + 2 * (layer.size // 2) - layer.size) // layer.stride + 1
-                weights = layer.filters * channels[i] // layer.groups * layer.size**2
-                parameters = weights + (2 if layer.batch_normalize else 1) * layer.filters
-                macs = weights * side**2
-            case MaxPool(stride=stride):
-                side //= stride
-            case Upsample(stride=stride):
-                side *= stride
-            case Route(sources=sources):
-                side = sides[sources[0] + 1]
-        sides.append(side)
-        rows.append(LayerSize(i, f"layers.{i}", _TYPE_NAMES[type(layer)], channels[i + 1], side, parameters, macs))
-    return rows
+    at_size = replace(architecture, image_size=image_size or architecture.image_size)
+    return [
+        LayerSize(
+            i,
+            f"layers.{i}",
+            kind_name(type(layer)),
+            given.channels,
+            given.side,
+            layer.parameters(taken),
+            layer.macs(taken, given),
+        )
+        for i, (layer, taken, given) in enumerate(
+            zip(at_size.layers, at_size.taken_maps, at_size.output_maps, strict=True)
+        )
+    ]
 
 
 def macs(architecture: Architecture, image_size: int | None = None) -> int:

@@ -3,7 +3,10 @@
 from typing import Literal
 
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
+from detpress.detector.design import architecture_names
+from detpress.errors import nearest, shortened
 from detpress.options import Options
 
 
@@ -34,7 +37,7 @@ class Data(Options):
 class ModelSource(Options):
     """The network that the chain starts from."""
 
-    arch: Literal["yolov3", "yolov3-tiny", "yolov3-spp"] | None = Field(None, description="the published layer list")
+    arch: str | None = Field(None, description="an architecture, as `detpress model` lists them")
     width: float | None = Field(None, ge=0.001, le=4, description="multiplies the filters of every layer; 1 by default")
     image_size: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="side of the input in pixels")
     weights: str | None = Field(
@@ -46,3 +49,12 @@ class ModelSource(Options):
     resize: Literal["letterbox", "stretch"] | None = Field(
         None, description="how an image becomes square: proportions kept and padded, or stretched"
     )
+
+    @field_validator("arch")
+    @classmethod
+    def _known(cls, given: str | None) -> str | None:
+        known = architecture_names()
+        if given is not None and given not in known:
+            words = {"name": shortened(given), "guess": nearest(given, known)}
+            raise PydanticCustomError("unknown_name", "unknown architecture {name}; {guess}", words)
+        return given

@@ -265,6 +265,8 @@ def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource
             yield f"{where}: unknown key; {nearest(str(finding['loc'][-1]), fields)}"
         elif finding["type"] == "missing":
             yield f"{where}: missing"
+        elif finding["type"] == "unknown_name":
+            yield f"{where}: {finding['msg']}"
         else:
             message = finding["msg"].removeprefix("Value error, ")
             expected = message.replace("Input should be ", "expected ", 1)

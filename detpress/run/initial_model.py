@@ -6,7 +6,8 @@ import numpy as np
 
 from detpress.builtin import find_bundle
 from detpress.detector.anchors import kmeans_anchors
-from detpress.detector.architecture import Architecture, anchor_count, build_architecture
+from detpress.detector.architecture import Architecture, build_architecture
+from detpress.detector.design import find_design
 from detpress.detector.images import picture_size
 from detpress.detector.model import Model, new_model
 from detpress.encodings.bundle import bundle_digest, load_bundle
@@ -52,7 +53,7 @@ def initial_model(recipe: Recipe, devkit: Devkit | None) -> Model:
     anchors = None
     if source.anchors == "kmeans" and devkit is not None:
         sizes = _box_sizes(devkit, recipe.data.train, source.image_size, source.resize or "letterbox")
-        anchors = kmeans_anchors(sizes, anchor_count(source.arch), recipe.seed)
+        anchors = kmeans_anchors(sizes, len(find_design(source.arch).anchors), recipe.seed)
     architecture = build_architecture(
         source.arch, classes, source.image_size, source.width or 1.0, anchors, source.resize or "letterbox"
     )

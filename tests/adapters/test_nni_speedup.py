@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from detpress.adapters.nni_speedup import speed_up
-from detpress.detector.architecture import ARCHITECTURES, build_architecture
+from detpress.detector.architecture import build_architecture
 from detpress.detector.channels import coupled_convolutions, masks_of_filters, removable_filters, without_filters
+from detpress.detector.design import architecture_names
 from detpress.detector.model import Model, apply_masks, new_model
 from detpress.detector.network import Network
 
@@ -63,7 +64,7 @@ def largest_difference(one: Network, other: Network) -> float:
 
 
 @pytest.mark.parametrize("width", [0.07, 0.1, 0.125])  # filters and kept filters, odd and even
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 def test_the_smaller_network_gives_what_the_masked_one_gives(name: str, width: float) -> None:
     model = trained_like(name, width)
     network, masks = masked(model, random_filters(model, 0.45))

@@ -90,7 +90,7 @@ def resigned(bundle: Path, description: dict) -> Path:
             lambda d: d["architecture"]["layers"][0].update(filters=10**9),
             "layer 0: filters: expected a whole number",
         ),
-        (lambda d: d["architecture"]["layers"][0].update(type="exec"), "unknown type 'exec'"),
+        (lambda d: d["architecture"]["layers"][0].update(type="exec"), "unknown layer 'exec'"),
         (lambda d: d["architecture"]["layers"][0].update(filters=-1), "layer 0: filters"),
         (lambda d: d["architecture"]["layers"][0].update(filters="text"), "layer 0: filters"),
         (lambda d: d["architecture"]["layers"][0].update(filters=10**12), "layer 0: filters"),

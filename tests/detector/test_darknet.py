@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detpress.detector.architecture import (
-    ARCHITECTURES,
     Architecture,
     Convolution,
     Layer,
@@ -31,6 +30,7 @@ from detpress.detector.darknet import (
     write_weights,
 )
 from detpress.detector.darknet_cfg import LARGEST_FILE, read_cfg, write_cfg
+from detpress.detector.design import architecture_names
 from detpress.detector.model import new_model
 from detpress.detector.network import Network
 from detpress.errors import InputError
@@ -158,7 +158,7 @@ def test_what_darknet_takes_for_granted(tmp_path: Path) -> None:
     assert architecture.classes == tuple(f"class{i}" for i in range(20))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 def test_the_published_networks_come_back(tmp_path: Path, name: str) -> None:
     architecture = build_architecture(name, COCO, 416)
     path = tmp_path / f"{name}.cfg"
@@ -408,7 +408,7 @@ def test_a_backbone_fills_the_beginning_and_leaves_the_rest(tmp_path: Path) -> N
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 def test_a_pruned_network_comes_back_with_the_same_outputs(tmp_path: Path, name: str) -> None:
     architecture = build_architecture(name, ["class0", "class1"], 64, width=1 / 8)
     removed = {i: 1 for group in coupled_convolutions(architecture)[::2] for i in group if i not in architecture.heads}

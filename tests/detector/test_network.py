@@ -8,7 +8,6 @@ import torch
 from torch import fx
 
 from detpress.detector.architecture import (
-    ARCHITECTURES,
     Architecture,
     Convolution,
     MaxPool,
@@ -18,7 +17,9 @@ from detpress.detector.architecture import (
     Yolo,
     build_architecture,
 )
-from detpress.detector.network import Network, SameMaxPool2
+from detpress.detector.design import architecture_names
+from detpress.detector.kinds.resizing import SameMaxPool2
+from detpress.detector.network import Network
 from detpress.errors import InputError
 
 COCO = [f"class{i}" for i in range(80)]
@@ -59,7 +60,7 @@ def test_layers_have_darknets_numbers(
     assert [layer.sources for layer in architecture.layers if isinstance(layer, Route)] == routes
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 @pytest.mark.parametrize("size", [64, 96])
 def test_maps_are_coarse_to_fine_and_hold_an_anchors_numbers_in_each_cell(name: str, size: int) -> None:
     network = Network(build_architecture(name, ["a", "b"], size, width=1 / 32)).eval()
@@ -69,7 +70,7 @@ def test_maps_are_coarse_to_fine_and_hold_an_anchors_numbers_in_each_cell(name: 
     assert [tuple(each.shape) for each in maps] == [(2, 3 * (5 + 2), size // s, size // s) for s in strides]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 def test_is_traced_by_fx_and_the_trace_gives_the_same_bits(name: str) -> None:
     network = Network(build_architecture(name, ["a"], 64, width=1 / 32)).eval()
     traced = fx.symbolic_trace(network)
@@ -94,7 +95,7 @@ def test_the_published_anchors_are_scaled_to_the_image_size() -> None:
     assert build_architecture("yolov3", COCO, 832).yolo_layers[0].anchors == ((232, 180), (312, 396), (746, 652))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 def test_an_architecture_comes_back_from_json(name: str) -> None:
     architecture = build_architecture(name, ["a", "b"], 160, width=0.3, resize="stretch")
     assert Architecture.from_dict(json.loads(json.dumps(architecture.as_dict()))) == architecture
@@ -147,7 +148,7 @@ def test_refuses_layers_that_make_no_network(layers: tuple[Convolution | Shortcu
     [
         ([], r"architecture: expected an object, got \[\]"),
         ({}, "architecture: name is missing"),
-        ({"layers": [{"type": "convolutions"}]}, "layer 0: unknown type 'convolutions'; did you mean 'convolution'"),
+        ({"layers": [{"type": "convolutions"}]}, "layer 0: unknown layer 'convolutions'; did you mean 'convolution'"),
         ({"layers": [{"type": "upsample"}]}, "layer 0: stride is missing"),
         ({"layers": [{"type": "upsample", "stride": 2, "pickle": 1}]}, "layer 0: unknown key 'pickle'"),
         ({"layers": [{"type": "upsample", "stride": 2}] * 1001}, "layers: expected a list of at most 1000"),

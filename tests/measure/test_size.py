@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from detpress.detector.architecture import ARCHITECTURES, build_architecture
+from detpress.detector.architecture import build_architecture
+from detpress.detector.design import architecture_names
 from detpress.detector.model import Model
 from detpress.detector.network import Network
 from detpress.measure.size import layer_table, macs, nonzero_parameters, parameter_count, storage_bytes
@@ -35,7 +36,7 @@ def test_macs_are_those_of_the_convolutions_that_run(dense_model: Model) -> None
     assert macs(dense_model.architecture, 96) == counted
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 def test_layer_table_says_what_each_layer_gives(name: str) -> None:
     architecture = build_architecture(name, [f"class{i}" for i in range(80)], 96, width=0.25)
     network = Network(architecture).eval()

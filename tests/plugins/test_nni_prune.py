@@ -12,8 +12,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from detpress.detector.architecture import ARCHITECTURES, Architecture, Convolution, build_architecture
+from detpress.detector.architecture import Architecture, Convolution, build_architecture
 from detpress.detector.channels import coupled_convolutions, stored_parameters, without_filters
+from detpress.detector.design import architecture_names
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError, StageError
@@ -81,7 +82,7 @@ def share_left(removed: dict[int, int], architecture: Architecture) -> dict[int,
 
 
 @pytest.mark.parametrize("plugin", [L1Norm(), L2Norm(), FPGM()])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 def test_prunes_the_asked_share_of_every_layer_but_the_heads(plugin: Pruner, name: str, bench: SmallBench) -> None:
     model = small(name)
     pruned = plugin.apply(model, FilterPruning(sparsity=0.3), bench)
@@ -203,7 +204,7 @@ def test_half_of_the_filters_is_three_quarters_of_the_full_size_parameters() -> 
 
 
 @pytest.mark.parametrize("plugin", [L1Norm(), FPGM()])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 def test_the_plan_is_what_happens(plugin: Pruner, name: str, bench: SmallBench) -> None:
     model, config = small(name), FilterPruning(sparsity=0.37, round_to=2, exclude=["layers.0"])
     plan, pruned = plugin.plan(model, config), plugin.apply(model, config, bench)
@@ -216,7 +217,7 @@ def test_the_plan_is_what_happens(plugin: Pruner, name: str, bench: SmallBench) 
     assert plan.model.form is shrunk.form is Form.DENSE
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 def test_speedup_is_exact(name: str, bench: SmallBench) -> None:
     pruned = L1Norm().apply(small(name, 0.1), FilterPruning(sparsity=0.4), bench)
     shrunk = Speedup().apply(pruned, NoOptions(), bench)
@@ -303,7 +304,7 @@ TRAINED = {
 }
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", architecture_names())
 @pytest.mark.parametrize("plugin", TRAINED)
 def test_trained_pruners_mask_filters_that_speedup_removes_exactly(
     plugin: str, name: str, devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,58 @@
+"""One section of Darknet's network description, and what may be asked of it."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from detpress.errors import InputError
+
+
+@dataclass
+class Section:
+    """`[kind]` at a line of the file. options: name -> its line and text."""
+
+    path: Path
+    line: int
+    kind: str
+    options: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def error(self, message: str, option: str = "") -> InputError:
+        line = self.options[option][0] if option in self.options else self.line
+        return InputError(f"{self.path}:{line}: [{self.kind}] {message}")
+
+    def word(self, option: str, default: str) -> str:
+        return self.options[option][1] if option in self.options else default
+
+    def whole_numbers(self, option: str, low: int, high: int) -> list[int]:
+        """The option's list of numbers; empty where it is absent."""
+        if option not in self.options:
+            return []
+        numbers = []
+        for text in self.options[option][1].split(","):
+            number = int(text) if re.fullmatch(r"[+-]?\d{1,9}", text) else None
+            if number is None or not low <= number <= high:
+                raise self.error(f"{option}: expected a whole number from {low} to {high}, got '{text[:40]}'", option)
+            numbers.append(number)
+        return numbers
+
+    def whole_number(self, option: str, default: int, low: int, high: int) -> int:
+        numbers = self.whole_numbers(option, low, high) or [default]
+        if len(numbers) > 1:
+            raise self.error(f"{option}: expected one number, got {len(numbers)}", option)
+        return numbers[0]
+
+    def sources(self, option: str, index: int) -> tuple[int, ...]:
+        """Layers before `index`; a negative number counts back from it."""
+        if option not in self.options:
+            raise self.error(f"expected the option {option}")
+        if not index:
+            raise self.error("is the first layer: expected one before it")
+        numbers = self.whole_numbers(option, -index, index - 1)
+        return tuple(number if number >= 0 else index + number for number in numbers)
+
+    def source(self, option: str, index: int) -> int:
+        """The one layer that an operator without activation takes beside the layer before."""
+        sources = self.sources(option, index)
+        if len(sources) > 1 or self.word("activation", "linear") != "linear":
+            raise self.error(f"expected one layer in {option}, and activation=linear")
+        return sources[0]

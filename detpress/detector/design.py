@@ -1,0 +1,44 @@
+"""What an architecture is: a layer list for any classes, anchors and width.
+
+Found by its name in a recipe (`model.arch`) through the entry-point group `detpress.architectures`, the published ones
+too.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from detpress.detector.layer import Layer
+from detpress.doors import entries_of, load_class
+
+ARCHITECTURES = "detpress.architectures"
+
+
+class Design(ABC):
+    """An architecture by name."""
+
+    anchors: ClassVar[Sequence[tuple[float, float]]]
+    """Those that it is used with by default, as many as it takes: (width, height) in pixels at an input of
+    `anchors_at`, from the smallest to the largest."""
+
+    anchors_at: ClassVar[int] = 416
+
+    @abstractmethod
+    def layers(
+        self, classes: int, anchors: Sequence[tuple[float, float]], image_size: int, width: float
+    ) -> Sequence[Layer]:
+        """The layer list.
+
+        anchors: as many as the class's own, in the same order, pixels at `image_size`. width: multiplies the filters of
+        every layer but those of the heads, which have 5 + classes for each of their anchors.
+        """
+
+
+def find_design(name: str) -> Design:
+    """Raises InputError for a name that is unknown, given twice, or broken."""
+    found: Design = load_class(name, ARCHITECTURES, Design)()
+    return found
+
+
+def architecture_names() -> list[str]:
+    return sorted(entries_of(ARCHITECTURES))

@@ -1,0 +1,47 @@
+"""YOLOv3, and the variant with spatial pyramid pooling.
+
+Redmon and Farhadi, "YOLOv3: An Incremental Improvement", arXiv:1804.02767, 2018, and the files `yolov3.cfg` and
+`yolov3-spp.cfg` published with it.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from detpress.detector.design import Design
+from detpress.detector.kinds import Anchors
+from detpress.detector.layer import Layer
+from detpress.detector.layer_list import LayerList
+
+
+class Yolov3(Design):
+    """YOLOv3: Darknet-53 under heads of three scales."""
+
+    # Published with it: k-means on COCO.
+    anchors = (
+        (10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326),
+    )  # fmt: skip
+    pyramid: ClassVar[bool] = False
+
+    def layers(self, classes: int, anchors: Anchors, image_size: int, width: float) -> Sequence[Layer]:
+        net = LayerList(width)
+        stride_8, stride_16 = net.darknet53()
+        if self.pyramid:
+            net.alternate(512, 3)
+            net.pyramid()
+            branch = net.alternate(512, 4) - 1
+        else:
+            branch = net.alternate(512, 6) - 1
+        net.head(anchors[6:9], classes)
+        net.join(branch, 256, stride_16)
+        branch = net.alternate(256, 6) - 1
+        net.head(anchors[3:6], classes)
+        net.join(branch, 128, stride_8)
+        net.alternate(128, 6)
+        net.head(anchors[0:3], classes)
+        return net.layers
+
+
+class Yolov3Spp(Yolov3):
+    """YOLOv3 with spatial pyramid pooling before the coarsest head."""
+
+    pyramid = True

@@ -1,0 +1,125 @@
+"""Convolutions: the one built-in kind with weights."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self, get_args
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detpress.detector.darknet_section import Section
+from detpress.detector.layer import LARGEST_COUNT, Channels, FeatureMap, Layer
+from detpress.errors import InputError
+
+Activation = Literal["leaky", "relu", "linear"]  # as Darknet names them; leaky: 0.1 times what is negative
+
+_ACTIVATIONS: dict[str, Activation] = {name: name for name in get_args(Activation)}
+
+
+@dataclass(frozen=True)
+class Convolution(Layer):
+    """Convolution with `size // 2` zero padding, batch normalisation unless told otherwise, then the activation."""
+
+    filters: int
+    size: int
+    stride: int = 1
+    batch_normalize: bool = True
+    activation: Activation = "leaky"
+    groups: int = 1
+
+    section: ClassVar[str] = "convolutional"
+    section_options: ClassVar[str] = "filters size stride pad padding groups batch_normalize activation"
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return (self.size, self.size)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Zeros above and below, and on the left and on the right."""
+        height, width = self.kernel
+        return (height // 2, width // 2)
+
+    def weight_shape(self, incoming: int) -> tuple[int, int, int, int]:
+        """Of a layer that takes so many channels."""
+        return (self.filters, incoming // self.groups, *self.kernel)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """With these weights, before normalisation and activation."""
+        return functional.conv2d(x, weight, bias, self.stride, self.padding, 1, self.groups)
+
+    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
+        [before] = taken
+        if self.filters % self.groups or before.channels % self.groups:
+            raise InputError(f"{self.groups} groups do not divide {before.channels} channels or {self.filters} filters")
+        sides = {
+            (before.side + 2 * padding - size) // self.stride + 1
+            for size, padding in zip(self.kernel, self.padding, strict=True)
+        }
+        if len(sides) > 1:
+            raise InputError(f"size {self.size}: gives a map of {sorted(sides)} pixels; expected a square")
+        return FeatureMap(self.filters, sides.pop())
+
+    def module(self, taken: Sequence[FeatureMap]) -> nn.Sequential:
+        [before] = taken
+        parts: OrderedDict[str, nn.Module] = OrderedDict()
+        parts["convolution"] = self.float_convolution(before.channels, bias=not self.batch_normalize)
+        if self.batch_normalize:
+            parts["norm"] = nn.BatchNorm2d(self.filters)
+        add_activation(parts, self)
+        return nn.Sequential(parts)
+
+    def float_convolution(self, incoming: int, bias: bool) -> nn.Conv2d:
+        """With new weights, without normalisation and activation."""
+        return nn.Conv2d(incoming, self.filters, self.kernel, self.stride, self.padding, groups=self.groups, bias=bias)
+
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "made" if self.groups == 1 else "fixed"
+
+    def parameters(self, taken: Sequence[FeatureMap]) -> int:
+        return self._weights(taken) + (2 if self.batch_normalize else 1) * self.filters
+
+    def macs(self, taken: Sequence[FeatureMap], given: FeatureMap) -> int:
+        return self._weights(taken) * given.side**2
+
+    def _weights(self, taken: Sequence[FeatureMap]) -> int:
+        filters, incoming, height, width = self.weight_shape(taken[0].channels)
+        return filters * incoming * height * width
+
+    @classmethod
+    def from_section(cls, section: Section, index: int) -> Self:
+        filters = section.whole_number("filters", 1, 1, LARGEST_COUNT)
+        size = section.whole_number("size", 1, 1, 63)
+        stride = section.whole_number("stride", 1, 1, 32)
+        padding = section.whole_number("padding", 0, 0, 63)
+        if section.whole_number("pad", 0, 0, 1):
+            padding = size // 2
+        if padding != size // 2:
+            raise section.error(f"padding: {padding}; only pad=1, half the size, is computed", "padding")
+        batch_normalize = section.whole_number("batch_normalize", 0, 0, 1)
+        activation = section.word("activation", "logistic")  # Darknet's default
+        if activation not in _ACTIVATIONS:
+            raise section.error(f"activation: {activation[:40]}; {', '.join(_ACTIVATIONS)} are supported", "activation")
+        groups = section.whole_number("groups", 1, 1, LARGEST_COUNT)
+        return cls(filters, size, stride, bool(batch_normalize), _ACTIVATIONS[activation], groups)
+
+    def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
+        options: dict[str, object] = {"batch_normalize": 1} if self.batch_normalize else {}
+        options |= {"filters": self.filters, "size": self.size, "stride": self.stride, "pad": 1}
+        options |= {"groups": self.groups} if self.groups > 1 else {}
+        return options | {"activation": self.activation}
+
+    def weights_in_order(self) -> tuple[str, ...]:
+        norm = ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var")
+        return (*(norm if self.batch_normalize else ("convolution.bias",)), "convolution.weight")
+
+
+def add_activation(parts: OrderedDict[str, nn.Module], layer: Convolution) -> None:
+    """Adds the module of the layer's activation; of a linear layer there is none."""
+    match layer.activation:
+        case "leaky":
+            parts["activation"] = nn.LeakyReLU(0.1)
+        case "relu":
+            parts["activation"] = nn.ReLU()

@@ -1,0 +1,105 @@
+"""Layers that bring several maps together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from detpress.detector.darknet_section import Section
+from detpress.detector.layer import Channels, FeatureMap, Layer
+from detpress.errors import InputError, shortened
+
+
+class Add(nn.Module):
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
+
+
+class Concatenate(nn.Module):
+    def forward(self, *maps: Tensor) -> Tensor:
+        return torch.cat(maps, dim=1)
+
+
+@dataclass(frozen=True)
+class Shortcut(Layer):
+    """Adds the output of layer `source` to the output of the layer before."""
+
+    source: int
+
+    section: ClassVar[str] = "shortcut"
+    section_options: ClassVar[str] = "from activation"
+
+    @property
+    def refers_to(self) -> tuple[int, ...]:
+        return (self.source,)
+
+    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
+        before, other = taken
+        if other != before:
+            raise InputError(f"cannot add {other} of layer {self.source} to {before}")
+        return before
+
+    def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
+        return Add()
+
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "added"
+
+    @classmethod
+    def checked(cls, option: str, value: Any) -> int:
+        if type(value) is not int:
+            raise InputError(f"expected the number of a layer, got {shortened(value)}")
+        return value
+
+    @classmethod
+    def from_section(cls, section: Section, index: int) -> Self:
+        return cls(section.source("from", index))
+
+    def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
+        return {"from": self.source, "activation": "linear"}
+
+
+@dataclass(frozen=True)
+class Route(Layer):
+    """Passes on the outputs of layers `sources`, concatenated over channels."""
+
+    sources: tuple[int, ...]
+
+    takes_before: ClassVar[bool] = False
+    section: ClassVar[str] = "route"
+    section_options: ClassVar[str] = "layers"
+
+    @property
+    def refers_to(self) -> tuple[int, ...]:
+        return self.sources
+
+    @property
+    def passes_on(self) -> bool:  # type: ignore[override]
+        return len(self.sources) == 1
+
+    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
+        sides = {one.side for one in taken}
+        if len(sides) > 1:
+            raise InputError(f"cannot concatenate maps with sides of {sorted(sides)} pixels")
+        return FeatureMap(sum(one.channels for one in taken), sides.pop())
+
+    def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
+        return Concatenate()
+
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "beside"
+
+    @classmethod
+    def checked(cls, option: str, value: Any) -> tuple[int, ...]:
+        if not isinstance(value, list) or not all(type(source) is int for source in value):
+            raise InputError(f"expected a list of numbers of layers, got {shortened(value)}")
+        return tuple(value)
+
+    @classmethod
+    def from_section(cls, section: Section, index: int) -> Self:
+        return cls(section.sources("layers", index))
+
+    def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
+        return {"layers": ",".join(map(str, self.sources))}

@@ -1,0 +1,152 @@
+"""What a kind of layer says of itself. A network is a list of such layers (see `detpress.detector.architecture`).
+
+    0  Convolution(32, size=3)      made: 32 channels of its own, of all that it takes
+    1  MaxPool(2, stride=2)         passed: channel k is made of channel k
+    2  Convolution(64, size=1)
+    3  Convolution(64, size=3)
+    4  Shortcut(source=2)           added: channel k of layer 3 and channel k of layer 2 go or stay together
+    5  Route(sources=(4, 1))        beside: the channels of layer 4, then those of layer 1
+
+A kind is a frozen dataclass, found by its name in model.json through the entry-point group `detpress.layers`, the
+built-in ones too.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+
+from detpress.errors import InputError, shortened
+from detpress.files.plain_json import check_keys
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from detpress.detector.darknet_section import Section
+
+LARGEST_COUNT = 2**16  # filters, classes, pixels of a side: more is a mistake, and would be allocated
+
+# How the channels that a layer gives hang together with those that it takes:
+#   made        of all channels that it takes
+#   passed      one by one, of what it takes; where a channel is zero, so is what is made of it
+#   added       as passed, of several maps: zero where all are
+#   multiplied  as passed, of several maps: zero where any is
+#   beside      those of all maps that it takes, one map after the other
+#   fixed       not known: no channel that it takes or gives can be removed
+Channels = Literal["made", "passed", "added", "multiplied", "beside", "fixed"]
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """What a layer gives for one image. side: pixels."""
+
+    channels: int
+    side: int
+
+    def __str__(self) -> str:
+        return f"{self.channels} channels of {self.side} x {self.side}"
+
+
+@dataclass(frozen=True)
+class Layer(ABC):
+    """One layer; its fields are its options, all of which model.json has.
+
+    Maps that a layer takes are given to its methods in the order of `inputs`.
+    """
+
+    takes_before: ClassVar[bool] = True  # the map that the layer before it gives, as the first
+    passes_on: ClassVar[bool] = False  # gives the one map that it takes as it is, and computes nothing
+    section: ClassVar[str | None] = None  # what Darknet calls it; None: Darknet has no such layer
+    section_options: ClassVar[str] = ""  # which a section may have, and
+    training_options: ClassVar[str] = ""  # those that only matter when Darknet trains: read over
+
+    @property
+    def refers_to(self) -> tuple[int, ...]:
+        """The layers before it that its options name."""
+        return ()
+
+    def inputs(self, index: int) -> tuple[int, ...]:
+        """The layers whose maps it takes where it is layer `index`; -1 is the images."""
+        return (index - 1, *self.refers_to) if self.takes_before else self.refers_to
+
+    @abstractmethod
+    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
+        """The map that it gives. Raises InputError for maps that it cannot take, without the layer's number."""
+
+    def module(self, taken: Sequence[FeatureMap]) -> "nn.Module":
+        """What computes it: takes as many tensors (N, channels, side, side) as there are maps, gives one.
+
+        Layers that pass on are never computed.
+        """
+        from torch import nn
+
+        return nn.Identity()
+
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "fixed"
+
+    def parameters(self, taken: Sequence[FeatureMap]) -> int:
+        """Weights, biases, and BatchNorm's scale and shift."""
+        return 0
+
+    def macs(self, taken: Sequence[FeatureMap], given: FeatureMap) -> int:
+        """Multiply-accumulates with weights, for one image; additions, activations and BatchNorm are not counted."""
+        return 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options as plain data for JSON; `from_dict` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, where: str, data: dict[str, Any]) -> Self:
+        """data: the options, and `type`. Raises InputError, beginning with `where`, for what no such layer has."""
+        options = [field.name for field in fields(cls)]
+        check_keys(where, data, ["type", *options])
+        checked = {}
+        for option in options:
+            try:
+                checked[option] = cls.checked(option, data[option])
+            except InputError as error:
+                raise InputError(f"{where}: {option}: {error}") from error
+        return cls(**checked)
+
+    @classmethod
+    def checked(cls, option: str, value: Any) -> Any:
+        """What a file gives as `option`, as the layer takes it.
+
+        By the field's type: true or false, one of a Literal's words, or a whole number above 0; whoever has others
+        overrides it. Raises InputError that says what was expected.
+        """
+        kind = _types(cls)[option]
+        if kind is bool:
+            fine, expected = isinstance(value, bool), "true or false"
+        elif get_origin(kind) is Literal:
+            fine, expected = value in get_args(kind), f"one of {', '.join(map(str, get_args(kind)))}"
+        else:
+            fine = type(value) is int and 1 <= value <= LARGEST_COUNT
+            expected = f"a whole number from 1 to {LARGEST_COUNT}"
+        if not fine:
+            raise InputError(f"expected {expected}, got {shortened(value)}")
+        return value
+
+    @classmethod
+    def from_section(cls, section: "Section", index: int) -> Self:
+        """The layer that Darknet's section describes as layer `index`. Raises InputError, with the line."""
+        raise NotImplementedError(f"{cls.__name__} has a section, but does not read it")
+
+    def to_section(self, index: int, layers: Sequence["Layer"], classes: int) -> dict[str, object]:
+        """The options of its section in Darknet's file. index: its number among `layers`.
+
+        Raises InputError, without the layer's number, for what Darknet does not have.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a section, but does not write it")
+
+    def weights_in_order(self) -> tuple[str, ...]:
+        """Names of its module's tensors in the order of Darknet's weights file."""
+        return ()
+
+
+@cache
+def _types(kind: type[Layer]) -> dict[str, Any]:
+    return get_type_hints(kind)

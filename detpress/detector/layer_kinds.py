@@ -1,0 +1,53 @@
+"""The kinds of layers that are installed, found by the entry-point group `detpress.layers`."""
+
+from functools import cache
+from typing import Any
+
+from detpress.detector.layer import Layer
+from detpress.doors import entries_of, load_class
+from detpress.errors import InputError
+
+LAYERS = "detpress.layers"
+
+
+def layer_kind(name: str) -> type[Layer]:
+    """Raises InputError for a name that is unknown, given twice, or broken."""
+    found: type[Layer] = load_class(name, LAYERS, Layer)
+    return found
+
+
+def layer_kinds() -> dict[str, type[Layer]]:
+    """All kinds by their names, without those that cannot be imported."""
+    found = {}
+    for name in entries_of(LAYERS):
+        try:
+            found[name] = layer_kind(name)
+        except InputError:  # said by `layer_kind` to whoever wants that one
+            continue
+    return found
+
+
+@cache
+def kind_name(kind: type[Layer]) -> str:
+    """The name by which model.json has the kind. Raises InputError for one that no package brings by a name."""
+    for name, known in layer_kinds().items():
+        if known is kind:
+            return name
+    raise InputError(
+        f"{kind.__module__}.{kind.__qualname__} could not be read again: expected an entry point of {LAYERS} for it"
+    )
+
+
+def layer_from_dict(where: str, data: Any) -> Layer:
+    """Raises InputError, beginning with `where`, where `data` describes no layer."""
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected an object with a type")
+    try:
+        kind = layer_kind(data.get("type"))  # type: ignore[arg-type]
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return kind.from_dict(where, data)
+
+
+def layer_as_dict(layer: Layer) -> dict[str, Any]:
+    return {"type": kind_name(type(layer)), **layer.as_dict()}

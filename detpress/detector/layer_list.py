@@ -1,0 +1,62 @@
+"""Layers collected in order, and the parts that published detectors are made of."""
+
+from detpress.detector.kinds import Anchors, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
+from detpress.detector.layer import Layer
+
+
+class LayerList:
+    """Collects layers in order, scaling the number of filters; indices are those of the finished network."""
+
+    def __init__(self, width: float) -> None:
+        self.layers: list[Layer] = []
+        self.width = width
+
+    def add(self, layer: Layer) -> int:
+        self.layers.append(layer)
+        return len(self.layers) - 1
+
+    def convolution(self, filters: int, size: int, stride: int = 1) -> int:
+        return self.add(Convolution(max(1, round(filters * self.width)), size, stride))
+
+    def alternate(self, filters: int, times: int) -> int:
+        """`times` convolutions, by turns 1x1 with `filters` and 3x3 with twice as many; the last one's index."""
+        for i in range(times):
+            self.convolution(filters, 1) if i % 2 == 0 else self.convolution(2 * filters, 3)
+        return len(self.layers) - 1
+
+    def darknet53(self) -> tuple[int, int]:
+        """The backbone; returns the layers where strides 8 and 16 end."""
+        self.convolution(32, 3)
+        ends = []
+        for filters, blocks in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)):
+            self.convolution(filters, 3, stride=2)
+            for _ in range(blocks):
+                before = len(self.layers) - 1
+                self.convolution(filters // 2, 1)
+                self.convolution(filters, 3)
+                self.add(Shortcut(before))
+            ends.append(len(self.layers) - 1)
+        return ends[2], ends[3]
+
+    def pyramid(self) -> int:
+        """Spatial pyramid pooling: the input beside its maxima over 5, 9 and 13 pixels."""
+        before = len(self.layers) - 1
+        five = self.add(MaxPool(5, 1))
+        self.add(Route((before,)))
+        nine = self.add(MaxPool(9, 1))
+        self.add(Route((before,)))
+        thirteen = self.add(MaxPool(13, 1))
+        return self.add(Route((thirteen, nine, five, before)))
+
+    def head(self, anchors: Anchors, classes: int) -> None:
+        self.add(
+            Convolution(len(anchors) * (5 + classes), 1, batch_normalize=False, activation="linear"),
+        )
+        self.add(Yolo(tuple(anchors)))
+
+    def join(self, source: int, filters: int, with_layer: int) -> None:
+        """Goes up one scale: from `source` through a 1x1 convolution, doubled in size, beside `with_layer`."""
+        self.add(Route((source,)))
+        self.convolution(filters, 1)
+        up = self.add(Upsample())
+        self.add(Route((up, with_layer)))
