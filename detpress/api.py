@@ -1,11 +1,12 @@
 """What a plugin of another package may rely on, in one import.
 
-Importing it is cheap: what needs PyTorch (`Model`, `Network`, `new_model`) is imported when it is first asked for.
+Importing it is cheap: what needs PyTorch is imported when it is first asked for.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from detpress.builtin import find_bundle
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.contract.tuner import Assessor, Distribution, Judge, Proposals, Space, Tuner
 from detpress.detector.form import Form
@@ -17,6 +18,7 @@ from detpress.training.image_counts import ImageCounts
 if TYPE_CHECKING:
     from detpress.detector.model import Model, new_model
     from detpress.detector.network import Network
+    from detpress.encodings.bundle import load_bundle, save_bundle
 
 __all__ = [
     "Assessor",
@@ -37,13 +39,18 @@ __all__ = [
     "TrainingOptions",
     "Tuner",
     "Workbench",
+    "find_bundle",
+    "load_bundle",
     "new_model",
+    "save_bundle",
 ]
 
 NEED_TORCH = {
     "Model": "detpress.detector.model",
     "Network": "detpress.detector.network",
+    "load_bundle": "detpress.encodings.bundle",
     "new_model": "detpress.detector.model",
+    "save_bundle": "detpress.encodings.bundle",
 }
 
 
