@@ -11,7 +11,7 @@ from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.contract.tuner import Assessor, Distribution, Judge, Proposals, Space, Tuner
 from detpress.detector.form import Form
 from detpress.errors import InputError, StageError
-from detpress.options import Options
+from detpress.options import BundleName, Options
 from detpress.training.config import TrainingConfig, TrainingOptions
 from detpress.training.image_counts import ImageCounts
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Assessor",
+    "BundleName",
     "Distribution",
     "Form",
     "ImageCounts",

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
-from detpress.options import Options
+from detpress.options import BundleName, Options
 from detpress.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 class Distillation(Options):
     """Who teaches what, and the training."""
 
-    teacher: str = Field(description="the teacher's bundle: a shipped one such as `builtin:digits`, or its folder")
+    teacher: BundleName = Field(
+        description="the teacher's bundle: a shipped one such as `builtin:digits`, or its folder"
+    )
     loss: Literal["mse", "kl"] = Field(
         "mse",
         description="of two linked maps: mean squared error, or KL divergence over their channels (softened by 2)",
@@ -62,9 +64,6 @@ class Distiller(Plugin):
     distiller: ClassVar[Any]
     before_head: ClassVar[int]  # how far before a head the default links are
     equal_channels: ClassVar[bool]
-
-    def bundles(self, config: Distillation) -> tuple[str, ...]:
-        return (config.teacher,)
 
     def plan(self, model: "Model", config: Any) -> Plan:
         from detpress.builtin import find_bundle

@@ -45,6 +45,8 @@ def export(
     path = out or Path(f"{model.architecture.name}{suffix}")
     if path.suffix != suffix:
         raise InputError(f"--out {path}: expected a name that ends in {suffix}")
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: cannot be written (no such folder)")
     difference = write(model, path) if opset is None else write_onnx(model, path, opset)
     if as_json:
         print_json(

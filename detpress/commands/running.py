@@ -42,7 +42,8 @@ def run(
     settings = [*(assignments or []), *([] if seed is None else [f"seed={seed}"])]
     checked = read_recipe(find_recipe(recipe), settings)
     listener = TerminalListener()
-    listener.say(f"{checked.name}: {len(checked.chain)} steps, seed {checked.seed}")
+    steps = "1 step" if len(checked.chain) == 1 else f"{len(checked.chain)} steps"
+    listener.say(f"{checked.name}: {steps}, seed {checked.seed}")
 
     # These import PyTorch, which takes seconds: what is wrong with the recipe itself is said before.
     from detpress.run.data_check import annotation_findings, picture_findings, report

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from detpress.detector.form import Form
-from detpress.options import Options
+from detpress.options import Options, bundles_in
 from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from detpress.training.config import TrainingConfig
     from detpress.training.dataset import TrainingSet
     from detpress.training.step import EngineTraining
+    from detpress.voc.evaluate import Score
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,16 @@ class Workbench(Protocol):
     def steps_per_epoch(self, training: "TrainingConfig") -> int:
         """Steps of the optimizer in one pass over the training split."""
 
-    def evaluate(self, model: "Model", split: str = "val") -> float:
-        """mAP (a fraction) by the recipe's protocol, an int8 model's in the runtime that the recipe scores it in.
+    def evaluate(self, model: "Model", split: str = "val") -> "Score":
+        """mAP (a float, a fraction) by the recipe's protocol, an int8 model's in the runtime that the recipe scores it
+        in; `.evaluation.ap` has it by class. The test split is refused.
+        """
 
-        The test split is refused.
+    def gradients(self, model: "Model", images: int, or_fewer: bool = False) -> "dict[str, Tensor]":
+        """Parameter name -> gradient of the detector's loss, the mean over that many training images drawn by the seed.
+
+        Without augmentation and with BatchNorm's running statistics, so that the same model has the same gradients.
+        or_fewer: see `calibration`.
         """
 
     def latency_ms(self, model: "Model", runtime: str) -> float:
@@ -109,6 +116,12 @@ class Workbench(Protocol):
 
     def remember(self, key: dict[str, Any], compute: Callable[[Path], None]) -> Path:
         """The folder that `compute(folder)` filled, kept on disk: computed once for `key`, also across kills."""
+
+    def remember_model(self, key: dict[str, Any], compute: "Callable[[], Model]") -> "Model":
+        """The model that `compute` gave, kept on disk as `remember` keeps a folder."""
+
+    def figure(self, name: str, value: float) -> None:
+        """A number of the plugin's own, such as `bits_per_weight`: `plugin.bits_per_weight` in results and studies."""
 
     def keep(self, name: str) -> Path:
         """Where to write a file that stays with the finished stage, such as a table: `files/NAME` in its folder."""
@@ -143,8 +156,8 @@ class Plugin(ABC):
         check_training(config, model.architecture, images)
 
     def bundles(self, config: Any) -> tuple[str, ...]:
-        """Bundles that the options name, such as a teacher's: what they hold enters the stage's key."""
-        return ()
+        """Bundles whose contents enter the stage's key: by default, all that the options name (`BundleName`)."""
+        return tuple(name for _, name in bundles_in(config))
 
     def repeats(self, config: Any) -> bool:
         """Whether the same options give the same model again; not where a limit of time or a latency decides."""

@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from detpress.contract.plugin import Plugin
 from detpress.contract.tuner import Assessor, Tuner
+from detpress.detector.form import Form
 from detpress.doors import distribution_of, entries_of, installed_version, load_class
 from detpress.errors import InputError
+from detpress.options import Options
 
 PLUGINS = "detpress.plugins"
 TUNERS = "detpress.tuners"
@@ -44,7 +46,21 @@ def plugin_names() -> list[str]:
 def load_plugin(name: str) -> Plugin:
     """An instance of the plugin. Raises InputError for a name that is unknown, given twice, or broken."""
     loaded: Plugin = load_class(name, PLUGINS, Plugin)()
+    if mistake := _mistake(loaded):
+        raise InputError(f"plugin '{name}' ({distribution_of(name, PLUGINS)[0]}): {mistake}")
     return loaded
+
+
+def _mistake(plugin: Plugin) -> str | None:
+    """What a class that is to be a plugin lacks, beside `apply`, without which there is no object of it."""
+    config, accepts, returns = (getattr(plugin, name, None) for name in ("Config", "accepts", "returns"))
+    if not (isinstance(config, type) and issubclass(config, Options)):
+        return "its `Config` is no subclass of detpress.api.Options"
+    if not (isinstance(accepts, frozenset) and accepts and all(isinstance(form, Form) for form in accepts)):
+        return "its `accepts` is no frozenset of detpress.api.Form"
+    if not hasattr(plugin, "returns") or not (returns is None or isinstance(returns, Form)):
+        return "its `returns` is neither a detpress.api.Form nor None"
+    return None
 
 
 def load_tuner(name: str) -> Tuner:

@@ -28,6 +28,7 @@ OPEN_ENDED = (
     "storage_bytes.",
     "latency_ms.",
     "processing_ms.",
+    "plugin.",
 )  # a class, a runtime, ...
 
 
@@ -64,6 +65,8 @@ def shown(name: str, value: float) -> str:
         return f"{value:,.2f} ms"
     if name == "macs":
         return f"{value / 1e6:,.1f} M"
+    if name.startswith("plugin."):
+        return f"{value:,.4g}"
     return f"{value:,.1f} s" if name == "seconds" else f"{value:,.0f}"
 
 
@@ -77,6 +80,8 @@ def heading(name: str) -> str:
     if name.startswith("processing_ms."):
         part, _, what = name.removeprefix("processing_ms.").rpartition(".")
         return f"{part} the network {what}"
+    if name.startswith("plugin."):
+        return name.removeprefix("plugin.").replace("_", " ")
     plain = {"map": "mAP", "macs": "MACs", "storage_bytes.on_disk": "on disk", "seconds": "seconds to make"}
     return plain.get(name, name.replace("_", " "))
 

@@ -17,7 +17,7 @@ Reading it finds every mistake at once and says each in one line that names the 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
@@ -34,7 +34,7 @@ from detpress.contract.tuner import Assessor, Space, Tuner
 from detpress.detector.form import Form
 from detpress.errors import InputError, nearest
 from detpress.measure.section import Measure
-from detpress.options import Options
+from detpress.options import Options, bundles_in
 from detpress.recipe.search import Search, SearchSection, check_metric, read_condition, read_distribution
 from detpress.recipe.sections import Data, ModelSource
 from detpress.recipe.yaml_source import Place, YamlSource, read_yaml, spell, spell_out
@@ -337,17 +337,34 @@ def _misfits(steps: Sequence[Step], form: Form | None, source: YamlSource) -> li
 
 def _with_bundles_found(step: Step, index: int, source: YamlSource) -> Step:
     """The step with the bundles that its options name, such as a teacher, found like the recipe's other paths."""
-    bundles = step.plugin.bundles(step.config)
     item = source.data["chain"][index]
-    if not bundles or isinstance(item, str):
+    options = None if isinstance(item, str) else item[step.name]
+    if options is None:
         return step
-    options = _with_found(item[step.name], bundles, ("chain", index, step.name), source)
+    place: Place = ("chain", index, step.name)
+    typed = list(bundles_in(step.config))
+    for inner, name in typed:
+        options = _with(options, inner, _resolve(name, (*place, *inner), source))
+    if others := set(step.plugin.bundles(step.config)) - {name for _, name in typed}:
+        options = _with_found(options, others, place, source)
     source.data["chain"][index] = {step.name: options}
-    return replace(step, config=step.plugin.Config.model_validate({} if options is None else options))
+    return replace(step, config=step.plugin.Config.model_validate(options))
 
 
-def _with_found(value: Any, bundles: Sequence[str], place: Place, source: YamlSource) -> Any:
-    """Options as the recipe has them, the bundles among them, at any depth, absolute."""
+def _with(data: Any, place: Place, value: str) -> Any:
+    """Options as the recipe has them, `value` in the place of what stands there; what is a default stands nowhere."""
+    if not place:
+        return value
+    key, *rest = place
+    if isinstance(data, list) and isinstance(key, int):
+        return [_with(part, tuple(rest), value) if i == key else part for i, part in enumerate(data)]
+    if isinstance(data, dict) and key in data:
+        return data | {key: _with(data[key], tuple(rest), value)}
+    return data
+
+
+def _with_found(value: Any, bundles: Collection[str], place: Place, source: YamlSource) -> Any:
+    """As a plugin that names its bundles as plain text expects: every text that is one of them, at any depth."""
     if isinstance(value, dict):
         return {key: _with_found(inner, bundles, (*place, key), source) for key, inner in value.items()}
     if isinstance(value, list):

@@ -5,7 +5,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from detpress.measure.figures import measured_on
+from detpress.measure.figures import heading, measured_on, shown
 
 
 def run_table(results: dict[str, Any]) -> Table:
@@ -38,8 +38,8 @@ def run_table(results: dict[str, Any]) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("stage", no_wrap=True)
-    for heading in ("mAP", "parameters", "MACs", "on disk", *(f"{name}\nms" for name in runtimes)):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for title in ("mAP", "parameters", "MACs", "on disk", *(f"{name}\nms" for name in runtimes)):
+        table.add_column(title, justify="right", no_wrap=True)
     for stage in stages:
         cells = _cells(stage["metrics"], reference["metrics"], runtimes)
         table.add_row(f"{stage['index']} {stage['plugin']}\n  {stage['form']}", *cells)
@@ -60,6 +60,8 @@ def _beside_the_network(stage: dict[str, Any]) -> str:
     line = f"\n{stage['index']} {stage['plugin']}: {before:.2f} ms an image before the network, {after:.2f} after it"
     if len(metrics["map_by_runtime"]) > 1:
         line += "; mAP " + ", ".join(f"{score:.4f} in {name}" for name, score in metrics["map_by_runtime"].items())
+    for name, value in metrics.get("plugin", {}).items():
+        line += f"; {heading(f'plugin.{name}')} {shown(f'plugin.{name}', value)}"
     energy = {name: found["joules"] for name, found in metrics["latency_ms"].items() if "joules" in found}
     if energy:
         line += "; joules a batch: " + ", ".join(f"{joules:.3f} in {name}" for name, joules in energy.items())

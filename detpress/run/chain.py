@@ -28,7 +28,7 @@ from detpress.run.initial_model import initial_model
 from detpress.run.keys import chain_keys
 from detpress.run.remarks import remarks
 from detpress.run.run_folder import exchange_stages
-from detpress.run.stage import Listener, Stage, StageMaker, find_stage, measurement_digest
+from detpress.run.stage import Listener, Stage, StageMaker, find_stage, measurement_digest, torch_as_it_was
 from detpress.run.store import Store, write_atomically
 from detpress.run.workbench import StageWorkbench
 from detpress.voc.devkit import Devkit
@@ -133,7 +133,8 @@ class _Application:
         step = self.step
         before = load_bundle(self.parent)
         workbench.bundles = step.plugin.bundles(step.config)
-        after = step.plugin.apply(before, step.config, workbench)
+        with torch_as_it_was():
+            after = step.plugin.apply(before, step.config, workbench)
         if not _same(before, load_bundle(self.parent)):
             raise StageError("changed the model that it was given; its contract says a new one")
         _check_kind(before, after)

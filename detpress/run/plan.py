@@ -11,7 +11,7 @@ from detpress.contract.plugin import Plan
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.errors import InputError
+from detpress.errors import InputError, cut_short
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import initial_model, recipe_classes
@@ -154,7 +154,7 @@ def _check(recipe: Recipe, index: int, step: Step, model: Model, images: ImageCo
         raise InputError(f"{recipe.where(('chain', index, step.name, *option.split('.')))}: {what}") from error
     except Exception as error:  # a stranger's check may do anything
         where = recipe.where(("chain", index, step.name))
-        raise InputError(f"{where}: its check failed: {type(error).__name__}: {error}") from error
+        raise InputError(f"{where}: its check failed: {type(error).__name__}: {cut_short(str(error))}") from error
 
 
 def plan_table(rows: list[PlannedStage]) -> Table:

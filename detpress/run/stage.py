@@ -172,9 +172,9 @@ class StageMaker:
                 (scratch / "stage.log").open("ab") as printed,
                 _engine_errors_named(name, scratch / "stage.log", log),
                 standard_output_into(printed.fileno()),
-                seeded(recipe.seed),
             ):
-                model = make(workbench)
+                with seeded(recipe.seed):
+                    model = make(workbench)
                 seconds = time.perf_counter() - started
                 _save(model, unfinished / "bundle")
         (scratch / "stage.log").rename(unfinished / "stage.log")
@@ -187,6 +187,7 @@ class StageMaker:
             "seconds": round(seconds, 3),
             "threads": torch.get_num_threads(),
             "notes": list(model.notes),
+            "figures": workbench.figures,
         }
         (unfinished / "stage.json").write_text(json.dumps(record))
         self.store.finish(key, unfinished)
@@ -249,8 +250,26 @@ def find_stage(index: int, name: str, key: str, measured: str, store: Store) -> 
     folder, measurement = store.stage(key), store.measurement(key, measured)
     record = json.loads((folder / "stage.json").read_text())
     metrics = json.loads((measurement / "metrics.json").read_text())
+    if figures := record.get("figures"):
+        metrics["plugin"] = figures
     form, seconds, notes = Form(record["form"]), record["seconds"], record.get("notes", [])
     return Stage(index, name, form, key, folder, True, seconds, notes, metrics, measurement / "results")
+
+
+@contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """What a plugin sets in PyTorch for the whole process is set back, so that it decides nothing of later stages."""
+    threads, dtype, gradients = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    deterministic, precision = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(gradients)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager
@@ -305,5 +324,8 @@ def _engine_errors_named(name: str, path: Path, log: logging.Logger) -> Iterator
 
 def _own_words(error: Exception) -> str:
     """The message; where it is the traceback of another process, as PyTorch hands it on, what was raised there."""
-    message = str(error).strip() or "no message"
+    try:
+        message = str(error).strip() or "no message"
+    except Exception:  # a stranger's error may have no words
+        return "its message cannot be read"
     return message.splitlines()[-1].partition(": ")[2] if "Traceback (most recent call last)" in message else message

@@ -37,6 +37,7 @@ from detpress.files.folders import open_to_group, put_in_place, remove_folder, r
 from detpress.run.shared_store import FETCHING, SharedStore
 
 LOG = logging.getLogger(__name__)
+SHORTEST_BEGINNING = 4  # letters of a key: one would remove a stage by a slip of the hand
 ABANDONED = 24 * 3600.0  # seconds after which nobody is still fetching a stage
 
 
@@ -242,9 +243,11 @@ class Store:
         return self.stage(key) in parts
 
     def find(self, beginning: str) -> str:
-        """The key that begins so. Raises InputError where none does, or several do."""
+        """The key that begins so. Raises InputError where none does, or several do, and for a beginning too short."""
+        if len(beginning) < SHORTEST_BEGINNING:
+            raise InputError(f"'{beginning}': expected at least {SHORTEST_BEGINNING} letters of a stage's key")
         keys = sorted(folder.name for folder in self._stage_folders() if folder.name.startswith(beginning))
-        if not keys or not beginning:
+        if not keys:
             raise InputError(f"no stage whose key begins with '{beginning[:80]}'; `detpress store ls` lists them")
         if len(keys) > 1:
             raise InputError(

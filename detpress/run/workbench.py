@@ -2,7 +2,9 @@
 
 import copy
 import logging
+import math
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,9 +18,9 @@ from detpress.builtin import find_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.images import read_squares
 from detpress.detector.model import Model
-from detpress.detector.predict import Run, predict_image_set
-from detpress.encodings.bundle import load_bundle
-from detpress.errors import InputError
+from detpress.detector.predict import BATCH, Run, predict_image_set
+from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.errors import InputError, StageError, shortened
 from detpress.measure.latency import measure_latency
 from detpress.measure.metrics import scoring_runtime
 from detpress.measure.section import Measure
@@ -27,11 +29,12 @@ from detpress.run.store import digest, remember
 from detpress.runtimes.opening import open_runtime
 from detpress.runtimes.runtime import Runtime
 from detpress.training.config import TrainingConfig, chooses_best
-from detpress.training.dataset import TrainingSet
+from detpress.training.dataset import TrainingSet, collate
+from detpress.training.loss import yolo_loss
 from detpress.training.step import EngineTraining, steps_per_epoch
 from detpress.training.trainer import TrainingContext, fit, train
 from detpress.voc.devkit import Devkit, check_boxes
-from detpress.voc.evaluate import evaluate
+from detpress.voc.evaluate import Score, evaluate
 
 
 @dataclass
@@ -42,7 +45,7 @@ class StageWorkbench:
     scratch: Path
     log: logging.Logger
     progress: Callable[[str, int, int], None]
-    devkit: Devkit
+    devkit: Devkit  # the image set that the result is scored on is hidden
     architecture: Architecture  # of the model before the first plugin: input size and resize hold for the whole chain
     data: Data
     measure: Measure
@@ -50,8 +53,14 @@ class StageWorkbench:
     files: Path | None = None  # see `keep`
     notes: list[str] = field(default_factory=list)  # what a person should be told of how the stage went
     bundles: tuple[str, ...] = ()  # those that the plugin's options name: what they hold is in the stage's key
+    figures: dict[str, float] = field(default_factory=dict)  # the plugin's own, see `figure`
     _fits: int = 0
     _remembering: str = ""  # below scratch, where the trainings of what is being remembered lie
+
+    def __post_init__(self) -> None:
+        """The test set is hidden, unless the recipe has it trained on, or chosen by, all the same."""
+        if self.data.test not in (self.data.train, self.data.val):
+            self.devkit = self.devkit.hiding(self.data.test)
 
     def fit(
         self,
@@ -102,16 +111,30 @@ class StageWorkbench:
     def steps_per_epoch(self, training: TrainingConfig) -> int:
         return steps_per_epoch(len(self.devkit.image_set(self.data.train)), training)
 
-    def evaluate(self, model: Model, split: str = "val") -> float:
-        if split in ("test", self.data.test):
-            raise InputError(f"a plugin may not see the image set '{split}': it is what the result is scored on")
+    def evaluate(self, model: Model, split: str = "val") -> Score:
         name = self.data.val if split == "val" else split
         runtime = scoring_runtime(model.form, list(self.measure.runtimes))
         run = self._run_here(model.network) if runtime == "torch" else self._open(runtime, model).run
         detections = predict_image_set(
             run, model.architecture, self.devkit, name, max_detections=self.measure.max_detections
         )
-        return evaluate(self.devkit.image_set(name), detections, self.measure.protocol, self.measure.iou).map
+        return Score(evaluate(self.devkit.image_set(name), detections, self.measure.protocol, self.measure.iou))
+
+    def gradients(self, model: Model, images: int, or_fewer: bool = False) -> dict[str, Tensor]:
+        chosen = self._drawn(images, or_fewer, "images")
+        data = TrainingSet(self.devkit, self.data.train, model.architecture)
+        network = copy.deepcopy(model.network).to(self.device).eval().requires_grad_(True)
+        config = TrainingConfig(epochs=1)
+        for start in range(0, len(chosen), BATCH):
+            batch = chosen[start : start + BATCH]
+            squares, targets = collate([data[i] for i in batch])
+            maps = network(squares.to(self.device).float() / 255)
+            loss = yolo_loss(maps, targets.to(self.device), model.architecture, config).total
+            torch.autograd.backward(loss * len(batch) / len(chosen))
+            self.progress("images differentiated", start + len(batch), len(chosen))
+        return {
+            name: parameter.grad.cpu() for name, parameter in network.named_parameters() if parameter.grad is not None
+        }
 
     def latency_ms(self, model: Model, runtime: str) -> float:
         return float(measure_latency(self._open(runtime, model), model.architecture, self.measure.batch)["median"])
@@ -126,26 +149,33 @@ class StageWorkbench:
 
     def training_set(self, architecture: Architecture, split: str = "train") -> TrainingSet:
         name = {"train": self.data.train, "val": self.data.val}.get(split, split)
-        if name == self.data.test:
-            raise InputError(f"a plugin may not see the image set '{name}': it is what the result is scored on")
         return TrainingSet(self.devkit, name, architecture)
 
     def calibration(self, images: int, or_fewer: bool = False) -> Tensor:
         annotations = self.devkit.image_set(self.data.train)
-        if images > len(annotations) and or_fewer:
-            self.note(f"{len(annotations)} calibration images, all there are, instead of {images}")
-            images = len(annotations)
-        if images > len(annotations):
-            raise InputError(
-                f"{images} calibration images asked for, but the image set '{self.data.train}' "
-                f"of {self.devkit.root} has {len(annotations)}"
-            )
-        chosen = random.Random(self.seed).sample(annotations, images)
+        chosen = [annotations[i] for i in self._drawn(images, or_fewer, "calibration images")]
         return read_squares(
             [self.devkit.image_path(annotation) for annotation in chosen],
             self.architecture,
             [annotation.size for annotation in chosen],
         )
+
+    def _drawn(self, images: int, or_fewer: bool, what: str) -> list[int]:
+        """Indices of so many training images, drawn by the seed. Raises InputError where there are too few."""
+        there = len(self.devkit.image_set(self.data.train))
+        if images > there and or_fewer:
+            self.note(f"{there} {what}, all there are, instead of {images}")
+            images = there
+        if images > there:
+            raise InputError(
+                f"{images} {what} asked for, but the image set '{self.data.train}' of {self.devkit.root} has {there}"
+            )
+        return random.Random(self.seed).sample(range(there), images)
+
+    def figure(self, name: str, value: float) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or not math.isfinite(value):
+            raise StageError(f"figure {shortened(name)}: expected a name such as bits_per_weight, and a finite number")
+        self.figures[name] = float(value)
 
     def note(self, text: str) -> None:
         """Said in the log and, once, in the stage's record."""
@@ -174,6 +204,12 @@ class StageWorkbench:
                 self._remembering, self._fits = outside
 
         return remember(self.scratch / "remembered", key, compute_apart)
+
+    def remember_model(self, key: dict[str, Any], compute: Callable[[], Model]) -> Model:
+        def save(folder: Path) -> None:
+            save_bundle(compute(), folder / "bundle")
+
+        return load_bundle(self.remember(key, save) / "bundle")
 
     def keep(self, name: str) -> Path:
         assert self.files is not None

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -29,11 +29,13 @@ class Devkit:
     folders: `root` itself, or the VOC2007, VOC2012, ... below it, whose image sets of the same name are joined: the
         set `trainval` of VOCdevkit is what is known as VOC07+12. No two of a set's images may have the same name, since
         results files tell images by name alone.
+    hidden: image sets that may not be seen, such as the one that a plugin's result is scored on.
     """
 
     root: Path
     folders: tuple[Path, ...]
     given_classes: tuple[str, ...] | None
+    hidden: frozenset[str] = frozenset()
     _sets: dict[str, list[Annotation]] = field(default_factory=dict, repr=False)
     _annotations: dict[Path, Annotation] = field(default_factory=dict, repr=False)  # sets share images: read once
     _listings: dict[Path, dict[str, Path]] = field(default_factory=dict, repr=False)
@@ -77,12 +79,17 @@ class Devkit:
         except InputError:
             return None
 
+    def hiding(self, name: str) -> "Devkit":
+        """The same data set, but for the image set `name`."""
+        return replace(self, hidden=self.hidden | {name})
+
     def image_set(self, name: str) -> list[Annotation]:
         """Annotations of the image set, in the file's order.
 
         Raises InputError for a set that does not exist or is empty, an image that has no annotation or is named twice,
-        a name that climbs out of the folder, and a class that is not in the list given.
+        a name that climbs out of the folder, a class that is not in the list given, and a hidden set.
         """
+        self._check_visible(name)
         if name not in self._sets:
             annotations = []
             for found in self.entries(name):
@@ -91,6 +98,10 @@ class Devkit:
                 annotations.append(found)
             self._sets[name] = annotations
         return self._sets[name]
+
+    def _check_visible(self, name: str) -> None:
+        if name in self.hidden:
+            raise InputError(f"a plugin may not see the image set '{name}': it is what the result is scored on")
 
     def image_path(self, annotation: Annotation) -> Path:
         """The annotated image's file. Raises InputError where there is none."""
@@ -132,8 +143,9 @@ class Devkit:
     def entries(self, name: str) -> Iterator[Annotation | InputError]:
         """The annotations of the image set, in the place of each that cannot be had what is wrong with it.
 
-        Raises InputError for a set that does not exist or is empty.
+        Raises InputError for a set that does not exist, is empty or hidden.
         """
+        self._check_visible(name)
         paths = [folder / "ImageSets/Main" / f"{name}.txt" for folder in self.folders]
         found = [path for path in paths if _exists(path)]
         if not found or PurePosixPath(name).name != name:

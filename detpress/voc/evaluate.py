@@ -49,6 +49,17 @@ class Evaluation:
     left_out: tuple[str, ...]
 
 
+class Score(float):
+    """A mAP, as a fraction, that remembers the evaluation it is the mean of."""
+
+    evaluation: Evaluation
+
+    def __new__(cls, evaluation: Evaluation) -> "Score":
+        score = super().__new__(cls, evaluation.map)
+        score.evaluation = evaluation
+        return score
+
+
 def protocol_name(protocol: Protocol, iou: float) -> str:
     return "coco@0.5:0.95" if protocol == "coco" else f"{protocol}@{iou:g}+1px"
 

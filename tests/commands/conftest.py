@@ -20,7 +20,7 @@ chain:
   - nni.speedup
   - train.finetune: {epochs: 2, batch_size: 4}
   - inc.static_int8: {calibration_images: 4}
-measure: {runtimes: [torch], threads: 1}
+measure: {runtimes: [torch], threads: 1, memory: false}
 """
 
 

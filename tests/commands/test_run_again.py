@@ -62,6 +62,8 @@ def test_a_stage_is_removed_by_the_beginning_of_its_key_and_a_fresh_run_makes_al
     key = next(entry.key for entry in Store(cache / "store").listing() if entry.plugin == "nni.l1norm")
     assert detpress("store", "rm", key[:12], "--json").json == {"removed": key}
     assert reused() == [True, False]
+    short = detpress("store", "rm", key[:3])
+    assert (short.code, "at least 4 letters" in short.err) == (2, True)
     unknown = detpress("store", "rm", "nothing")
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
     assert "no stage whose key begins with 'nothing'" in unknown.err

@@ -1,9 +1,11 @@
 """Plugins of strangers: plans that are missing, poor or broken, and options that name bundles at any depth."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import Command
 
 from detpress import doors
@@ -14,9 +16,7 @@ from detpress.study.definition import open_studies
 STRANGER = """
 from dataclasses import replace
 
-from detpress.contract.plugin import Plan, Plugin
-from detpress.options import Options
-from detpress.detector.form import Form
+from detpress.api import BundleName, Form, InputError, Options, Plan, Plugin
 
 
 class Pruner(Plugin):
@@ -147,6 +147,67 @@ class Gives(Plugin):
         return new
 
 
+class Asks(Plugin):
+    'Uses what the workbench has, and tells what it found.'
+
+    class Config(Options):
+        teachers: list[dict[str, BundleName]] = []
+        words: str = ""
+
+    accepts = frozenset({Form.DENSE})
+    returns = Form.DENSE
+
+    def apply(self, model, config, bench):
+        import copy
+
+        import torch
+
+        score = bench.evaluate(model)
+        assert score == sum(score.evaluation.ap.values()) / len(score.evaluation.ap)
+        for see in (bench.devkit.image_set, lambda name: bench.evaluate(model, name),
+                    lambda name: bench.training_set(model.architecture, name)):
+            try:
+                see("test")
+            except InputError:
+                continue
+            raise AssertionError("the test set was seen")
+        gradients = bench.gradients(model, 3)
+        assert all(torch.equal(gradients[name], again) for name, again in bench.gradients(model, 3).items())
+        steps = torch.stack([gradient.abs().max() for gradient in gradients.values()])
+        bench.figure("largest_gradient", float(steps.max()))
+
+        def changed():
+            network = copy.deepcopy(model.network)
+            with torch.no_grad():
+                for name, parameter in network.named_parameters():
+                    parameter.sub_(0.001 * gradients[name])
+            return model.with_network(network)
+
+        first = bench.remember_model({"what": "one step"}, changed)
+        assert bench.remember_model({"what": "one step"}, None).network is not first.network
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        return first
+
+
+class NoOptions(Pruner):
+    Config = dict
+
+
+class FormAsText(Pruner):
+    returns = "masked"
+
+
+class Wordless(Pruner):
+    def apply(self, model, config, bench):
+        class WordlessError(Exception):
+            def __str__(self):
+                raise ValueError
+
+        raise WordlessError
+
+
 class Committee(Plugin):
     'Learns from several teachers.'
 
@@ -172,7 +233,7 @@ def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     info.mkdir(parents=True)
     (folder / "stranger_with_plans.py").write_text(STRANGER)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
-    kinds = ("Pruner", "Poor", "Broken", "NoPlan", "Removes", "Prints", "Gives", "Committee")
+    kinds = re.findall(r"^class (\w+)", STRANGER, re.MULTILINE)
     entries = "".join(f"mine.{kind.lower()} = stranger_with_plans:{kind}\n" for kind in kinds)
     (info / "entry_points.txt").write_text(f"[detpress.plugins]\n{entries}")
     monkeypatch.syspath_prepend(folder)
@@ -289,3 +350,62 @@ def test_what_a_plugin_prints_is_in_its_log_and_never_on_the_standard_output(
     log = (workplace / "out/1-mine.prints/stage.log").read_text(encoding="utf-8")
     for way in ("by python", "by descriptor", "by the C library", "by a child process"):
         assert f"{way}\n" in log
+
+
+LIGHT = ["--set", "measure={runtimes: [], memory: false}", "--set", "model.arch=yolov3-tiny"]
+
+
+@pytest.mark.usefixtures("strangers")
+def test_the_workbench_scores_differentiates_and_remembers_but_hides_the_test_set(
+    detpress: Command, workplace: Path
+) -> None:
+    before = torch.get_num_threads()
+    said = detpress("run", "small.yaml", "--set", "chain=[mine.asks]", *LIGHT, "--json")
+    assert said.code == 0, said.err
+    assert said.json["stages"][1]["metrics"]["plugin"]["largest_gradient"] > 0
+    assert "plugin" not in said.json["stages"][0]["metrics"]
+    found = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+    assert found == (torch.float32, before, True), "as they were"
+    assert "largest gradient" in detpress("run", "small.yaml", "--set", "chain=[mine.asks]", *LIGHT).out
+    best = ["--best", "plugin.largest_gradient", "--where", "plugin.largest_gradient > 0"]
+    assert detpress("compare", "small.yaml", "--set", "chain=[mine.asks]", *LIGHT, *best).code == 0
+
+
+@pytest.mark.usefixtures("strangers")
+def test_bundles_are_found_by_their_type_and_equal_texts_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "asks.yaml"
+    path.write_text(
+        "name: asks\n"
+        "data: {root: 'builtin:digits'}\n"
+        "model: {weights: 'builtin:digits'}\n"
+        "chain: [{mine.asks: {teachers: [{a: one, b: 'builtin:digits'}], words: one}}]\n"
+    )
+    [step] = read_recipe(path).chain
+    one = str(tmp_path / "one")
+    assert step.config.model_dump() == {"teachers": [{"a": one, "b": "builtin:digits"}], "words": "one"}
+    assert step.plugin.bundles(step.config) == (one, "builtin:digits")
+
+
+@pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mine.nooptions", "its `Config` is no subclass of detpress.api.Options"),
+        ("mine.formastext", "its `returns` is neither a detpress.api.Form nor None"),
+    ],
+)
+def test_a_class_that_is_no_whole_plugin_is_listed_as_broken(
+    detpress: Command, workplace: Path, name: str, reason: str
+) -> None:
+    [row] = [row for row in detpress("plugins", "--json").json if row["name"] == name]
+    assert (row["status"], row["reason"]) == ("broken", f"plugin '{name}' (stranger): {reason}")
+    said = detpress("validate", "small.yaml", "--set", f"chain=[{name}]", "--no-data")
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert reason in said.err
+
+
+@pytest.mark.usefixtures("strangers")
+def test_an_error_without_words_is_one_line(detpress: Command, workplace: Path) -> None:
+    said = detpress("run", "small.yaml", "--set", "chain=[mine.wordless]", *LIGHT)
+    assert said.code == 1
+    assert "mine.wordless failed: WordlessError: its message cannot be read; see " in said.err.splitlines()[-1]

@@ -33,7 +33,7 @@ search:
   trials: 5
   maximize: map
   subject_to: {nonzero_parameters: "<= 0.5x"}
-measure: {runtimes: [torch]}
+measure: {runtimes: [torch], memory: false}
 """
 
 

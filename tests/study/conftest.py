@@ -15,7 +15,7 @@ seeds: [0]
 shared:
   data: {{root: {data}}}
   model: {{weights: "builtin:digits"}}
-  measure: {{runtimes: [torch]}}
+  measure: {{runtimes: [torch], memory: false}}
 recipes:
   - {{name: whole, chain: []}}
   - {{name: pruned, chain: [nni.l1norm: {{sparsity: 0.2}}, nni.speedup]}}

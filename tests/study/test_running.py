@@ -90,13 +90,13 @@ name: interrupted
 shared:
   data: {{root: {data}}}
   model: {{weights: "builtin:digits"}}
-  measure: {{runtimes: []}}
+  measure: {{runtimes: [], memory: false}}
 recipes:
   - {{name: whole, chain: []}}
   - {{name: pruned, chain: [nni.l1norm: {{sparsity: 0.4}}, nni.speedup]}}
   - name: strict
     chain: [nni.l1norm: {{sparsity: 0.4}}, nni.speedup]
-    measure: {{runtimes: [], max_map_loss: 0.001}}
+    measure: {{runtimes: [], memory: false, max_map_loss: 0.001}}
 """
 
 
