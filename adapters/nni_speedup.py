@@ -17,7 +17,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from detpress.detector.architecture import Architecture, Convolution
+from detpress.detector.architecture import Architecture
+from detpress.detector.channels import removable_filters
+from detpress.detector.kinds import Convolution
 from detpress.detector.network import Network
 from detpress.engine_log import engine_messages
 
@@ -35,13 +37,12 @@ def speed_up(
     """A smaller network that gives the same maps: masked filters are taken out wherever nothing else needs them.
 
     network: with its masked weights at zero; left as it was.
-    masks: parameter name -> bool tensor of the parameter's shape. Heads keep their filters whatever is masked.
+    masks: parameter name -> bool tensor of the parameter's shape. What is no `removable_filters` stays.
     """
     smaller = copy.deepcopy(network).eval()
     conv_masks = {
-        convolution_name(i): {"weight": masks[name].float()}
-        for i in range(len(architecture.layers))
-        if (name := f"{convolution_name(i)}.weight") in masks and i not in architecture.heads
+        convolution_name(i): {"weight": masks[f"{convolution_name(i)}.weight"].float()}
+        for i in removable_filters(architecture, masks)
     }
     with engine_messages(log, "nni"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -60,9 +61,7 @@ def _rebuilt(smaller: nn.Module, architecture: Architecture) -> Network:
     """A network of the shared kind with the widths and the tensors of what NNI left."""
     tensors = smaller.state_dict()
     layers = tuple(
-        replace(layer, filters=len(tensors[f"{convolution_name(i)}.weight"]))
-        if isinstance(layer, Convolution)
-        else layer
+        layer.with_filters(len(tensors[f"{convolution_name(i)}.weight"])) if isinstance(layer, Convolution) else layer
         for i, layer in enumerate(architecture.layers)
     )
     with torch.device("meta"):

@@ -187,7 +187,11 @@ def _at_sparsity(architecture: "Architecture", config: FilterPruning, sparsity: 
     shares, named = _shares(architecture, config, sparsity)
     removed: dict[int, int] = {}
     ranked: list[int] = []
-    for group in coupled_convolutions(architecture):
+    groups = coupled_convolutions(architecture)
+    fixed = [i for i in sorted(named) if shares[i] and not any(i in group for group in groups)]
+    if fixed:
+        raise InputError(f"overrides: the filters of layers.{fixed[0]} hang together with others and cannot be removed")
+    for group in groups:
         told = sorted({shares[i] for i in group})
         if told[0] == 0:  # filters of the others could be masked, but never taken out
             continue

@@ -11,19 +11,19 @@ A shortcut adds two maps channel by channel, so the convolutions behind both mus
     6  Shortcut(source=3)   adds (0 + 2) and 5
 
 the convolutions 0, 2 and 5 form one group; 1 and 4 are groups of their own. What is concatenated needs no group: the
-next convolution loses the inputs of either part.
+next convolution loses the inputs of either part. A depthwise convolution is of one group with what it takes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from detpress.detector.architecture import Architecture, Convolution, Route, Shortcut
+from detpress.detector.architecture import Architecture
+from detpress.detector.kinds import Convolution
 from detpress.detector.network import Network
-from detpress.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -45,43 +45,86 @@ class MaskTargets:
         return sorted([*self.removed, *self.ranked])
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Channels of a map that one convolution gives.
+
+    convolution: its layer number; None for the images. zero: where it gives zeros, so are they here.
+    """
+
+    convolution: int | None
+    channels: int
+    zero: bool
+
+
+class _Groups:
+    """Convolutions that lose the same filters, and those that keep all of theirs."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.parent = list(range(len(architecture.layers)))
+        self.fixed: set[int] = set()
+
+    def root(self, convolution: int) -> int:
+        while self.parent[convolution] != convolution:
+            convolution = self.parent[convolution]
+        return convolution
+
+    def join(self, one: int | None, other: int | None) -> None:
+        if one is None or other is None:
+            self.fix(one, other)
+        else:
+            low, high = sorted((self.root(one), self.root(other)))
+            self.parent[high] = low
+
+    def fix(self, *convolutions: int | None) -> None:
+        self.fixed.update(convolution for convolution in convolutions if convolution is not None)
+
+
 def coupled_convolutions(architecture: Architecture) -> list[tuple[int, ...]]:
     """Groups of convolutions whose filters are pruned alike, each sorted, in the order of their first members.
 
-    Raises InputError for grouped convolutions, which tie filters to inputs, and where a shortcut adds maps that were
-    concatenated in different ways.
+    Left out are those whose filters cannot be removed: of grouped convolutions that are not depthwise and what these
+    take, where maps are added that were concatenated in different ways, around layers of a kind that does not tell, and
+    where what follows a filter of zeros is not zero (a logistic activation) and a convolution takes it.
     """
-    parent = list(range(len(architecture.layers)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
-    behind: list[tuple[int, ...]] = []  # for each layer, the convolutions that its channels come from, in order
-    for i, layer in enumerate(architecture.layers):
-        before = behind[i - 1] if i else ()
-        match layer:
-            case Convolution(groups=groups):
-                if groups != 1:
-                    raise InputError(f"layer {i}: filters of a network with grouped convolutions cannot be pruned")
-                behind.append((i,))
-            case Route(sources=sources):
-                behind.append(tuple(part for source in sources for part in behind[source]))
-            case Shortcut(source=source):
-                if len(behind[source]) != len(before):
-                    raise InputError(f"layer {i}: a shortcut between differently concatenated maps cannot be pruned")
-                for one, other in zip(behind[source], before, strict=True):
-                    low, high = sorted((root(one), root(other)))
-                    parent[high] = low
-                behind.append(before)
+    groups = _Groups(architecture)
+    given: list[list[_Part]] = []  # by each layer: its channels, in order
+    for i, (layer, maps) in enumerate(zip(architecture.layers, architecture.taken_maps, strict=True)):
+        taken = [given[k] if k >= 0 else [_Part(None, 3, False)] for k in layer.inputs(i)]
+        own = _Part(i, architecture.output_channels[i], layer.keeps_zeros)
+        match layer.channels(maps):
+            case "made":
+                groups.fix(*(part.convolution for parts in taken for part in parts if not part.zero))
+                groups.fix(None if isinstance(layer, Convolution) else i)
+                given.append([own])
+            case "beside":
+                given.append([part for parts in taken for part in parts])
+            case "added" | "multiplied" | "passed" as how:
+                given.append(_together(taken, all if how == "added" else any, groups))
+            case "filtered" if isinstance(layer, Convolution) and len(taken[0]) == 1:
+                groups.join(i, taken[0][0].convolution)
+                given.append([own])
             case _:
-                behind.append(before)
+                groups.fix(i, *(part.convolution for parts in taken for part in parts))
+                given.append([own])
+    fixed = {groups.root(convolution) for convolution in groups.fixed}
     members: dict[int, list[int]] = {}
     for i, layer in enumerate(architecture.layers):
-        if isinstance(layer, Convolution):
-            members.setdefault(root(i), []).append(i)
+        if isinstance(layer, Convolution) and groups.root(i) not in fixed:
+            members.setdefault(groups.root(i), []).append(i)
     return [tuple(group) for group in members.values()]
+
+
+def _together(taken: Sequence[list[_Part]], zero: Callable[[Iterable[bool]], bool], groups: _Groups) -> list[_Part]:
+    """Channel by channel, of one map or several."""
+    first, *others = taken
+    for other in others:
+        if [part.channels for part in first] != [part.channels for part in other]:
+            groups.fix(*(part.convolution for parts in taken for part in parts))
+            return first
+        for one, two in zip(first, other, strict=True):
+            groups.join(one.convolution, two.convolution)
+    return [replace(parts[0], zero=zero(part.zero for part in parts)) for parts in zip(*taken, strict=True)]
 
 
 def masks_of_filters(network: nn.Module, kept: Mapping[int, Tensor]) -> dict[str, Tensor]:
@@ -131,11 +174,12 @@ def removable_filters(architecture: Architecture, masks: Mapping[str, Tensor]) -
 
 def without_filters(architecture: Architecture, removed: Mapping[int, int]) -> Architecture:
     """The layer list with so many filters less: convolution's layer number -> filters removed."""
-    layers = tuple(
-        replace(layer, filters=layer.filters - removed.get(i, 0)) if isinstance(layer, Convolution) else layer
-        for i, layer in enumerate(architecture.layers)
-    )
-    return replace(architecture, layers=layers)
+    layers = list(architecture.layers)
+    for i, count in removed.items():
+        layer = layers[i]
+        assert isinstance(layer, Convolution)
+        layers[i] = layer.with_filters(layer.filters - count)
+    return replace(architecture, layers=tuple(layers))
 
 
 def stored_parameters(architecture: Architecture) -> int:

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 LARGEST_COUNT = 2**16  # filters, classes, pixels of a side: more is a mistake, and would be allocated
 
 # How the channels that a layer gives hang together with those that it takes:
-#   made        of all channels that it takes
+#   made        of all channels that it takes, by filters
+#   filtered    one by one, by a filter each: a depthwise convolution
 #   passed      one by one, of what it takes; where a channel is zero, so is what is made of it
 #   added       as passed, of several maps: zero where all are
 #   multiplied  as passed, of several maps: zero where any is
 #   beside      those of all maps that it takes, one map after the other
 #   fixed       not known: no channel that it takes or gives can be removed
-Channels = Literal["made", "passed", "added", "multiplied", "beside", "fixed"]
+Channels = Literal["made", "filtered", "passed", "added", "multiplied", "beside", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Layer(ABC):
     Maps that a layer takes are given to its methods in the order of `inputs`.
     """
 
+    keeps_zeros: ClassVar[bool] = True  # a filter of zeros gives a channel of zeros, where it has filters
     takes_before: ClassVar[bool] = True  # the map that the layer before it gives, as the first
     passes_on: ClassVar[bool] = False  # gives the one map that it takes as it is, and computes nothing
     section: ClassVar[str | None] = None  # what Darknet calls it; None: Darknet has no such layer

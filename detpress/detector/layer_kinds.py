@@ -5,7 +5,7 @@ from typing import Any
 
 from detpress.detector.layer import Layer
 from detpress.doors import entries_of, load_class
-from detpress.errors import InputError
+from detpress.errors import InputError, shortened
 
 LAYERS = "detpress.layers"
 
@@ -40,10 +40,11 @@ def kind_name(kind: type[Layer]) -> str:
 
 def layer_from_dict(where: str, data: Any) -> Layer:
     """Raises InputError, beginning with `where`, where `data` describes no layer."""
-    if not isinstance(data, dict):
-        raise InputError(f"{where}: expected an object with a type")
+    name = data.get("type") if isinstance(data, dict) else None
+    if not isinstance(name, str):
+        raise InputError(f"{where}: expected an object with a type, got {shortened(data)}")
     try:
-        kind = layer_kind(data.get("type"))  # type: ignore[arg-type]
+        kind = layer_kind(name)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     return kind.from_dict(where, data)

@@ -60,9 +60,9 @@ class HalfNetwork(Network):
             convolution = HalfConvolution(
                 channels[i],
                 layer.filters,
-                layer.size,
+                layer.kernel,
                 layer.stride,
-                layer.size // 2,
+                layer.padding,
                 groups=layer.groups,
                 bias=not layer.batch_normalize,
                 dtype=DTYPES[half.dtype],

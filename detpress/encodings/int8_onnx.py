@@ -69,6 +69,8 @@ def int8_onnx(network: QuantizedNetwork | DynamicNetwork, target: Target) -> onn
                     x = graph.add("LeakyRelu", [graph.rounded(x, scale) if scale else x], name, alpha=0.1)
                 elif layer.activation == "relu":  # both runtimes fuse it with the convolution
                     x = graph.add("Relu", [x], name)
+                elif layer.activation != "linear":
+                    raise InputError(f"{name}: {layer.activation} of an int8 model is not written in ONNX")
                 stride *= layer.stride
             case Shortcut(source=source):
                 x = graph.add("Add", [taken(i - 1), taken(source)], name)
@@ -107,9 +109,9 @@ def _batch(name: str, channels: int, side: int) -> onnx.ValueInfoProto:
 
 def _geometry(layer: Convolution) -> dict[str, Any]:
     return {
-        "kernel_shape": [layer.size] * 2,
+        "kernel_shape": layer.kernel,
         "strides": [layer.stride] * 2,
-        "pads": [layer.size // 2] * 4,
+        "pads": [*layer.padding, *layer.padding],
         "group": layer.groups,
     }
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from detpress.adapters.nni_speedup import speed_up
-from detpress.detector.architecture import build_architecture
+from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.channels import coupled_convolutions, masks_of_filters, removable_filters, without_filters
 from detpress.detector.design import architecture_names
+from detpress.detector.kinds import AveragePool, Convolution, Dropout, ScaleChannels, Shortcut, Yolo
+from detpress.detector.layer import Layer
 from detpress.detector.model import Model, apply_masks, new_model
 from detpress.detector.network import Network
 
@@ -24,7 +26,11 @@ EXACT = 1e-5
 
 def trained_like(name: str, width: float, classes: int = 3, image_size: int = 96) -> Model:
     """A network whose BatchNorms are like trained ones: the zeros and ones of a new network would hide errors."""
-    model = new_model(build_architecture(name, [f"class{i}" for i in range(classes)], image_size, width), seed=0)
+    return with_trained_norms(build_architecture(name, [f"class{i}" for i in range(classes)], image_size, width))
+
+
+def with_trained_norms(architecture: Architecture) -> Model:
+    model = new_model(architecture, seed=0)
     generator = torch.Generator().manual_seed(1)
     tensors = model.network.state_dict()
     for key, tensor in tensors.items():
@@ -73,6 +79,40 @@ def test_the_smaller_network_gives_what_the_masked_one_gives(name: str, width: f
     assert smaller.architecture == without_filters(model.architecture, removable_filters(model.architecture, masks))
     assert largest_difference(network, smaller) < EXACT
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+HEAD = (Convolution(18, 1, batch_normalize=False, activation="linear"), Yolo(((10, 10), (20, 20), (30, 30))))
+PLAIN = {"batch_normalize": False}
+BLOCKS: dict[str, tuple[Layer, ...]] = {
+    "depthwise": (
+        Convolution(8, 3, 2),
+        Convolution(12, 1, activation="relu6"),
+        Convolution(12, 3, activation="relu6", groups=12),
+        Convolution(8, 1, activation="linear"),
+        Shortcut(0),
+    ),
+    "squeeze and excitation": (
+        Convolution(8, 1, activation="swish"),
+        Convolution(8, 5, 2, activation="hard_swish", groups=8),
+        AveragePool(),
+        Convolution(4, 1, activation="relu", **PLAIN),
+        Convolution(8, 1, activation="logistic", **PLAIN),
+        ScaleChannels(1),
+        Convolution(6, 1, activation="linear"),
+    ),
+    "lines": (Convolution(8, (3, 1), activation="mish"), Dropout(0.5), Convolution(6, (1, 5), activation="mish")),
+    "grouped": (Convolution(8, 3), Convolution(8, 3, groups=2), Convolution(8, 1), Convolution(8, 3)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_of_other_detectors_are_exact_too(name: str) -> None:
+    model = with_trained_norms(Architecture(name, (*BLOCKS[name], *HEAD), ("cell",), 96))
+    network, masks = masked(model, random_filters(model, 0.5))
+    smaller = speed_up(network, model.architecture, masks, LOG)
+    assert smaller.architecture == without_filters(model.architecture, removable_filters(model.architecture, masks))
+    assert sum(smaller.architecture.output_channels) < sum(model.architecture.output_channels) - 5
+    assert largest_difference(network, smaller) < EXACT
 
 
 @pytest.mark.parametrize("name", ["yolov3", "yolov3-tiny"])
@@ -139,7 +179,7 @@ def test_nni_writes_no_file_and_nothing_to_the_terminal(tmp_path: Path) -> None:
     code = """
 import logging, torch
 from detpress.adapters.nni_speedup import speed_up
-from detpress.detector.architecture import build_architecture
+from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.channels import masks_of_filters
 from detpress.detector.model import apply_masks
 from detpress.detector.model import new_model

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detpress.detector.architecture import Architecture, Convolution, Route, Shortcut, Yolo, build_architecture
+from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.channels import (
     coupled_convolutions,
     masks_of_filters,
@@ -11,14 +11,15 @@ from detpress.detector.channels import (
     stored_parameters,
     without_filters,
 )
+from detpress.detector.kinds import AveragePool, Convolution, Route, ScaleChannels, Shortcut, Yolo
+from detpress.detector.layer import Layer
 from detpress.detector.model import apply_masks
 from detpress.detector.network import Network
-from detpress.errors import InputError
 
 HEAD = (Convolution(18, 1, batch_normalize=False, activation="linear"), Yolo(((10, 10), (20, 20), (30, 30))))
 
 
-def network_of(*layers: Convolution | Shortcut | Route) -> Architecture:
+def network_of(*layers: Layer) -> Architecture:
     return Architecture("yolov3", (*layers, *HEAD), ("cell",), 64)
 
 
@@ -47,16 +48,40 @@ def test_darknet_53_has_one_group_a_residual_stage() -> None:
     assert [len(group) for group in groups if len(group) > 1] == [2, 3, 9, 9, 5]
 
 
+def test_a_depthwise_convolution_loses_the_channels_that_it_takes() -> None:
+    separable = (Convolution(8, 3), Convolution(8, 3, groups=8), Convolution(6, 1))
+    assert coupled_convolutions(network_of(*separable)) == [(0, 1), (2,), (3,)]
+    narrower = without_filters(network_of(*separable), {0: 3, 1: 3})
+    assert narrower.layers[:2] == (Convolution(5, 3), Convolution(5, 3, groups=5))
+
+
+def test_squeeze_and_excitation_loses_what_it_scales() -> None:
+    excited = (
+        Convolution(8, 3),
+        AveragePool(),
+        Convolution(2, 1, activation="relu"),
+        Convolution(8, 1, activation="logistic"),  # half of its channel where its filter is zero, but times zero
+        ScaleChannels(0),
+    )
+    assert coupled_convolutions(network_of(*excited)) == [(0, 3), (2,), (5,)]
+
+
 @pytest.mark.parametrize(
-    ("layers", "message"),
+    ("layers", "groups"),
     [
-        ((Convolution(8, 3), Convolution(8, 3, groups=2)), "layer 1: .* grouped"),
-        ((Convolution(8, 3), Convolution(4, 1), Route((1, 1)), Shortcut(0)), "layer 3: .* concatenated"),
+        ((Convolution(8, 3), Convolution(8, 3, groups=2), Convolution(4, 1)), [(2,), (3,)]),
+        ((Convolution(8, 3), Convolution(16, 3, groups=8), Convolution(4, 1)), [(2,), (3,)]),
+        ((Convolution(8, 3), Convolution(4, 1), Route((1, 1)), Shortcut(0)), [(4,)]),
+        ((Convolution(8, 3), Convolution(4, 1), Route((0, 1)), Convolution(12, 1, groups=12)), [(4,)]),
+        ((Convolution(8, 3), Convolution(4, 1, activation="logistic"), Convolution(5, 1)), [(0,), (2,), (3,)]),
+        ((Convolution(3, 1, groups=3), Convolution(4, 1)), [(1,), (2,)]),
     ],
+    ids=["grouped", "two filters a channel", "torn", "depthwise over two", "zero becomes a half", "of the images"],
 )
-def test_refuses_what_cannot_be_pruned(layers: tuple[Convolution | Shortcut | Route, ...], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        coupled_convolutions(network_of(*layers))
+def test_what_hangs_together_in_other_ways_keeps_its_filters(
+    layers: tuple[Layer, ...], groups: list[tuple[int, ...]]
+) -> None:
+    assert coupled_convolutions(network_of(*layers)) == groups
 
 
 def test_a_masked_filter_gives_exactly_zero() -> None:

@@ -31,6 +31,7 @@ from detpress.detector.darknet import (
 )
 from detpress.detector.darknet_cfg import LARGEST_FILE, read_cfg, write_cfg
 from detpress.detector.design import architecture_names
+from detpress.detector.kinds import AveragePool, Dropout, ScaleChannels
 from detpress.detector.model import new_model
 from detpress.detector.network import Network
 from detpress.errors import InputError
@@ -170,6 +171,9 @@ def test_the_published_networks_come_back(tmp_path: Path, name: str) -> None:
     }.get(name, ["mask=6,7,8", "mask=3,4,5", "mask=0,1,2"])
 
 
+OF_DARKNET = ["leaky", "relu", "linear", "relu6", "logistic", "swish", "mish"]
+
+
 @st.composite
 def architectures(draw: st.DrawFn) -> Architecture:
     """Any network whose maps go together; heads wherever they fit."""
@@ -178,18 +182,31 @@ def architectures(draw: st.DrawFn) -> Architecture:
     shapes: list[tuple[int, int]] = []
     channels, side = 3, 64
     for _ in range(draw(st.integers(1, 8))):
-        kind = draw(st.sampled_from(["convolution", "pool", "upsample", "shortcut", "route", "head"]))
+        kind = draw(
+            st.sampled_from(
+                ["convolution", "pool", "average", "dropout", "upsample", "shortcut", "scale", "route", "head"]
+            )
+        )
         alike = [i for i, shape in enumerate(shapes) if shape == (channels, side)]
         if kind == "convolution":
             size, stride = draw(st.sampled_from([1, 2, 3, 5])), draw(st.sampled_from([1, 2]))
             groups = draw(st.sampled_from([g for g in (1, 2, 3) if channels % g == 0]))
-            normalize, activation = draw(st.booleans()), draw(st.sampled_from(["leaky", "linear"]))
+            normalize, activation = draw(st.booleans()), draw(st.sampled_from(OF_DARKNET))
             layers.append(Convolution(groups * draw(st.integers(1, 5)), size, stride, normalize, activation, groups))
             channels, side = layers[-1].filters, (side + 2 * (size // 2) - size) // stride + 1
         elif kind == "pool" and side % 2 == 0:
             size, stride = draw(st.sampled_from([(2, 1), (2, 2), (3, 1), (3, 2), (5, 1)]))
             layers.append(MaxPool(size, stride))
             side = (side - 1) // stride + 1
+        elif kind == "average":
+            layers.append(AveragePool())
+            side = 1
+        elif kind == "dropout":
+            layers.append(Dropout(draw(st.integers(0, 9)) / 10))
+        elif kind == "scale" and side == 1 and (wide := [i for i, shape in enumerate(shapes) if shape[0] == channels]):
+            source = draw(st.sampled_from(wide))
+            layers.append(ScaleChannels(source))
+            side = shapes[source][1]
         elif kind == "upsample" and side < 64:
             layers.append(Upsample(2))
             side *= 2
@@ -232,6 +249,19 @@ def test_any_network_comes_back_from_its_text_and_computes(
         Network(architecture).eval()(torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Convolution(6, (3, 1)), "layers.0: size 3 x 1: Darknet has square convolutions only"),
+        (Convolution(6, 1, activation="hard_swish"), "layers.0: activation: Darknet has no hard_swish"),
+    ],
+)
+def test_what_darknet_does_not_have_is_not_written(layer: Convolution, message: str) -> None:
+    head = (Convolution(6, 1, batch_normalize=False, activation="linear"), Yolo(((1, 2),)))
+    with pytest.raises(InputError, match=f"^{message}"):
+        write_cfg(Architecture("any", (layer, *head), ("cell",), 64))
+
+
 @settings(deadline=None)
 @given(st.text(alphabet="[]netyolo=,-0123456789\n#; widthshgrmaxpf", max_size=200))
 def test_no_text_makes_reading_fail_in_another_way(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
@@ -265,8 +295,9 @@ HEAD = "[convolutional]\nfilters=6\nactivation=linear\n[yolo]\nanchors=1,2\nclas
         (f"{NET}[convolutional]\nfilters=3.5\n", ":5:", "filters: expected a whole number from 1 to 65536, got '3.5'"),
         (f"{NET}[convolutional]\nfilters=1000000000\n", ":5:", "filters: expected a whole number from 1 to 65536"),
         (f"{NET}[convolutional]\nfilters=4,4\n", ":5:", "filters: expected one number, got 2"),
-        (f"{NET}[convolutional]\nactivation=mish\n", ":5:", "activation: mish; leaky, relu, linear are supported"),
-        (f"{NET}[convolutional]\nfilters=3\n", ":4:", "activation: logistic; leaky, relu, linear"),
+        (f"{NET}[convolutional]\nactivation=elu\n", ":5:", "activation: elu; leaky, relu, linear, relu6, logistic"),
+        (f"{NET}[avgpool]\n[dropout]\nprobability=1\n", ":6:", "probability: expected a number from 0 to below 1"),
+        (f"{NET}[avgpool]\n[scale_channels]\nfrom=-1\nscale_wh=1\n", ":7:", "scale_wh: only 0"),
         (f"{NET}[convolutional]\nsize=3\nactivation=leaky\n", ":4:", "padding: 0; only pad=1"),
         (f"{NET}[convolutional]\ngroups=2\nfilters=4\nactivation=leaky\n", ":4:", "2 groups do not divide 3 channels"),
         (f"{NET}[shortcut]\nfrom=-1\n", ":4:", "is the first layer"),

@@ -1,28 +1,45 @@
 """Convolutions: the one built-in kind with weights."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from detpress.detector.darknet_section import Section
 from detpress.detector.layer import LARGEST_COUNT, Channels, FeatureMap, Layer
-from detpress.errors import InputError
+from detpress.errors import InputError, shortened
 
-Activation = Literal["leaky", "relu", "linear"]  # as Darknet names them; leaky: 0.1 times what is negative
+# As Darknet names them and defines them, but for hard_swish, which it has not:
+#   leaky      x, 0.1 x below 0          logistic   1 / (1 + exp(-x))          mish         x tanh(log(1 + exp(x)))
+#   relu       x, 0 below 0              swish      x / (1 + exp(-x))          hard_swish   x min(max(x + 3, 0), 6) / 6
+#   relu6      min(max(x, 0), 6)         linear     x
+Activation = Literal["leaky", "relu", "linear", "relu6", "logistic", "swish", "mish", "hard_swish"]
 
-_ACTIVATIONS: dict[str, Activation] = {name: name for name in get_args(Activation)}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky": lambda: nn.LeakyReLU(0.1),
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "logistic": nn.Sigmoid,
+    "swish": nn.SiLU,
+    "mish": nn.Mish,
+    "hard_swish": nn.Hardswish,
+}
+_OF_DARKNET: dict[str, Activation] = {name: name for name in get_args(Activation) if name != "hard_swish"}
 
 
 @dataclass(frozen=True)
 class Convolution(Layer):
-    """Convolution with `size // 2` zero padding, batch normalisation unless told otherwise, then the activation."""
+    """Convolution with `size // 2` zero padding, batch normalisation unless told otherwise, then the activation.
+
+    size: pixels, of the height and the width where it is a pair. groups: the filters, and the channels that it takes,
+    are cut into so many parts that see only each other; depthwise where a part is one filter and one channel.
+    """
 
     filters: int
-    size: int
+    size: int | tuple[int, int]
     stride: int = 1
     batch_normalize: bool = True
     activation: Activation = "leaky"
@@ -34,7 +51,7 @@ class Convolution(Layer):
     @property
     def kernel(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return (self.size, self.size)
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -76,7 +93,17 @@ class Convolution(Layer):
         return nn.Conv2d(incoming, self.filters, self.kernel, self.stride, self.padding, groups=self.groups, bias=bias)
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
-        return "made" if self.groups == 1 else "fixed"
+        if self.groups == 1:
+            return "made"
+        return "filtered" if self.groups == self.filters == taken[0].channels else "fixed"
+
+    @property
+    def keeps_zeros(self) -> bool:  # type: ignore[override]
+        return self.activation != "logistic"
+
+    def with_filters(self, filters: int) -> "Convolution":
+        """With so many filters; a depthwise convolution has as many groups."""
+        return replace(self, filters=filters, groups=filters if 1 < self.groups == self.filters else self.groups)
 
     def parameters(self, taken: Sequence[FeatureMap]) -> int:
         return self._weights(taken) + (2 if self.batch_normalize else 1) * self.filters
@@ -87,6 +114,14 @@ class Convolution(Layer):
     def _weights(self, taken: Sequence[FeatureMap]) -> int:
         filters, incoming, height, width = self.weight_shape(taken[0].channels)
         return filters * incoming * height * width
+
+    @classmethod
+    def checked(cls, option: str, value: Any) -> Any:
+        if option == "size" and isinstance(value, list):
+            if len(value) != 2:
+                raise InputError(f"expected a whole number, or height and width, got {shortened(value)}")
+            return tuple(super(Convolution, cls).checked(option, side) for side in value)
+        return super().checked(option, value)
 
     @classmethod
     def from_section(cls, section: Section, index: int) -> Self:
@@ -100,14 +135,19 @@ class Convolution(Layer):
             raise section.error(f"padding: {padding}; only pad=1, half the size, is computed", "padding")
         batch_normalize = section.whole_number("batch_normalize", 0, 0, 1)
         activation = section.word("activation", "logistic")  # Darknet's default
-        if activation not in _ACTIVATIONS:
-            raise section.error(f"activation: {activation[:40]}; {', '.join(_ACTIVATIONS)} are supported", "activation")
+        if activation not in _OF_DARKNET:
+            raise section.error(f"activation: {activation[:40]}; {', '.join(_OF_DARKNET)} are supported", "activation")
         groups = section.whole_number("groups", 1, 1, LARGEST_COUNT)
-        return cls(filters, size, stride, bool(batch_normalize), _ACTIVATIONS[activation], groups)
+        return cls(filters, size, stride, bool(batch_normalize), _OF_DARKNET[activation], groups)
 
     def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
+        height, width = self.kernel
+        if height != width:
+            raise InputError(f"size {height} x {width}: Darknet has square convolutions only")
+        if self.activation not in _OF_DARKNET:
+            raise InputError(f"activation: Darknet has no {self.activation}")
         options: dict[str, object] = {"batch_normalize": 1} if self.batch_normalize else {}
-        options |= {"filters": self.filters, "size": self.size, "stride": self.stride, "pad": 1}
+        options |= {"filters": self.filters, "size": height, "stride": self.stride, "pad": 1}
         options |= {"groups": self.groups} if self.groups > 1 else {}
         return options | {"activation": self.activation}
 
@@ -118,8 +158,5 @@ class Convolution(Layer):
 
 def add_activation(parts: OrderedDict[str, nn.Module], layer: Convolution) -> None:
     """Adds the module of the layer's activation; of a linear layer there is none."""
-    match layer.activation:
-        case "leaky":
-            parts["activation"] = nn.LeakyReLU(0.1)
-        case "relu":
-            parts["activation"] = nn.ReLU()
+    if layer.activation != "linear":
+        parts["activation"] = ACTIVATIONS[layer.activation]()

@@ -17,6 +17,11 @@ class Add(nn.Module):
         return one + other
 
 
+class Multiply(nn.Module):
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return one * other
+
+
 class Concatenate(nn.Module):
     def forward(self, *maps: Tensor) -> Tensor:
         return torch.cat(maps, dim=1)
@@ -49,12 +54,53 @@ class Shortcut(Layer):
 
     @classmethod
     def checked(cls, option: str, value: Any) -> int:
-        if type(value) is not int:
-            raise InputError(f"expected the number of a layer, got {shortened(value)}")
-        return value
+        return checked_source(value)
 
     @classmethod
     def from_section(cls, section: Section, index: int) -> Self:
+        return cls(section.source("from", index))
+
+    def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
+        return {"from": self.source, "activation": "linear"}
+
+
+@dataclass(frozen=True)
+class ScaleChannels(Layer):
+    """Multiplies each channel of layer `source` by the one number that the layer before gives for it.
+
+    With an average pooling and two convolutions before it, the second logistic, this is squeeze and excitation: Hu,
+    Shen, Sun, "Squeeze-and-Excitation Networks", arXiv:1709.01507, 2018.
+    """
+
+    source: int
+
+    section: ClassVar[str] = "scale_channels"
+    section_options: ClassVar[str] = "from activation scale_wh"
+
+    @property
+    def refers_to(self) -> tuple[int, ...]:
+        return (self.source,)
+
+    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
+        before, other = taken
+        if before != FeatureMap(other.channels, 1):
+            raise InputError(f"cannot scale {other} of layer {self.source} by {before}")
+        return other
+
+    def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
+        return Multiply()
+
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "multiplied"
+
+    @classmethod
+    def checked(cls, option: str, value: Any) -> int:
+        return checked_source(value)
+
+    @classmethod
+    def from_section(cls, section: Section, index: int) -> Self:
+        if section.whole_number("scale_wh", 0, 0, 1):
+            raise section.error("scale_wh: only 0, a number for each channel, is computed", "scale_wh")
         return cls(section.source("from", index))
 
     def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
@@ -103,3 +149,10 @@ class Route(Layer):
 
     def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
         return {"layers": ",".join(map(str, self.sources))}
+
+
+def checked_source(value: Any) -> int:
+    """The number of one layer; whether it lies before, the network checks."""
+    if type(value) is not int:
+        raise InputError(f"expected the number of a layer, got {shortened(value)}")
+    return value

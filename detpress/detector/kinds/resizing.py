@@ -76,6 +76,30 @@ class MaxPool(Layer):
         return {"size": self.size, "stride": self.stride}
 
 
+@dataclass(frozen=True)
+class AveragePool(Layer):
+    """The mean over the whole map: one number a channel."""
+
+    section: ClassVar[str] = "avgpool"
+
+    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
+        [before] = taken
+        return FeatureMap(before.channels, 1)
+
+    def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
+        return nn.AdaptiveAvgPool2d(1)
+
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "passed"
+
+    @classmethod
+    def from_section(cls, section: Section, index: int) -> Self:
+        return cls()
+
+    def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
+        return {}
+
+
 class SameMaxPool2(nn.Module):
     """Maximum over 2x2 at stride 1; the last row and column are repeated, so that the map keeps its size.
 
