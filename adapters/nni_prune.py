@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from detpress.adapters.nni_training import WorkbenchEvaluator, without_wrappers
 from detpress.contract.plugin import Workbench
 from detpress.detector.architecture import Architecture
-from detpress.detector.channels import MaskTargets, coupled_convolutions
+from detpress.detector.channels import MaskTargets, coupled_convolutions, has_part
 from detpress.detector.network import Network
 from detpress.engine_log import engine_messages
 from detpress.errors import StageError
@@ -123,23 +123,26 @@ def choose_filters(
     """The network, trained if the schedule says so, and the filters that the pruner keeps; `network` is left alone.
 
     Coupled convolutions have equal numbers in `targets` and lose the same filters: NNI takes the mean over what each
-    of them thinks of a channel.
+    of them thinks of a channel. Where the pruner scores BatchNorms, a convolution without one goes with the others of
+    its group, at least one of which has one.
     Returns convolution's layer number -> bool (filters,), for all layers of `targets`.
     Raises StageError where NNI masked another number of filters than it was told.
     """
     part = "norm" if pruner == "slim" else "convolution"
     channels = architecture.output_channels
     groups = coupled_convolutions(architecture)
-    first = {i: group[0] for group in groups for i in group}
+    together = {i: [k for k in group if has_part(architecture, k, part)] for group in groups for i in group}
+    asked = {i: i if i in together[i] else together[i][0] for i in targets.layers}
     config = []
-    for i in targets.layers:
-        setting = _setting(targets, i, channels[i]) | {"dependency_group_id": f"with {first[i]}"}
+    for i in sorted(set(asked.values())):
+        setting = _setting(targets, i, channels[i]) | {"dependency_group_id": f"with {together[i][0]}"}
         config.append({"op_names": [f"layers.{i}.{part}"], "target_names": ["weight"], **setting})
-        if part == "convolution":
+        if part == "convolution" and has_part(architecture, i, "norm"):
             config.append(_norm_with_its_convolution(i))
-    coupled = [[f"layers.{i}.{part}" for i in group] for group in groups if group[0] in targets.ranked]
+    ranked = {together[i][0]: together[i] for i in targets.ranked}
+    coupled = [[f"layers.{i}.{part}" for i in group] for group in ranked.values()]
     trained, masks = _compress(network, architecture, pruner, config, coupled, targets.at_most, bench, schedule)
-    scored = {i: masks[f"layers.{i}.{part}"]["weight"] for i in targets.layers}
+    scored = {i: masks[f"layers.{asked[i]}.{part}"]["weight"] for i in targets.layers}
     kept = {i: mask.reshape(len(mask), -1).any(dim=1) for i, mask in scored.items()}
     _check_counts(targets, kept)
     return trained, kept

@@ -1,5 +1,6 @@
 """NNI's pruners. What they mask stays in place, at zero; `nni.speedup` takes masked filters out."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
@@ -165,6 +166,16 @@ class Slim(Pruner):
 
     Config = SlimPruning
     pruner = "slim"
+
+    def _targets(self, model: "Model", config: SlimPruning) -> "MaskTargets":
+        """Without the groups in which no convolution has a BatchNorm."""
+        from detpress.detector.channels import coupled_convolutions, has_part
+
+        targets = super()._targets(model, config)
+        groups = coupled_convolutions(model.architecture)
+        scored = {i for group in groups for i in group if any(has_part(model.architecture, k, "norm") for k in group)}
+        removed = {i: count for i, count in targets.removed.items() if i in scored}
+        return replace(targets, removed=removed, ranked=[i for i in targets.ranked if i in scored])
 
     def _options(self, config: SlimPruning) -> dict[str, Any]:
         return {"regular_scale": config.penalty}

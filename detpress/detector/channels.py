@@ -127,6 +127,12 @@ def _together(taken: Sequence[list[_Part]], zero: Callable[[Iterable[bool]], boo
     return [replace(parts[0], zero=zero(part.zero for part in parts)) for parts in zip(*taken, strict=True)]
 
 
+def has_part(architecture: Architecture, layer: int, part: str) -> bool:
+    """Whether the layer's module has a `convolution`, or a `norm`."""
+    found = architecture.layers[layer]
+    return isinstance(found, Convolution) and (part == "convolution" or found.batch_normalize)
+
+
 def masks_of_filters(network: nn.Module, kept: Mapping[int, Tensor]) -> dict[str, Tensor]:
     """Masks under which a filter that is not kept gives exactly zero: of its weights, and of what follows them.
 

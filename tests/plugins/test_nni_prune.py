@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from detpress.detector.architecture import Architecture, Convolution, build_arch
 from detpress.detector.channels import coupled_convolutions, stored_parameters, without_filters
 from detpress.detector.design import architecture_names
 from detpress.detector.form import Form
+from detpress.detector.kinds import AveragePool, ScaleChannels, Yolo
+from detpress.detector.layer import Layer
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError, StageError
 from detpress.measure.section import Measure
@@ -330,6 +332,40 @@ def test_trained_pruners_mask_filters_that_speedup_removes_exactly(
     assert count(shrunk.network) < count(pruned.network)
     assert largest_difference(pruned, shrunk) < 1e-5
     assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("plugin", ["l2norm", "slim", "taylor, global", "movement"])
+def test_depthwise_blocks_with_squeeze_and_excitation_are_pruned_exactly(
+    plugin: str, devkit: Devkit, tmp_path: Path
+) -> None:
+    """The convolutions of a squeeze have no BatchNorm, which slim scores: the first keeps its filters, the second goes
+    with what it scales."""
+    filters = 3 * (5 + len(devkit.classes))
+    blocks: list[Layer] = []
+    for _ in range(3):
+        source = len(blocks) + 1
+        blocks += [
+            Convolution(8, 3, 2, activation="swish"),
+            Convolution(8, 3, activation="hard_swish", groups=8),
+            AveragePool(),
+            Convolution(4, 1, batch_normalize=False, activation="relu"),
+            Convolution(8, 1, batch_normalize=False, activation="logistic"),
+            ScaleChannels(source),
+        ]
+    head = (Convolution(filters, 1, batch_normalize=False, activation="linear"), Yolo(((9, 9), (20, 20), (30, 30))))
+    model = new_model(Architecture("blocks", (*blocks, *head), tuple(devkit.classes), 64), seed=0)
+    bench = training_bench(devkit, tmp_path / "scratch")
+    pruner, config = TRAINED[plugin]
+    pruned = pruner.apply(model, config, bench)
+    assert ("layers.3.convolution.weight" in pruned.masks) == (plugin != "slim")
+    for i in (0, 1, 4):
+        kept = [pruned.masks[f"layers.{k}.convolution.weight"].flatten(1).any(dim=1) for k in (0, i)]
+        assert torch.equal(*kept)
+    shrunk = Speedup().apply(pruned, NoOptions(), bench)
+    assert largest_difference(pruned, shrunk) < 1e-5
+    filters = shrunk.architecture.output_channels[1]
+    assert shrunk.architecture.layers[1] == replace(model.architecture.layers[1], filters=filters, groups=filters)
+    assert filters < 8
 
 
 @pytest.mark.parametrize(
