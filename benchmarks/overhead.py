@@ -36,7 +36,7 @@ from detpress.contract.plugin import Plugin
 from detpress.detector.form import Form
 
 
-class Options(Options):
+class Amount(Options):
     """What is added."""
 
     amount: float
@@ -45,7 +45,7 @@ class Options(Options):
 class Nudge(Plugin):
     """Adds a number to one bias: the least that is a change."""
 
-    Config = Options
+    Config = Amount
     accepts = frozenset({Form.DENSE})
     returns = Form.DENSE
 

@@ -5,10 +5,22 @@ Nothing is imported until it is asked for, and what cannot be imported disturbs 
 
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib import metadata
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
 from typing import Any
 
 from detpress.errors import InputError, nearest, shortened
+
+
+@cache
+def version(distribution: str) -> str:
+    """The installed version, read once. Raises PackageNotFoundError."""
+    return metadata.version(distribution)
+
+
+@cache
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    return distribution.name, distribution.version
 
 
 @cache
@@ -23,7 +35,7 @@ def entries_of(group: str) -> dict[str, list[EntryPoint]]:
 def distribution_of(name: str, group: str) -> tuple[str, str]:
     """(name, version) of the package that brings `name`."""
     distribution = entries_of(group)[name][0].dist
-    return (distribution.name, distribution.version) if distribution else ("unknown", "unknown")
+    return _name_and_version(distribution) if distribution else ("unknown", "unknown")
 
 
 def load_class(name: str, group: str, kind: Any) -> Any:

@@ -10,16 +10,18 @@ is in the store is not made again, whichever recipe made it.
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from detpress.contract.registry import PLUGINS, engine_version
+from detpress.detector.architecture import Architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.doors import distribution_of
+from detpress.doors import distribution_of, version
 from detpress.encodings.bundle import NETWORKS, load_bundle
 from detpress.errors import InputError, StageError
 from detpress.measure.metrics import protocol_id
@@ -132,13 +134,14 @@ class _Application:
     def __call__(self, workbench: StageWorkbench) -> Model:
         step = self.step
         before = load_bundle(self.parent)
+        given = _State.of(before)
         workbench.bundles = step.plugin.bundles(step.config)
         with torch_as_it_was():
             after = step.plugin.apply(before, step.config, workbench)
-        if not _same(before, load_bundle(self.parent)):
+        if _State.of(before) != given:
             raise StageError("changed the model that it was given; its contract says a new one")
         _check_kind(before, after)
-        if _same(before, after):
+        if _State.of(after) == given:
             raise StageError("changed nothing: the model that came out is the one that went in")
         returns = step.plugin.returns or before.form
         if after.form is not returns:
@@ -171,12 +174,26 @@ def _check_kind(before: Model, after: Any) -> None:
             raise StageError(f"gave a model of other {what}: {str(found)[:80]} where {str(given)[:80]} went in")
 
 
-def _same(one: Model, other: Model) -> bool:
-    """Whether nothing distinguishes the two: form, layers, masks, and every tensor bit for bit."""
-    if one.form != other.form or one.architecture != other.architecture or one.masks.keys() != other.masks.keys():
-        return False
-    first, second = one.network.state_dict() | one.masks, other.network.state_dict() | other.masks
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name].cpu()) for name in first)
+@dataclass(frozen=True, eq=False)
+class _State:
+    """All that distinguishes two models: form, layers, and every tensor bit for bit, masks among them."""
+
+    form: Form
+    architecture: Architecture
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: Model) -> "_State":
+        tensors = model.network.state_dict() | {f"mask of {name}": mask for name, mask in model.masks.items()}
+        copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        return cls(model.form, model.architecture, copies)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _State) or self.form != other.form or self.architecture != other.architecture:
+            return False
+        pairs = [(self.tensors[name], other.tensors.get(name)) for name in self.tensors]
+        same_names = self.tensors.keys() == other.tensors.keys()
+        return same_names and all(there is not None and torch.equal(here, there) for here, there in pairs)
 
 
 def check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:

@@ -14,7 +14,6 @@ import json
 import os.path
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from detpress.contract.registry import PLUGINS, engine_version
 from detpress.detector import images
 from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.doors import distribution_of
+from detpress.doors import distribution_of, version
 from detpress.encodings.bundle import bundle_digest
 from detpress.measure.metrics import protocol_id, scoring_runtime
 from detpress.recipe.file import Recipe, Step

@@ -20,8 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +31,7 @@ from detpress.detector import images
 from detpress.detector.architecture import Architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model
+from detpress.doors import version
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.engine_log import standard_output_into
 from detpress.errors import DetpressError, InputError, StageError, no_room
@@ -110,6 +110,7 @@ class StageMaker:
     store: Store
     listener: Listener
     split: str  # the image set that stages are scored on
+    _read_back: dict[str, Model] = field(default_factory=dict)  # by key, one: what is measured next
 
     def stage(self, index: int, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> Stage:
         """The stage `key`, from the store or by `make`.
@@ -144,10 +145,14 @@ class StageMaker:
         if not self.store.has(key):
             return "it cannot be read"
         try:
-            load_bundle(self.store.stage(key) / "bundle")
+            self._remember(key, load_bundle(self.store.stage(key) / "bundle"))
         except InputError as error:
             return str(error)
         return None
+
+    def _remember(self, key: str, model: Model) -> None:
+        self._read_back.clear()
+        self._read_back[key] = model
 
     def _make(self, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> None:
         scratch = self.store.scratch(key)
@@ -176,7 +181,7 @@ class StageMaker:
                 with seeded(recipe.seed):
                     model = make(workbench)
                 seconds = time.perf_counter() - started
-                _save(model, unfinished / "bundle")
+                self._remember(key, _save(model, unfinished / "bundle"))
         (scratch / "stage.log").rename(unfinished / "stage.log")
         for table in scratch.glob("fit-*/training.csv"):
             (unfinished / "training").mkdir(exist_ok=True)
@@ -205,7 +210,7 @@ class StageMaker:
                     bundle = store.stage(key) / "bundle"
                     with standard_output_into(2):
                         metrics = measure_model(
-                            load_bundle(bundle),
+                            self._read_back.pop(key) if key in self._read_back else load_bundle(bundle),
                             bundle,
                             self.devkit,
                             self.split,
@@ -220,11 +225,11 @@ class StageMaker:
         return measured
 
 
-def _save(model: Model, folder: Path) -> None:
-    """Raises StageError for a model that is not the same when it is read back: it would never be of use."""
+def _save(model: Model, folder: Path) -> Model:
+    """The model as it is read back. Raises StageError where it cannot be: it would never be of use."""
     try:
         save_bundle(model, folder)
-        load_bundle(folder)
+        return load_bundle(folder)
     except (InputError, ValueError, RuntimeError) as error:
         raise StageError(f"gave a model that no bundle can hold: {error}") from error
 

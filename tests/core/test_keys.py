@@ -133,12 +133,12 @@ def test_an_option_that_a_new_version_adds_changes_no_key() -> None:
 
 
 def test_sets_are_sorted_wherever_they_are() -> None:
-    class Options(Options):
+    class Layers(Options):
         layers: frozenset[str]
         by_name: dict[str, set[int]]
 
     names = [f"layers.{number}" for number in range(20)]
-    assert chosen(Options(layers=frozenset(names), by_name={"a": {16, 8, 0}})) == {
+    assert chosen(Layers(layers=frozenset(names), by_name={"a": {16, 8, 0}})) == {
         "layers": sorted(names),
         "by_name": {"a": [0, 16, 8]},
     }
