@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from detpress.adapters.engine_version import expect_version
 from detpress.contract.plugin import Workbench
 from detpress.detector.architecture import Architecture
 from detpress.detector.network import Network
@@ -35,6 +36,8 @@ with warnings.catch_warnings():
     import nni
     from nni.compression.base.compressor import Compressor
     from nni.compression.utils.evaluator import TorchEvaluator
+
+expect_version("nni", "3.0", "what it keeps between steps is read out of its closures")
 
 Task = Callable[..., Any]
 

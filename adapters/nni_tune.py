@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from detpress.adapters.engine_version import expect_version
 from detpress.contract.tuner import Distribution, Space
 from detpress.engine_log import engine_messages
 
@@ -47,6 +48,7 @@ def _minimize(function: Any, start: Any, **options: Any) -> Any:
     return found
 
 
+expect_version("nni", "3.0", "a function of its Gaussian process is replaced")
 gp_util.minimize = _minimize
 
 BUDGET = "TRIAL_BUDGET"  # NNI's key of what Hyperband grants a trial

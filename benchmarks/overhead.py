@@ -31,9 +31,7 @@ PLUGIN = '''
 import copy
 
 import torch
-from detpress.options import Options
-from detpress.contract.plugin import Plugin
-from detpress.detector.form import Form
+from detpress.api import Form, Options, Plugin
 
 
 class Amount(Options):
