@@ -8,7 +8,7 @@ the codes, scales and zeros that it chooses are read off what it made of it, int
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,11 +22,11 @@ from detpress.detector.folding import batch_norm_of, folded_weight
 from detpress.detector.network import Network
 from detpress.encodings.packed import PackedNetwork, Packing, decode, pack
 from detpress.errors import StageError
+from detpress.progress import Progress
 
 PATCHES = 1024  # of an image that GPTQ is shown at most, spread evenly over it
 
 Algorithm = Literal["rtn", "gptq", "hqq"]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

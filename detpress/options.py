@@ -17,6 +17,10 @@ class Options(BaseModel):
         return option not in self.model_fields_set
 
 
+class NoOptions(Options):
+    """Nothing to choose."""
+
+
 class BundleName(str):
     """An option that names a bundle: a shipped one such as `builtin:digits`, or its folder.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from detpress.contract.plugin import Plugin, Workbench
 from detpress.detector.form import Form
-from detpress.options import Options
+from detpress.options import NoOptions
 
 if TYPE_CHECKING:
     from detpress.detector.model import Model
@@ -16,10 +16,6 @@ SCALES_OF_COLUMNS = (
     "scales single columns of a layer's matrix and undoes it in what the layer before gives; of a 3x3 convolution's "
     "matrix nine columns belong to one channel, which only one factor reaches"
 )
-
-
-class NoOptions(Options):
-    """None: the plugin cannot run."""
 
 
 class Unavailable(Plugin):

@@ -4,14 +4,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
-from detpress.options import Options
+from detpress.options import NoOptions
 
 if TYPE_CHECKING:
     from detpress.detector.model import Model
-
-
-class NoOptions(Options):
-    """Nothing to choose."""
 
 
 class Speedup(Plugin):

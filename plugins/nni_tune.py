@@ -6,14 +6,10 @@ from pydantic import Field
 
 from detpress.contract.tuner import Assessor, Distribution, Judge, Proposals, Space, Tuner
 from detpress.errors import InputError
-from detpress.options import Options
+from detpress.options import NoOptions, Options
 
 if TYPE_CHECKING:
     import logging
-
-
-class NoOptions(Options):
-    """Nothing to choose."""
 
 
 class TPEOptions(Options):

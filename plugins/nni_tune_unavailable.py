@@ -6,14 +6,10 @@ A recipe that names one is refused with the reason.
 from typing import TYPE_CHECKING, NoReturn
 
 from detpress.contract.tuner import Space, Tuner
-from detpress.options import Options
+from detpress.options import NoOptions
 
 if TYPE_CHECKING:
     import logging
-
-
-class NoOptions(Options):
-    """None: the tuner cannot run."""
 
 
 class Unavailable(Tuner):

@@ -12,13 +12,13 @@ from torch import Tensor
 from detpress.detector.architecture import Architecture
 from detpress.detector.boxes import MAX_DETECTIONS, Detections, decode, suppress
 from detpress.detector.images import Placement, place_image, read_image
+from detpress.progress import Progress
 from detpress.voc.annotation import Annotation
 from detpress.voc.coordinates import voc_from_edges
 from detpress.voc.devkit import Devkit
 from detpress.voc.results import ClassDetections
 
 Run = Callable[[Tensor], Sequence[Tensor]]  # images float32 (N, 3, H, W) in [0, 1] -> raw maps
-Progress = Callable[[str, int, int], None]
 Size = tuple[int, int] | None  # width and height in pixels
 BATCH = 16  # images; the same for every form and runtime, so that their figures compare
 

@@ -21,9 +21,9 @@ from detpress.detector.network import Network
 from detpress.encodings.quantized import QuantizedConvolution, QuantizedNetwork
 from detpress.errors import InputError
 from detpress.measure.size import layer_table
+from detpress.progress import Progress
 
 BATCH = 8  # images at a time
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

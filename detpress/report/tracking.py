@@ -25,7 +25,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 EXPERIMENT = "detpress"
-BATCH = 100  # parameters that MLflow takes in one call
+PARAMETERS_A_CALL = 100  # that MLflow takes
 LONGEST = 6000  # characters of a parameter
 LONGEST_NAME = 250
 SQLITE = "sqlite:///"
@@ -85,8 +85,8 @@ class Tracking:
         leaves = dict(_flat(recipe))
         named = _distinct(leaves)
         parameters = [Param(named[key], str(value)[:LONGEST]) for key, value in leaves.items()]
-        for start in range(0, len(parameters), BATCH):
-            self.client.log_batch(run, params=parameters[start : start + BATCH])
+        for start in range(0, len(parameters), PARAMETERS_A_CALL):
+            self.client.log_batch(run, params=parameters[start : start + PARAMETERS_A_CALL])
         now = int(datetime.now().timestamp() * 1000)
         for stage in stages:
             figures = dict(flat_figures(stage["metrics"])) | {"seconds": stage["seconds"]}

@@ -14,6 +14,7 @@ from pathlib import Path
 from detpress.detector.images import read_image
 from detpress.errors import InputError
 from detpress.files.plain import plain
+from detpress.progress import Progress
 from detpress.recipe.file import Recipe
 from detpress.run.read_pictures import ReadPictures
 from detpress.voc.annotation import Annotation
@@ -21,7 +22,6 @@ from detpress.voc.coco import MOST_OF_A_CLASS
 from detpress.voc.devkit import Devkit, check_boxes
 from detpress.voc.results import check_class_name
 
-Progress = Callable[[str, int, int], None]  # what is done, how many are, how many there will be
 NAMED = 5  # of a long list
 
 

@@ -42,7 +42,7 @@ from detpress.run.store import Store, digest
 from detpress.run.workbench import StageWorkbench
 from detpress.voc.devkit import Devkit
 
-FIGURES = 3  # raised when a measurement has other figures than before
+MEASUREMENT_VERSION = 3  # raised when a measurement has other figures than before
 
 
 class Listener(Protocol):
@@ -238,7 +238,7 @@ def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:
     """Names what is measured, on the images of which set and by which versions."""
     return digest(
         {
-            "figures": FIGURES,
+            "figures": MEASUREMENT_VERSION,
             "protocol": protocol_id(recipe.measure),
             "measure": chosen(recipe.measure, {"max_map_loss", "max_detections"}),  # the protocol has the latter
             "images": images.VERSION,

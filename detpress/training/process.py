@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-Progress = Callable[[str, int, int], None]
+from detpress.progress import Progress
+
 Report = Callable[[tuple[str, int, int]], None]  # `Progress`, its arguments in one
 
 

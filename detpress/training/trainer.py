@@ -30,11 +30,12 @@ from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model, apply_masks
 from detpress.engine_log import engine_messages
 from detpress.errors import InputError, StageError
+from detpress.progress import Progress
 from detpress.training.config import TrainingConfig, chooses_best
 from detpress.training.dataset import TrainingSet
 from detpress.training.module import DetectorTraining
 from detpress.training.moving_average import averaged_tensors
-from detpress.training.process import Progress, across_processes, ctrl_c_left_alone, deterministic
+from detpress.training.process import across_processes, ctrl_c_left_alone, deterministic
 from detpress.training.step import (
     AfterStep,
     DetectionStep,

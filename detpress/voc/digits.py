@@ -8,7 +8,7 @@ NumPy or Pillow may write others.
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
+from detpress.progress import Progress
 from detpress.voc.coordinates import voc_from_edges
-
-Progress = Callable[[str, int, int], None]  # what is being made, how many are done, how many there will be
 
 VERSION = 1  # raise it with every change of what is drawn
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -18,10 +18,10 @@ from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.detector.predict import predict_image_set
 from detpress.errors import InputError, StageError
+from detpress.progress import Progress
 from detpress.training import module as training_module
 from detpress.training.config import Augmentation, ChoosingConfig, TrainingConfig
 from detpress.training.moving_average import averaged_tensors
-from detpress.training.process import Progress
 from detpress.training.step import new_optimizer, new_schedule
 from detpress.training.trainer import TrainingContext, fit
 from detpress.voc.devkit import Devkit, open_devkit
