@@ -62,9 +62,9 @@ def compare(
 
     condition = parse_condition(where) if where is not None else None
     for name in condition.names if condition else ():
-        check_figure(name, f"--where {where}")
+        check_figure(name, f"--where {where}: ")
     if best is not None:
-        check_figure(best, f"--best {best}")
+        check_figure(best, f"--best {best}: ")
     study = open_studies(recipes, seeds, assignments or [])
     folder = out or Path("runs") / study.name
     make_folder(folder)

@@ -41,10 +41,18 @@ def flat_figures(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
             yield f"{prefix}{key}", float(value)
 
 
-def check_figure(name: str, where: str) -> None:
+def figure(metrics: Mapping[str, Any], name: str) -> float:
+    """The figure `name` of a stage's `metrics`. Raises InputError where they have none of this name."""
+    figures = dict(flat_figures(metrics))
+    if name not in figures:
+        raise InputError(f"the figure '{name}' is none of this model's; {nearest(name, figures)}")
+    return figures[name]
+
+
+def check_figure(name: str, where: str = "") -> None:
     """Raises InputError, beginning with `where`, for a name that no model has a figure of."""
     if name not in FIGURES and not (name.startswith(OPEN_ENDED) and name.rpartition(".")[2]):
-        raise InputError(f"{where}: no figure '{name}'; {nearest(name, FIGURES)}")
+        raise InputError(f"{where}no figure '{name}'; {nearest(name, FIGURES)}")
 
 
 def higher_is_better(name: str) -> bool:

@@ -19,10 +19,9 @@ from pydantic import Field, model_validator
 
 from detpress.contract.tuner import Assessor, Distribution, Kind, Space, Tuner
 from detpress.errors import InputError, nearest
+from detpress.measure.figures import check_figure
 from detpress.options import Options
 
-FIGURES = ("map", "macs", "parameters", "nonzero_parameters", "peak_memory_bytes")
-FAMILIES = ("ap.CLASS", "storage_bytes.ENCODING", "latency_ms.RUNTIME.median", "latency_ms.RUNTIME.p95")
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Sense = Literal["<=", ">=", "<", ">"]
 
@@ -143,31 +142,23 @@ def read_condition(metric: str, limit: str) -> Condition:
 
 
 def check_metric(name: str, runtimes: Sequence[str]) -> None:
-    """Raises InputError for a name that no stage's metrics have; `runtimes`: those that the recipe measures."""
+    """Raises InputError for a figure that no stage has; `runtimes`: those that the recipe measures.
+
+    How long a stage took is no figure to search by: it is another one tomorrow.
+    """
+    check_figure(name)
+    if name == "seconds":
+        raise InputError("seconds: expected a figure of the model, such as macs or latency_ms.torch.median")
     family, _, rest = name.partition(".")
-    if name in FIGURES or (rest and family in ("ap", "storage_bytes")):
-        return
+    runtime, _, statistic = rest.rpartition(".")
     if family != "latency_ms":
-        raise InputError(f"unknown metric '{name}'; {nearest(name, [*FIGURES, *FAMILIES])}")
-    runtime, _, statistic = rest.partition(".")
+        return
     if runtime not in runtimes:
         raise InputError(
             f"no latency of '{runtime}' is measured; expected one of measure.runtimes: {', '.join(runtimes)}"
         )
     if statistic not in ("median", "p95"):
         raise InputError(f"expected latency_ms.{runtime}.median or latency_ms.{runtime}.p95, got '{name}'")
-
-
-def figure(metrics: dict[str, Any], name: str) -> float:
-    """The metric `name` of a stage. Raises InputError where the stage has none of this name."""
-    family, _, rest = name.partition(".")
-    found: Any = metrics.get(family)
-    for part in [rest] if family == "ap" else filter(None, rest.split(".")):
-        if not isinstance(found, dict) or part not in found:
-            has = f"; {nearest(part, found)}" if isinstance(found, dict) else ""
-            raise InputError(f"search: the metric '{name}' is none of this model's{has}")
-        found = found[part]
-    return float(found)
 
 
 def _is_number(value: Any) -> bool:

@@ -141,7 +141,7 @@ def read_study(path: Path, seeds: Sequence[int] | None = None, assignments: Sequ
     except ValidationError as error:
         raise InputError("\n".join(spell_out(error, _Document, source, ()))) from error
     for i, figure in enumerate(document.metrics):
-        check_figure(figure, source.where(("metrics", i)))
+        check_figure(figure, f"{source.where(('metrics', i))}: ")
     if unknown := document.shared.keys() - {"data", "model", "measure"}:
         key = sorted(unknown)[0]
         raise InputError(f"{source.where(('shared', key))}: expected data, model or measure")

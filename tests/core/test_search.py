@@ -92,7 +92,7 @@ def search(recipe: Recipe, store: Path, out: Path) -> SearchResult:
         ("nni.random", "nni.randon", "10: tuner: unknown tuner 'nni.randon'; did you mean 'nni.random'?"),
         ("nni.random", "{nni.tpe: {startup: 0}}", "10: tuner.nni.tpe.startup: expected greater than or equal to 1"),
         ("trials: 5", "trials: 0", "11: trials: expected greater than or equal to 1, got 0"),
-        ("maximize: map", "maximize: mpa", "12: maximize: unknown metric 'mpa'; did you mean 'map'?"),
+        ("maximize: map", "maximize: mpa", "12: maximize: no figure 'mpa'; did you mean 'map'?"),
         ("nonzero_parameters: ", "latency_ms.openvino.p95: ", "13: subject_to.latency_ms.openvino.p95: no latency of "),
         ("<= 0.5x", "0.5x", "13: subject_to.nonzero_parameters: expected a limit such as "),
         ("trials: 5", "trials: 5\n  stop_early: nni.median", "12: stop_early: unknown assessor 'nni.median'; did you "),
