@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from pydantic import Field, model_validator
 
 from detpress.options import Options
-from detpress.runtimes.runtime import RuntimeName
+from detpress.runtimes.names import RuntimeName
 from detpress.training.config import TrainingConfig
 
 if TYPE_CHECKING:

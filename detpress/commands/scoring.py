@@ -197,7 +197,8 @@ def _open(source: str, runtime: str | None) -> "tuple[Architecture, Run, str]":
     from detpress.encodings.bundle import load_bundle
     from detpress.errors import InputError, nearest
     from detpress.measure.metrics import scoring_runtime
-    from detpress.runtimes.opening import EXPORTED, RUNTIMES, open_runtime, read_exported
+    from detpress.runtimes.names import RUNTIMES
+    from detpress.runtimes.opening import EXPORTED, open_runtime, read_exported
 
     if runtime is not None and runtime not in RUNTIMES:
         raise InputError(f"--runtime {runtime}: {nearest(runtime, RUNTIMES)}")

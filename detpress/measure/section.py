@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from detpress.options import Options
-from detpress.runtimes.runtime import RuntimeName
+from detpress.runtimes.names import RuntimeName
 
 
 class Measure(Options):

@@ -1,16 +1,14 @@
 """What executes a model when latency is measured: one interface, one file a runtime."""
 
 from pathlib import Path
-from typing import get_args
 
 import torch
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
 from detpress.errors import InputError, nearest
-from detpress.runtimes.runtime import Runtime, RuntimeName
-
-RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
+from detpress.runtimes.names import RUNTIMES
+from detpress.runtimes.runtime import Runtime
 
 EXPORTED = {".onnx": "onnxruntime", ".xml": "openvino"}  # the runtime of an exported file
 

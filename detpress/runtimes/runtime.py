@@ -2,12 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-RuntimeName = Literal["torch", "torch-compile", "onnxruntime", "openvino", "openvino-bf16"]
 
 
 @dataclass(frozen=True)

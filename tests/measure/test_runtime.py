@@ -12,7 +12,8 @@ from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.encodings.quantized import InputScale, Quantization, QuantizedNetwork
 from detpress.errors import InputError
-from detpress.runtimes.opening import RUNTIMES, open_runtime
+from detpress.runtimes.names import RUNTIMES
+from detpress.runtimes.opening import open_runtime
 
 ANCHORS = ((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))
 FEW_LAYERS = Architecture(
