@@ -3,7 +3,7 @@
 INC quantizes by PyTorch 2 export: `export` -> `prepare` (observers) -> calibrate -> `convert`. What it converts to is
 a program that needs torchao and keeps its weights in float. Its graph is plain, though: on every convolution's input
 a pair of quantize and dequantize nodes, on every weight another. The numbers are read off these nodes into a
-`QuantizedNetwork`, which computes bit for bit the same.
+`Network`, which computes bit for bit the same.
 """
 
 import copy
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Architecture
+from detpress.detector.input_scale import InputScale
+from detpress.detector.network import Network, filled_network, folded_but
 from detpress.encodings.calibration import with_scales_between
-from detpress.encodings.quantized import InputScale, Quantization, QuantizedNetwork
+from detpress.encodings.int8 import Int8
 from detpress.errors import InputError, StageError
 
 BATCH = 16  # calibration images computed at a time
@@ -62,7 +64,7 @@ def quantize_static(
     scheme: Scheme,
     float_layers: Collection[int],
     log: logging.Logger,
-) -> QuantizedNetwork:
+) -> Network:
     """The int8 network with the scales that INC chooses; `network` is left as it was.
 
     images: float32 (N, 3, H, W) in [0, 1], to calibrate with.
@@ -73,7 +75,7 @@ def quantize_static(
     return int8_network(inc_program(network, images, scheme, float_layers, log), architecture, images)
 
 
-def int8_network(program: torch.fx.GraphModule, architecture: Architecture, images: Tensor) -> QuantizedNetwork:
+def int8_network(program: torch.fx.GraphModule, architecture: Architecture, images: Tensor) -> Network:
     """`network_of_program`, held against the program on two of the images that it was calibrated with.
 
     Raises StageError where the two differ by a bit: then the program rounds something else than convolutions.
@@ -126,24 +128,22 @@ def calibrate(prepared: nn.Module, images: Tensor) -> None:
             raise StageError("the network to be quantized gives numbers that are not finite for the calibration images")
 
 
-def network_of_program(program: torch.fx.GraphModule, architecture: Architecture) -> QuantizedNetwork:
-    """The `QuantizedNetwork` with the numbers of INC's converted program.
+def network_of_program(program: torch.fx.GraphModule, architecture: Architecture) -> Network:
+    """The int8 network with the numbers of INC's converted program.
 
     Raises StageError where none of its convolutions is quantized.
     """
     tensors, inputs = quantized_convolutions(program)
     if not inputs:
         raise StageError("INC quantized no convolution")
-    scales = {i: InputScale(float(x.args[1]), int(x.args[2])) for i, x in sorted(inputs.items())}
-    network = QuantizedNetwork(architecture, Quantization(scales))
-    network.load_state_dict(tensors)
-    return network.eval().requires_grad_(False)
+    encodings = {i: Int8(InputScale(float(x.args[1]), int(x.args[2]))) for i, x in inputs.items()}
+    return filled_network(architecture, folded_but(architecture, encodings), tensors)
 
 
 def quantized_convolutions(program: torch.fx.GraphModule) -> tuple[dict[str, Tensor], dict[int, Any]]:
     """What INC's converted program holds of its convolutions.
 
-    Returns their weights, weight scales and biases, called as in `QuantizedNetwork`; and, by the layer number of each
+    Returns their weights, weight scales and biases, called as in the int8 network; and, by the layer number of each
     convolution that is quantized, the node that dequantizes its input.
     """
     state = program.state_dict()

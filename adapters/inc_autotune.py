@@ -17,7 +17,6 @@ from torch import Tensor
 from detpress.adapters.inc import Scheme, calibrate, exported, int8_network
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.network import Network
-from detpress.encodings.quantized import QuantizedNetwork
 from detpress.errors import StageError
 
 
@@ -57,7 +56,7 @@ def tune(
     images: Tensor,
     candidates: Sequence[Candidate],
     criterion: Criterion,
-    score: Callable[[Candidate, QuantizedNetwork], Trial],
+    score: Callable[[Candidate, Network], Trial],
     log: logging.Logger,
 ) -> list[Trial]:
     """The trials in order. The last one meets the criterion, or none does and candidates or budget were used up.

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from detpress.adapters.inc import exported, quantized_convolutions
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Architecture
-from detpress.encodings.dynamic import DynamicNetwork, DynamicQuantization
+from detpress.detector.network import Network, filled_network, folded_but
+from detpress.encodings.dynamic_int8 import DynamicInt8
 from detpress.errors import StageError
 
 
@@ -20,7 +21,7 @@ def quantize_dynamic(
     per_channel: bool,
     float_layers: Collection[int],
     log: logging.Logger,
-) -> DynamicNetwork:
+) -> Network:
     """The network with the weights that INC rounds; `network` is left as it was.
 
     images: float32 (N, 3, H, W) in [0, 1], on which the two are held against each other.
@@ -41,9 +42,8 @@ def quantize_dynamic(
     tensors, inputs = quantized_convolutions(program)
     if not inputs:
         raise StageError("INC quantized no convolution")
-    dynamic = DynamicNetwork(architecture, DynamicQuantization(frozenset(inputs)))
-    dynamic.load_state_dict(tensors)
-    dynamic.eval().requires_grad_(False)
+    encodings = folded_but(architecture, dict.fromkeys(inputs, DynamicInt8()))
+    dynamic = filled_network(architecture, encodings, tensors)
     with torch.inference_mode():
         pairs = zip(program(images), dynamic(images), strict=True)
         if not all(torch.equal(one, other) for one, other in pairs):

@@ -1,4 +1,4 @@
-"""The bridge to INC's mixed precision: it says which convolutions compute in 16 bits, `HalfNetwork` computes the same.
+"""The bridge to INC's mixed precision: it says which convolutions compute in 16 bits, `Half` computes the same.
 
 INC wraps a convolution in a module that runs it under autocast; the wrapper is a matter of memory and no file of its
 own. What it computes is what a convolution with 16-bit weights does, and that is what is kept.
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.network import Network
-from detpress.encodings.half import HalfNetwork, HalfPrecision, HalfType, half_network
+from detpress.encodings.half import HalfType, half_network
 from detpress.errors import StageError
 
 
 def to_half_precision(
     network: Network, dtype: HalfType, float_layers: Collection[int], images: Tensor, log: logging.Logger
-) -> HalfNetwork:
+) -> Network:
     """`network` with the convolutions that INC puts into 16 bits; `network` itself is left as it was.
 
     float_layers: layer numbers of convolutions that stay in float32.
@@ -41,7 +41,7 @@ def to_half_precision(
     ]
     if not layers:
         raise StageError("INC put no convolution into 16 bits")
-    half = half_network(network, HalfPrecision(dtype, frozenset(layers)))
+    half = half_network(network, dtype, layers)
     with torch.inference_mode():
         for one, other in zip(wrapped(images), half(images), strict=True):
             if not other.isfinite().all():

@@ -2,13 +2,13 @@
 
 A convolution is a Linear layer on the patches of its input: its weights (F, I, k, k) are the matrix (F, I * k * k), and
 what the matrix is multiplied with are the columns of `unfold` (im2col). So INC is given one Linear layer at a time, and
-the codes, scales and zeros that it chooses are read off what it made of it, into a `PackedNetwork`.
+the codes, scales and zeros that it chooses are read off what it made of it, into `Packed` layers.
 """
 
 import copy
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,8 +19,8 @@ from torch.nn import functional
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Convolution
 from detpress.detector.folding import batch_norm_of, folded_weight
-from detpress.detector.network import Network
-from detpress.encodings.packed import PackedNetwork, Packing, decode, pack
+from detpress.detector.network import Network, filled_network, folded_but
+from detpress.encodings.packed import Packed, decode, pack
 from detpress.errors import StageError
 from detpress.progress import Progress
 
@@ -31,7 +31,7 @@ Algorithm = Literal["rtn", "gptq", "hqq"]
 
 @dataclass(frozen=True)
 class Codes:
-    """A matrix (F, K) in few bits. codes: uint8 (F, K); scale, zero: float16 (F, groups); see `Packing`."""
+    """A matrix (F, K) in few bits. codes: uint8 (F, K); scale, zero: float16 (F, groups); see `Packed`."""
 
     codes: Tensor
     scale: Tensor
@@ -40,28 +40,29 @@ class Codes:
 
 def pack_weights(
     network: Network,
-    packing: Packing,
+    packing: Packed,
+    layers: Collection[int],
     algorithm: Algorithm,
     search_range: bool,
     images: Tensor | None,
     log: logging.Logger,
     progress: Progress,
-) -> PackedNetwork:
+) -> Network:
     """`network` with weights in few bits, chosen by INC; `network` itself is left as it was.
 
+    layers: numbers of the convolutions that are packed; the others stay in float.
     search_range: of each group a smaller range, where its squared error is less (rtn and gptq).
     images: float32 (N, 3, H, W) in [0, 1], for gptq: layer after layer, the inputs are those that the layers before
         give with their codes.
     Raises StageError where a weight or an input is not finite.
     """
     current = copy.deepcopy(network).eval().requires_grad_(False)
-    packed = PackedNetwork(network.architecture, packing)
     tensors: dict[str, Tensor] = {}
     for i, layer in enumerate(network.architecture.layers):
         if not isinstance(layer, Convolution):
             continue
         name = f"layers.{i}.convolution"
-        if i not in packing.layers:
+        if i not in layers:
             tensors[f"{name}.weight"], tensors[f"{name}.bias"] = folded_weight(network, i)
             continue
         progress(f"{algorithm}: layers.{i}", i, len(network.architecture.layers))
@@ -90,11 +91,11 @@ def pack_weights(
         }
         if zero is not None:
             tensors[f"{name}.zero"] = zero
-    packed.load_state_dict(tensors)
-    return packed.eval().requires_grad_(False)
+    encodings = folded_but(network.architecture, dict.fromkeys(layers, packing))
+    return filled_network(network.architecture, encodings, tensors)
 
 
-def round_to_nearest(matrix: Tensor, packing: Packing, search_range: bool) -> Codes:
+def round_to_nearest(matrix: Tensor, packing: Packed, search_range: bool) -> Codes:
     """matrix: float32 (F, K). INC's RTN."""
     from neural_compressor.torch.quantization import RTNConfig, convert, prepare
 
@@ -109,7 +110,7 @@ def round_to_nearest(matrix: Tensor, packing: Packing, search_range: bool) -> Co
     return _read(convert(prepare(model, config)))
 
 
-def gptq(matrix: Tensor, patches: list[Tensor], packing: Packing, search_range: bool) -> Codes:
+def gptq(matrix: Tensor, patches: list[Tensor], packing: Packed, search_range: bool) -> Codes:
     """matrix: float32 (F, K); patches: of each batch of images, float32 (n, K). INC's GPTQ."""
     from neural_compressor.torch.quantization import GPTQConfig, convert, prepare
 
@@ -128,7 +129,7 @@ def gptq(matrix: Tensor, patches: list[Tensor], packing: Packing, search_range: 
     return _read(convert(prepared))
 
 
-def half_quadratic(matrix: Tensor, packing: Packing) -> Codes:
+def half_quadratic(matrix: Tensor, packing: Packed) -> Codes:
     """matrix: float32 (F, K). INC's HQQ, whose groups are the columns of the matrix that it is given."""
     filters, columns = matrix.shape
     size = columns if packing.group_size == -1 else packing.group_size
@@ -146,7 +147,7 @@ def half_quadratic(matrix: Tensor, packing: Packing) -> Codes:
     )
 
 
-def _half_quadratic_columns(part: Tensor, packing: Packing) -> Codes:
+def _half_quadratic_columns(part: Tensor, packing: Packed) -> Codes:
     """part: float32 (group size, groups). HQQ packs two rows into one: an odd one is repeated and taken off again."""
     from neural_compressor.torch.algorithms.weight_only.hqq.bitpack import Packer
     from neural_compressor.torch.quantization import HQQConfig, convert, prepare
@@ -159,7 +160,7 @@ def _half_quadratic_columns(part: Tensor, packing: Packing) -> Codes:
     return Codes(codes.to(torch.uint8), quantized.scale.half(), quantized.zero.half())
 
 
-def _by_groups(matrix: Tensor, inputs: list[Tensor], layer: Convolution, packing: Packing, search_range: bool) -> Codes:
+def _by_groups(matrix: Tensor, inputs: list[Tensor], layer: Convolution, packing: Packed, search_range: bool) -> Codes:
     """GPTQ for each group of a grouped convolution, whose filters see the group's channels only."""
     found = []
     for group, rows in enumerate(matrix.chunk(layer.groups)):

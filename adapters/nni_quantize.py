@@ -30,7 +30,7 @@ from detpress.contract.plugin import Workbench
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.folding import batch_norm_of
 from detpress.detector.network import Network
-from detpress.encodings.simulated import Codes, Grid, SimulatedNetwork, simulated_network
+from detpress.encodings.simulated import Codes, Grid, simulated_network
 from detpress.engine_log import engine_messages
 from detpress.errors import StageError
 from detpress.training.config import TrainingConfig
@@ -68,7 +68,7 @@ def quantize(
     images: Tensor,
     training: TrainingConfig | None,
     bench: Workbench,
-) -> SimulatedNetwork:
+) -> Network:
     """The simulated network that NNI's quantizer makes of a copy of `network`.
 
     layers: convolution's layer number -> what is quantized of it.

@@ -90,7 +90,6 @@ def by_hand(epochs: int | None) -> None:
     from detpress.adapters.nni_speedup import speed_up
     from detpress.builtin import find_bundle
     from detpress.detector.channels import masks_of_filters
-    from detpress.detector.form import Form
     from detpress.detector.model import Model, apply_masks
     from detpress.encodings.bundle import load_bundle, save_bundle
     from detpress.measure.metrics import measure_model
@@ -128,14 +127,14 @@ def by_hand(epochs: int | None) -> None:
     network, kept = choose_filters(model.network, model.architecture, "l1norm", targets, bench)
     masks = masks_of_filters(network, kept)
     apply_masks(network, masks)
-    model = measured("masked", Model(network, Form.MASKED, masks))
+    model = measured("masked", Model(network, masks))
     model = measured("smaller", Model(speed_up(model.network, model.architecture, model.masks, log)))
     model = measured("tuned", fit(model, training, TrainingContext(devkit, "train", 0, root, log, silent)))
     images = bench.calibration(quantization.calibration_images)
     scheme = Scheme(quantization.algorithm, quantization.symmetric, quantization.per_channel)
     with torch.random.fork_rng():
         quantized = quantize_static(model.network, model.architecture, images, scheme, (), log)
-    measured("int8", Model(quantized, Form.INT8))
+    measured("int8", Model(quantized))
     draw_stage_pictures(devkit, "test", named, root / "pictures", print)
 
 

@@ -35,16 +35,17 @@ class Int8(Plugin):
     def plan(self, model: "Model", config: Int8Options) -> Plan:
         from detpress.encodings.deployment import deployable
 
-        return Plan(tuple(f"layers.{i}" for i in deployable(model.network).simulation.layers), model)
+        return Plan(tuple(f"layers.{i}" for i in deployable(model.network)), model)
 
     def check(self, model: "Model", config: Int8Options, images: ImageCounts) -> None:
         images.check_asked(config, "calibration_images")
 
     def apply(self, model: "Model", config: Int8Options, bench: Workbench) -> "Model":
         from detpress.encodings.deployment import deployed
+        from detpress.encodings.int8 import input_scales
 
         network = deployed(
             model.network, bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         )
-        bench.log.info("%d convolutions in int8", len(network.quantization.inputs))
+        bench.log.info("%d convolutions in int8", len(input_scales(network)))
         return model.with_network(network, Form.INT8)

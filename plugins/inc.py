@@ -70,7 +70,8 @@ class StaticInt8(Plugin):
         images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         scheme = Scheme(config.algorithm, config.symmetric, config.per_channel)
         network = quantize_static(model.network, model.architecture, images, scheme, in_float, bench.log)
-        bench.log.info("%d convolutions in int8, %d in float", len(network.quantization.inputs), len(in_float))
+        quantized = len(network.encodings) - len(in_float)
+        bench.log.info("%d convolutions in int8, %d in float", quantized, len(in_float))
         return model.with_network(network, Form.INT8)
 
 
@@ -98,11 +99,13 @@ class DynamicInt8(Plugin):
     engine = "neural-compressor"
 
     def plan(self, model: "Model", config: DynamicInt8Options) -> Plan:
-        from detpress.encodings.dynamic import DynamicNetwork, DynamicQuantization
+        from detpress.detector.network import Network, folded_but
+        from detpress.encodings.dynamic_int8 import DynamicInt8
         from detpress.encodings.simulated import with_zeros_of
 
         layers = layers_to_quantize(model.architecture, config)
-        network = DynamicNetwork(model.architecture, DynamicQuantization(frozenset(layers)))
+        encodings = folded_but(model.architecture, dict.fromkeys(layers, DynamicInt8()))
+        network = Network(model.architecture, encodings)
         planned = model.with_network(with_zeros_of(network, model.network), Form.SIMULATED)
         return Plan(tuple(f"layers.{i}" for i in layers), planned)
 
@@ -112,7 +115,8 @@ class DynamicInt8(Plugin):
         in_float = layers_in_float(model.architecture, config)
         images = bench.calibration(1)
         network = quantize_dynamic(model.network, model.architecture, images, config.per_channel, in_float, bench.log)
-        bench.log.info("%d convolutions rounded dynamically, %d in float", len(network.dynamic.layers), len(in_float))
+        quantized = len(network.encodings) - len(in_float)
+        bench.log.info("%d convolutions rounded dynamically, %d in float", quantized, len(in_float))
         return model.with_network(network, Form.SIMULATED)
 
 
@@ -147,7 +151,7 @@ class MixedPrecision(Plugin):
 
         in_float = layers_in_float(model.architecture, config)
         network = to_half_precision(float_network(model), config.dtype, in_float, bench.calibration(1), bench.log)
-        bench.log.info("%d convolutions in %s", len(network.half_precision.layers), config.dtype)
+        bench.log.info("%d convolutions in %s", len(network.encodings) - len(in_float), config.dtype)
         return model.with_network(network, Form.HALF)
 
 
@@ -209,15 +213,22 @@ class WeightOnly(Plugin):
 
     def apply(self, model: "Model", config: WeightOnlyOptions, bench: Workbench) -> "Model":
         from detpress.adapters.inc_weight_only import pack_weights
-        from detpress.encodings.packed import Packing
+        from detpress.encodings.packed import Packed
 
-        layers = frozenset(layers_to_quantize(model.architecture, config))
-        packing = Packing(config.bits, config.group_size, config.symmetric, layers)
+        layers = layers_to_quantize(model.architecture, config)
+        packing = Packed(config.bits, config.group_size, config.symmetric)
         images = None
         if config.algorithm == "gptq":
             images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         network = pack_weights(
-            float_network(model), packing, config.algorithm, config.search_range, images, bench.log, bench.progress
+            float_network(model),
+            packing,
+            layers,
+            config.algorithm,
+            config.search_range,
+            images,
+            bench.log,
+            bench.progress,
         )
         bench.log.info("%d convolutions in %d bits", len(layers), config.bits)
         return model.with_network(network, Form.PACKED)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from detpress.adapters.inc_autotune import Candidate, Criterion, Trial
     from detpress.detector.model import Model
-    from detpress.encodings.quantized import QuantizedNetwork
+    from detpress.detector.network import Network
 
 
 class SchemeOptions(Options):
@@ -127,7 +127,7 @@ class _Trials:
 
         return float(_read(self.bench.remember({"autotune": "baseline"}, compute))["map"])
 
-    def score(self, candidate: "Candidate", network: "QuantizedNetwork") -> "Trial":
+    def score(self, candidate: "Candidate", network: "Network") -> "Trial":
         from detpress.adapters.inc_autotune import Trial
         from detpress.encodings.bundle import save_bundle
 
@@ -155,12 +155,12 @@ class _Trials:
 
     def by_sensitivity(self, candidate: "Candidate", images: "Tensor") -> list[int]:
         """Layer numbers of the convolutions in int8, first those whose rounding costs the raw maps most."""
-        from detpress.encodings.quantized import QuantizedNetwork
+        from detpress.detector.network import Network
         from detpress.measure.sensitivity import measure_sensitivity
 
         def compute(folder: "Path") -> None:
             quantized = self.model(candidate).network
-            assert isinstance(quantized, QuantizedNetwork)
+            assert isinstance(quantized, Network)
             found = measure_sensitivity(quantized, float_network(self.parent), images, self.bench.progress)
             _write(folder, {"order": [layer.index for layer in found.by_gain()]})
 

@@ -110,15 +110,17 @@ class Quantizer(Plugin):
 
     def plan(self, model: "Model", config: Any) -> Plan:
         """The model has the bits and the kinds of grid; its codes and scales are stand-ins."""
-        from detpress.encodings.simulated import Grid, SimulatedLayer, SimulatedNetwork, Simulation, with_zeros_of
+        from detpress.detector.network import Network, folded_but
+        from detpress.encodings.simulated import Grid, Simulated, with_zeros_of
 
         bits = self.bits(model.architecture, config)
         weight_scheme, _ = self.schemes(config)
         layers = {
-            i: SimulatedLayer(weights, None if inputs is None else Grid(0, 2**inputs - 1, 1.0, 0.0))
+            i: Simulated(weights, None if inputs is None else Grid(0, 2**inputs - 1, 1.0, 0.0))
             for i, (weights, inputs) in bits.items()
         }
-        network = with_zeros_of(SimulatedNetwork(model.architecture, Simulation(layers)), model.network)
+        encodings = folded_but(model.architecture, layers)
+        network = with_zeros_of(Network(model.architecture, encodings), model.network)
         if weight_scheme == "affine":
             for i in layers:  # codes are counted from a zero that is not 0
                 network.get_buffer(f"layers.{i}.convolution.weight_zero_point").fill_(1.0)
@@ -134,6 +136,7 @@ class Quantizer(Plugin):
     def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
         from detpress.adapters.nni_quantize import LayerTargets, quantize
         from detpress.detector.network import Network
+        from detpress.encodings.simulated import Simulated
 
         per_channel = getattr(config, "per_channel", False)
         layers = {
@@ -147,8 +150,10 @@ class Quantizer(Plugin):
         )
         assert isinstance(model.network, Network)
         network = quantize(self.method, model.network, layers, images, getattr(config, "training", None), bench)
-        for i, layer in network.simulation.layers.items():
-            bench.log.info("layers.%d: weights of %d bits, input %s", i, layer.weight_bits, layer.input or "in float")
+        for i, layer in network.encodings.items():
+            if isinstance(layer, Simulated):
+                bits, grid = layer.weight_bits, layer.input or "in float"
+                bench.log.info("layers.%d: weights of %d bits, input %s", i, bits, grid)
         return model.with_network(network, Form.SIMULATED)
 
     def schemes(self, config: Any) -> tuple[Scheme, Scheme]:

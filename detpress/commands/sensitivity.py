@@ -34,11 +34,11 @@ def sensitivity(
     from rich.console import Console
 
     from detpress.builtin import find_bundle
+    from detpress.detector.form import Form
     from detpress.detector.images import read_squares
     from detpress.detector.network import Network
     from detpress.detector.predict import predict_image_set
     from detpress.encodings.bundle import load_bundle
-    from detpress.encodings.quantized import QuantizedNetwork
     from detpress.errors import InputError
     from detpress.measure.sensitivity import measure_sensitivity
     from detpress.measure.size import macs
@@ -49,10 +49,12 @@ def sensitivity(
 
     folder = find_bundle(bundle)
     model = load_bundle(folder)
-    if not isinstance(model.network, QuantizedNetwork):
+    assert isinstance(model.network, Network)
+    if model.form is not Form.INT8:
         raise InputError(f"{bundle}: a {model.form} model; expected one in int8")
     original = load_bundle(find_bundle(parent) if parent else stage_before(folder))
-    if type(original.network) is not Network:
+    assert isinstance(original.network, Network)
+    if original.form not in (Form.DENSE, Form.MASKED):
         raise InputError(f"--parent: a {original.form} model; expected one in float")
     architecture = model.architecture
     devkit = open_data(data, list(architecture.classes))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from detpress.detector.encoding import EncodedConvolution, weight_shape
 from detpress.detector.network import Network
 
 
@@ -13,8 +14,8 @@ def batch_norm_of(network: Network, layer: int) -> tuple[Tensor, Tensor]:
     """
     block = network.get_submodule(f"layers.{layer}")
     convolution, norm = block.get_submodule("convolution"), dict(block.named_children()).get("norm")
-    assert isinstance(convolution, nn.Conv2d)
-    own = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias.detach()
+    bias = convolution.state_dict().get("bias")
+    own = torch.zeros(len(convolution.get_parameter("weight"))) if bias is None else bias.float()
     if norm is None:
         return torch.ones_like(own), own.clone()
     assert isinstance(norm, nn.BatchNorm2d)
@@ -27,5 +28,11 @@ def batch_norm_of(network: Network, layer: int) -> tuple[Tensor, Tensor]:
 def folded_weight(network: Network, layer: int) -> tuple[Tensor, Tensor]:
     """Weight (F, I, k, k) and bias (F,) of the convolution that does alone what it and its BatchNorm do."""
     gain, bias = batch_norm_of(network, layer)
-    weight = network.get_parameter(f"layers.{layer}.convolution.weight").detach()
-    return weight * gain[:, None, None, None], bias
+    return stored_weight(network, layer) * gain[:, None, None, None], bias
+
+
+def stored_weight(network: Network, layer: int) -> Tensor:
+    """What the convolution of block `layer` stores, as float32 (F, I, k, k); BatchNorm is in it where it is folded."""
+    convolution = network.get_submodule(f"layers.{layer}.convolution")
+    assert isinstance(convolution, EncodedConvolution | nn.Conv2d)
+    return network.encodings[layer].weight(convolution.state_dict(), weight_shape(convolution))

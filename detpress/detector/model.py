@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
+from detpress.detector.encoding import SIXTEEN_BITS, Encoding
 from detpress.detector.form import Form
 from detpress.detector.network import Network
 from detpress.errors import StageError
@@ -14,9 +15,10 @@ from detpress.errors import StageError
 
 @dataclass
 class Model:
-    """A detector in one of the forms.
+    """A detector.
 
-    network: gives raw maps (see `Network.forward`) and holds its `architecture`.
+    network: gives raw maps (see `Network.forward`) and holds its `architecture`; a `Network`, but on the way through an
+        engine.
     masks: parameter name -> bool tensor of the parameter's shape, False where the weight is held at zero.
     history: what was done to get here, oldest first, one record a stage, and one of the import from another program's
         files; kept in the bundle as its provenance.
@@ -24,7 +26,6 @@ class Model:
     """
 
     network: nn.Module
-    form: Form = Form.DENSE
     masks: dict[str, Tensor] = field(default_factory=dict)
     history: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
@@ -35,21 +36,43 @@ class Model:
         assert isinstance(architecture, Architecture)
         return architecture
 
+    @property
+    def encodings(self) -> dict[int, Encoding]:
+        """Of the convolutions, by layer number."""
+        return self.network.encodings if isinstance(self.network, Network) else {}
+
+    @property
+    def form(self) -> Form:
+        """What the model is as a whole; where its layers are encoded differently, the first of these that is true."""
+        encodings = self.encodings.values()
+        if any(encoding.simulated for encoding in encodings):
+            return Form.SIMULATED
+        if any(encoding.precision == "int8" for encoding in encodings):
+            return Form.INT8
+        if any(encoding.precision in SIXTEEN_BITS for encoding in encodings):
+            return Form.HALF
+        if any(encoding.stored_bits < 32 for encoding in encodings):
+            return Form.PACKED
+        return Form.MASKED if self.masks else Form.DENSE
+
     def with_network(
         self, network: nn.Module, form: Form | None = None, masks: dict[str, Tensor] | None = None
     ) -> "Model":
-        """This model with another network, history and notes kept; form and masks, too, unless others are given.
+        """This model with another network, history and notes kept; masks, too, unless others are given.
 
-        Only a masked model has masks. Raises StageError where those that it had do not fit the new network.
+        form: what the new model is. A model that is to have another form than `MASKED` keeps no masks.
+        Raises StageError where it is something else, and where masks do not fit the new network.
         """
-        form = form or self.form
         if masks is None:
-            masks = self.masks if form is Form.MASKED else {}
+            masks = self.masks if form in (None, Form.MASKED) else {}
         parameters = dict(network.named_parameters())
         for name, mask in masks.items():
             if name not in parameters or parameters[name].shape != mask.shape:
                 raise StageError(f"the mask of {name} does not fit the new network; expected others, or another form")
-        return replace(self, network=network, form=form, masks=masks)
+        found = replace(self, network=network, masks=masks)
+        if form is not None and found.form is not form:
+            raise StageError(f"the new network makes a {found.form} model, not a {form} one")
+        return found
 
 
 def new_model(architecture: Architecture, seed: int) -> Model:

@@ -1,11 +1,20 @@
 """The network that a layer list describes. `forward` gives raw maps and can be traced by torch.fx."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
+from detpress.detector.encoding import Encoding
+from detpress.detector.float32 import Float32, FoldedFloat32
+from detpress.detector.input_scale import InputScale
 from detpress.detector.kinds import Convolution, Yolo
+from detpress.errors import InputError
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Network(nn.Module):
@@ -15,11 +24,28 @@ class Network(nn.Module):
     and `activation`.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        encodings: Mapping[int, Encoding] = NOTHING,
+        between: Mapping[str, InputScale] = NOTHING,
+    ) -> None:
+        """encodings: of convolutions, by layer number; the others are float32. Encoded tensors are to be filled.
+
+        between: of an int8 network, the scales of what other operators take, by tensor: `layers.3.convolution` is what
+            that convolution gives to its activation, `layers.4` what layer 4 gives. Only the graphs for runtimes round
+            these (see `detpress.encodings.int8_onnx`).
+        Raises InputError where an encoded layer is no convolution.
+        """
         super().__init__()
         self.architecture = architecture
+        self.encodings = _of_every_convolution(architecture, encodings)
+        self.between = dict(between)
         self.layers = nn.ModuleList(
-            layer.module(taken) for layer, taken in zip(architecture.layers, architecture.taken_maps, strict=True)
+            _encoded(layer, taken[0].channels, encodings[i])
+            if isinstance(layer, Convolution) and i in encodings
+            else layer.module(taken)
+            for i, (layer, taken) in enumerate(zip(architecture.layers, architecture.taken_maps, strict=True))
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -29,6 +55,41 @@ class Network(nn.Module):
         the channels of an anchor are x, y, width, height, objectness and one logit a class.
         """
         return run_layers(self.architecture, self.layers, images)
+
+
+def _of_every_convolution(architecture: Architecture, given: Mapping[int, Encoding]) -> dict[int, Encoding]:
+    found: dict[int, Encoding] = {
+        i: given.get(i, Float32()) for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)
+    }
+    for i, encoding in given.items():
+        if i not in found:
+            raise InputError(f"layers.{i}: encoded as {type(encoding).__name__}, but not a convolution of the network")
+    return found
+
+
+def _encoded(layer: Convolution, incoming: int, encoding: Encoding) -> nn.Sequential:
+    with torch.device("meta"):
+        like = layer.float_convolution(incoming, bias=not layer.batch_normalize)
+    return layer.block(encoding.module(like), layer.batch_normalize and encoding.keeps_norm)
+
+
+def folded_but(architecture: Architecture, encodings: Mapping[int, Encoding]) -> dict[int, Encoding]:
+    """`encodings`, and for all other convolutions float32 with BatchNorm folded in."""
+    every = dict.fromkeys(_of_every_convolution(architecture, encodings), FoldedFloat32())
+    return every | dict(encodings)
+
+
+def filled_network(
+    architecture: Architecture,
+    encodings: Mapping[int, Encoding],
+    tensors: Mapping[str, Tensor],
+    between: Mapping[str, InputScale] = NOTHING,
+) -> Network:
+    """A network that has `tensors`, which it shares, as its state; in eval mode and not to be trained."""
+    with torch.device("meta"):
+        network = Network(architecture, encodings, between)
+    network.load_state_dict(tensors, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def as_it_is(layer: int, x: Tensor) -> Tensor:

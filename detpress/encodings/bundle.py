@@ -4,10 +4,10 @@
     weights.safetensors  the state dict of the network, masks beside it under `mask/<parameter>`
     SHA256SUMS           digests of both, as `sha256sum --check` reads them
 
-A pruned network is nothing special: its layer list holds the widths that it has. An int8 network says which of its
-layers are in float (see `QuantizedNetwork`), its scales are tensors like all others; so does a simulated one
-(`SimulatedNetwork`), which adds the bits and the grid of every layer's input. Networks in 16 bits (`HalfNetwork`) and
-with packed weights (`PackedNetwork`) say which layers are, and how.
+A pruned network is nothing special: its layer list holds the widths that it has. Layers that are not float32 with
+BatchNorm have an entry under `encodings`, by name: the encoding's name and its options; its numbers are tensors like
+all others. `between` has the scales of an int8 network's other tensors. The form is there to be read by people: it
+follows from the encodings and masks. Bundles of before `encodings` are read, too (see `old_encodings`).
 """
 
 import hashlib
@@ -21,53 +21,50 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
+from detpress.detector.encoding import Encoding
+from detpress.detector.float32 import Float32
 from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.network import Network
-from detpress.encodings.dynamic import DynamicNetwork, DynamicQuantization
-from detpress.encodings.half import HalfNetwork, HalfPrecision
-from detpress.encodings.packed import PackedNetwork, Packing
-from detpress.encodings.quantized import Quantization, QuantizedNetwork
-from detpress.encodings.simulated import SimulatedNetwork, Simulation
+from detpress.encodings.known import encoding_as_dict, encoding_from_dict
+from detpress.encodings.old_encodings import READERS, old_encodings, scales_from_dict
 from detpress.errors import InputError, shortened
 from detpress.files.plain import plain
 from detpress.files.plain_json import check_keys, parse_json
 
 FORMAT = 1
 MASK = "mask/"
-
-# Networks that are not plain `Network`s: under which key of model.json, and in which attribute, they say how they are
-# encoded; the class, and the class of that description.
-KINDS: dict[str, tuple[type[nn.Module], Any]] = {
-    "quantization": (QuantizedNetwork, Quantization),
-    "simulation": (SimulatedNetwork, Simulation),
-    "dynamic": (DynamicNetwork, DynamicQuantization),
-    "half_precision": (HalfNetwork, HalfPrecision),
-    "packing": (PackedNetwork, Packing),
-}
-
-NETWORKS: tuple[type[nn.Module], ...] = (Network, *(kind for kind, _ in KINDS.values()))
+OPTIONAL = ("encodings", "between", *READERS)
 
 
 def save_bundle(model: Model, folder: Path) -> None:
-    """Writes `model` into `folder`, which must not exist. The same model gives the same bytes."""
-    folder.mkdir(parents=True)
+    """Writes `model` into `folder`, which must not exist. The same model gives the same bytes.
+
+    Raises InputError, and writes nothing, for an encoding that could not be read again.
+    """
     network = model.network
+    encodings = {
+        f"layers.{i}": encoding_as_dict(encoding)
+        for i, encoding in model.encodings.items()
+        if type(encoding) is not Float32
+    }
     description: dict[str, Any] = {
         "format": FORMAT,
         "form": model.form,
         "architecture": model.architecture.as_dict(),
         "history": list(model.history),
     }
-    for key, (kind, _) in KINDS.items():
-        if isinstance(network, kind):
-            description[key] = getattr(network, key).as_dict()
+    if encodings:
+        description["encodings"] = encodings
+    if isinstance(network, Network) and network.between:
+        description["between"] = {name: [scale.scale, scale.zero_point] for name, scale in network.between.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     tensors |= {MASK + name: mask.cpu().contiguous() for name, mask in model.masks.items()}
     contents = {
         "model.json": json.dumps(description, indent=1, ensure_ascii=False).encode() + b"\n",
         "weights.safetensors": safetensors.torch.save(tensors),
     }
+    folder.mkdir(parents=True)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items()]
@@ -94,7 +91,7 @@ def load_bundle(folder: Path) -> Model:
     path = folder / "model.json"
     description = parse_json(contents["model.json"], path)
     try:
-        form, history = _check_description(description)
+        history = _check_description(description)
         network = _skeleton(Architecture.from_dict(description["architecture"]), description)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -107,7 +104,7 @@ def load_bundle(folder: Path) -> Model:
     masks = {name.removeprefix(MASK): tensors.pop(name) for name in list(tensors) if name.startswith(MASK)}
     _fill(network, tensors, folder)
     _check_masks(network, masks, folder)
-    return Model(network.eval(), form, masks, history)
+    return Model(network.eval(), masks, history)
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -128,29 +125,43 @@ def _checked_contents(folder: Path) -> dict[str, bytes]:
     raise InputError(f"{folder}: {' and '.join(wrong) or 'SHA256SUMS'} altered: digest is not the one in SHA256SUMS")
 
 
-def _check_description(description: Any) -> tuple[Form, tuple[dict[str, Any], ...]]:
-    """The form and the history. Raises InputError for what is no description of a bundle."""
+def _check_description(description: Any) -> tuple[dict[str, Any], ...]:
+    """The history. Raises InputError for what is no description of a bundle."""
     found = description.get("format") if isinstance(description, dict) else None
     if found != FORMAT:
         raise InputError(f"bundle format {shortened(found)}; this version reads {FORMAT}")
-    check_keys("bundle", description, ("format", "form", "architecture", "history"), KINDS.keys())
+    check_keys("bundle", description, ("format", "form", "architecture", "history"), OPTIONAL)
     if description["form"] not in list(Form):
         raise InputError(f"form: expected one of {', '.join(Form)}, got {shortened(description['form'])}")
     if not isinstance(description["history"], list) or not all(isinstance(r, dict) for r in description["history"]):
         raise InputError("history: expected a list of records")
-    kinds = [key for key in KINDS if description.get(key) is not None]
-    if len(kinds) > 1:
-        raise InputError(f"expected one of {' and '.join(kinds)}")
-    return Form(description["form"]), tuple(description["history"])
+    encoded = [key for key in ("encodings", *READERS) if description.get(key) is not None]
+    if len(encoded) > 1:
+        raise InputError(f"expected one of {' and '.join(encoded)}")
+    return tuple(description["history"])
 
 
-def _skeleton(architecture: Architecture, description: dict[str, Any]) -> nn.Module:
+def _skeleton(architecture: Architecture, description: dict[str, Any]) -> Network:
     """The network without memory for its weights, which come from the file."""
+    encodings, between = old_encodings(architecture, description)
+    if "encodings" in description:
+        encodings = _encodings(description["encodings"])
+    if "between" in description:
+        between = scales_from_dict("between", description["between"])
     with torch.device("meta"):
-        for key, (kind, encoding) in KINDS.items():
-            if description.get(key) is not None:
-                return kind(architecture, encoding.from_dict(description[key]))
-        return Network(architecture)
+        return Network(architecture, encodings, between)
+
+
+def _encodings(data: Any) -> dict[int, Encoding]:
+    if not isinstance(data, dict):
+        raise InputError(f"encodings: expected an object, got {shortened(data)}")
+    found = {}
+    for name, entry in data.items():
+        number = name.removeprefix("layers.")
+        if not (name.startswith("layers.") and number.isdecimal() and len(number) < 10):
+            raise InputError(f"encodings: expected names such as layers.3, got {shortened(name)}")
+        found[int(number)] = encoding_from_dict(f"encodings: {name}", entry)
+    return found
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:

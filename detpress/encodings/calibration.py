@@ -4,26 +4,27 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from detpress.detector.architecture import Convolution, MaxPool, Upsample
-from detpress.detector.network import needed_later, origin
-from detpress.encodings.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
+from detpress.detector.input_scale import MIDDLE, InputScale
+from detpress.detector.network import Network, filled_network, needed_later, origin, run_layers
+from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError
 
 BATCH = 16  # images computed at a time
 
 
-def with_scales_between(network: QuantizedNetwork, images: Tensor) -> QuantizedNetwork:
-    """The same network, its tensors shared, with `Quantization.between` filled in.
+def with_scales_between(network: Network, images: Tensor) -> Network:
+    """The same network, its tensors shared, with `Network.between` filled in.
 
     images: float32 (N, 3, H, W) in [0, 1], those that the convolutions' inputs were calibrated on.
     A range goes from the smallest to the largest value of a batch, averaged over batches; a tensor that a quantized
     convolution takes has that convolution's scale. Where all of those are symmetric, the others are so, too. What a
     convolution in float gives stays in float, and so do the raw maps.
     """
-    architecture, inputs = network.architecture, network.quantization.inputs
+    architecture, inputs = network.architecture, input_scales(network)
     ranges = _Ranges()
 
     def taken(layer: int, x: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def with_scales_between(network: QuantizedNetwork, images: Tensor) -> QuantizedN
         for i in inputs
         if i not in architecture.heads
     ]
-    _run(lambda batch: network(batch, taken), images, hooks)
+    _run(lambda batch: run_layers(architecture, network.layers, batch, taken), images, hooks)
     between = ranges.scales(symmetric={scale.zero_point for i, scale in inputs.items() if i} == {MIDDLE})
     between |= {f"layers.{origin(architecture, i - 1)}": scale for i, scale in inputs.items() if i > 0}
     shared = needed_later(architecture)
@@ -48,12 +49,10 @@ def with_scales_between(network: QuantizedNetwork, images: Tensor) -> QuantizedN
     for i, layer in enumerate(architecture.layers):
         if isinstance(layer, Convolution) and i not in inputs:
             between.pop(f"layers.{i}", None)
-    found = QuantizedNetwork(architecture, Quantization(inputs, between))
-    found.load_state_dict(network.state_dict(), assign=True)
-    return found.eval().requires_grad_(False)
+    return filled_network(architecture, network.encodings, network.state_dict(), between)
 
 
-def seen_inputs(network: nn.Module, layers: Sequence[int], images: Tensor) -> dict[int, InputScale]:
+def seen_inputs(network: Network, layers: Sequence[int], images: Tensor) -> dict[int, InputScale]:
     """The scales of what these convolutions take of the images; ranges as in `with_scales_between`."""
     ranges = _Ranges()
     hooks = [

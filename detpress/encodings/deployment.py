@@ -2,37 +2,49 @@
 
 from torch import Tensor, nn
 
+from detpress.detector.input_scale import InputScale
+from detpress.detector.network import Network, filled_network
 from detpress.encodings.calibration import seen_inputs, with_scales_between
-from detpress.encodings.quantized import InputScale, Quantization, QuantizedNetwork
-from detpress.encodings.simulated import Grid, SimulatedNetwork
+from detpress.encodings.dynamic_int8 import DynamicInt8
+from detpress.encodings.int8 import Int8
+from detpress.encodings.simulated import Grid, Simulated
 from detpress.errors import InputError
 
 
-def deployed(network: nn.Module, images: Tensor) -> QuantizedNetwork:
+def deployed(network: nn.Module, images: Tensor) -> Network:
     """The int8 network with the codes and scales of a simulated one; its missing scales are calibrated on `images`.
 
     images: float32 (N, 3, H, W) in [0, 1].
     Raises InputError as `deployable` does.
     """
-    network = deployable(network)
-    layers = network.simulation.layers
+    assert isinstance(network, Network)
+    layers = deployable(network)
     missing = [i for i, layer in layers.items() if layer.input is None]
     seen = seen_inputs(network, missing, images) if missing else {}
     inputs = {i: _input_scale(layer.input) if layer.input else seen[i] for i, layer in layers.items()}
-    found = QuantizedNetwork(network.architecture, Quantization(inputs))
+    encodings = network.encodings | {i: Int8(scale) for i, scale in inputs.items()}
     tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("weight_zero_point")}
-    found.load_state_dict(tensors)
-    return with_scales_between(found, images)
+    return with_scales_between(filled_network(network.architecture, encodings, tensors), images)
 
 
-def deployable(network: nn.Module) -> SimulatedNetwork:
-    """`network`. Raises InputError, naming the layer, where codes or scales are not those of 8-bit integers."""
-    if not isinstance(network, SimulatedNetwork):
-        raise InputError("ranges that are taken anew in every run have no scales to keep; expected simulated ones")
-    layers = network.simulation.layers
-    if not layers:
-        raise InputError("no convolution is quantized")
-    for i, layer in layers.items():
+def deployable(network: nn.Module) -> dict[int, Simulated]:
+    """The simulated layers, by their numbers.
+
+    Raises InputError, naming the layer, where codes or scales are not those of 8-bit integers.
+    """
+    assert isinstance(network, Network)
+    layers: dict[int, Simulated] = {}
+    for i, layer in network.encodings.items():
+        if not layer.simulated:
+            continue
+        if isinstance(layer, DynamicInt8):
+            raise InputError(
+                f"layers.{i}: ranges that are taken anew in every run have no scales to keep; expected simulated ones"
+            )
+        if not isinstance(layer, Simulated):
+            raise InputError(
+                f"layers.{i}: encoded as {type(layer).__name__}; expected codes of 8 bits and their scales"
+            )
         bits = layer.weight_bits if layer.weight_bits < 8 or layer.input is None else layer.input.bits
         if bits < 8:
             raise InputError(
@@ -40,7 +52,10 @@ def deployable(network: nn.Module) -> SimulatedNetwork:
             )
         if network.get_buffer(f"layers.{i}.convolution.weight_zero_point").any():
             raise InputError(f"layers.{i}: its weights have zero points; int8 executes weights symmetric about 0")
-    return network
+        layers[i] = layer
+    if not layers:
+        raise InputError("no convolution is quantized")
+    return layers
 
 
 def _input_scale(grid: Grid) -> InputScale:

@@ -3,7 +3,8 @@
 Input `images`, float32 (batch, 3, H, W) in [0, 1], any batch; outputs one raw map a scale (see `Network.forward`),
 called by its stride: `map_32`, `map_16`, `map_8`. What is needed to make boxes of them is in the file's metadata, each
 value as JSON: `classes`, `anchors` (of each map, pixels of the input), `image_size`, `resize`. Int8 models keep their
-weights in 8 bits (see `int8_onnx`).
+weights in 8 bits (see `int8_onnx`), all others are written with the float values of theirs: in which precision a
+convolution computes is the runtime's choice.
 """
 
 import json
@@ -16,10 +17,10 @@ from onnx import version_converter
 
 from detpress.detector.architecture import Architecture, Convolution, Layer, Yolo
 from detpress.detector.model import Model
-from detpress.encodings.dynamic import DynamicNetwork
-from detpress.encodings.half import HalfNetwork
-from detpress.encodings.int8_onnx import OPSET, Target, int8_onnx
-from detpress.encodings.quantized import QuantizedNetwork
+from detpress.detector.network import Network
+from detpress.detector.onnx_graph import Target
+from detpress.encodings.in_float import in_float
+from detpress.encodings.int8_onnx import OPSET, int8_onnx
 from detpress.errors import InputError
 
 OPSETS = range(13, 24)  # those that a model can be written in
@@ -33,23 +34,19 @@ def onnx_model(model: Model, target: Target = "onnxruntime", opset: int = OPSET)
     target: the runtime that an int8 model's graph is for; others are the same for all. opset: one of `OPSETS`.
     """
     network = model.network
-    if isinstance(network, QuantizedNetwork | DynamicNetwork):
+    assert isinstance(network, Network)
+    if any(encoding.precision == "int8" for encoding in network.encodings.values()):
         proto = int8_onnx(network, target)
     else:
-        proto = _float_model(model)
+        proto = _float_model(in_float(network))
     proto = _in_opset(proto, opset)
     onnx.helper.set_model_props(proto, metadata(model.architecture))
     return proto
 
 
-def _float_model(model: Model) -> onnx.ModelProto:
-    """By PyTorch's exporter, without the names of source files that it leaves in the model.
-
-    A model in 16 bits is written as its rounded weights in float32: in which precision a convolution computes is the
-    runtime's choice.
-    """
-    network = model.network.in_float() if isinstance(model.network, HalfNetwork) else model.network
-    side = model.architecture.image_size
+def _float_model(network: Network) -> onnx.ModelProto:
+    """By PyTorch's exporter, without the names of source files that it leaves in the model."""
+    side = network.architecture.image_size
     images = torch.zeros(2, 3, side, side)
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of PyTorch to itself

@@ -1,6 +1,6 @@
-"""A network whose quantization is simulated: the numbers are those that few bits allow, the arithmetic is float.
+"""Simulated quantization: the numbers are those that few bits allow, the arithmetic is float.
 
-What quantization-aware training leaves behind, as plain data and without the engine that trained it. Every quantized
+What quantization-aware training leaves behind, as plain data and without the engine that trained it. A quantized
 convolution holds the codes of its weights, and may round its input:
 
     x  ->  nearest of the input's grid  ->  convolution((code - zero point) * scale) + bias  ->  activation
@@ -12,18 +12,17 @@ of a tensor or of a filter (QAT, PTQ, LSQ, LSQ+), DoReFa's levels, or -1 and 1 (
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from detpress.detector.architecture import Architecture, Convolution
+from detpress.detector.architecture import Convolution
+from detpress.detector.encoding import EncodedConvolution, Encoding
 from detpress.detector.folding import batch_norm_of
-from detpress.detector.network import Network, run_layers
-from detpress.encodings.quantized import folded_layers
+from detpress.detector.network import Network, filled_network, folded_but
+from detpress.encodings.int8 import int8_tensors
 from detpress.errors import InputError
-from detpress.files.plain_json import check_keys
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,10 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class SimulatedLayer:
-    """How one convolution is quantized; its weights' scales and zero points are tensors of the network.
+class Simulated(Encoding):
+    """A weight is (code - zero point) * scale; the zero points are 0 where the grid is symmetric.
+
+    weight: int8 (F, I, k, k), the codes; weight_scale, weight_zero_point and bias: float32 (F,).
 
     weight_bits: how many bits tell the codes of the weights apart.
     input: what the input is rounded to; None leaves it in float.
@@ -70,41 +71,39 @@ class SimulatedLayer:
 
     weight_bits: int
     input: Grid | None
+    simulated = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.weight_bits <= 8:
             raise InputError(f"weights of {self.weight_bits} bits; expected 1 to 8")
 
+    @property
+    def stored_bits(self) -> int:
+        return self.weight_bits
 
-@dataclass(frozen=True)
-class Simulation:
-    """Which convolutions are quantized and how, by layer number; the others are in float."""
+    @property
+    def rounds_input(self) -> bool:
+        return self.input is not None
 
-    layers: Mapping[int, SimulatedLayer]
+    def module(self, like: nn.Conv2d) -> EncodedConvolution:
+        return EncodedConvolution(
+            self, like, int8_tensors(like) | {"weight_zero_point": torch.zeros(like.out_channels)}
+        )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` is its inverse."""
-        return {"layers": {str(i): asdict(layer) for i, layer in self.layers.items()}}
+    def weight(self, tensors: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+        zero_point, scale = (tensors[name][:, None, None, None] for name in ("weight_zero_point", "weight_scale"))
+        return (tensors["weight"].float() - zero_point) * scale
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Simulation":
-        """Raises InputError where `data` does not describe a simulation."""
-        check_keys("simulation", data, ("layers",))
-        try:
-            return cls({int(i): _layer_from_dict(layer) for i, layer in data["layers"].items()})
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise InputError("not the description of a simulated quantization") from error
+    def rounded(self, x: Tensor) -> Tensor:
+        return x if self.input is None else self.input.nearest(x)
 
-
-def _layer_from_dict(data: dict[str, Any]) -> SimulatedLayer:
-    check_keys("simulation: layer", data, ("weight_bits", "input"))
-    grid = data["input"]
-    return SimulatedLayer(int(data["weight_bits"]), None if grid is None else _grid_from_dict(grid))
-
-
-def _grid_from_dict(data: dict[str, Any]) -> Grid:
-    check_keys("simulation: input", data, ("lowest", "highest", "scale", "zero_point"))
-    return Grid(int(data["lowest"]), int(data["highest"]), float(data["scale"]), float(data["zero_point"]))
+    def stored_bytes(self, tensors: Mapping[str, Tensor]) -> int:
+        """The codes one after the other without a gap, and no zero points where they are all 0."""
+        sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+        sizes["weight"] = -(-tensors["weight"].numel() * self.weight_bits // 8)
+        if not tensors["weight_zero_point"].any():
+            del sizes["weight_zero_point"]
+        return sum(sizes.values())
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Codes:
     """The weights of one convolution, or of one whose BatchNorm is already folded into them (`folded`).
 
     A weight is (code - zero_point) * scale. codes: integers from lowest to highest, of any dtype, (F, I, k, k);
-    scale, zero_point: float32 (F,). bits: how many tell the codes apart. input: see `SimulatedLayer`.
+    scale, zero_point: float32 (F,). bits: how many tell the codes apart. input: see `Simulated`.
     """
 
     codes: Tensor
@@ -125,14 +124,12 @@ class Codes:
     folded: bool
 
 
-def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> "SimulatedNetwork":
+def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> Network:
     """`network` with the weights of some convolutions, by layer number, replaced by codes; BatchNorm folded in.
 
     A scale is positive: where BatchNorm turns a filter's sign, its codes are mirrored within their range.
     """
-    simulation = Simulation({i: SimulatedLayer(layer.bits, layer.input) for i, layer in sorted(quantized.items())})
-    with torch.device("meta"):
-        simulated = SimulatedNetwork(network.architecture, simulation)
+    encodings = {i: Simulated(layer.bits, layer.input) for i, layer in sorted(quantized.items())}
     tensors = {}
     for i, layer in enumerate(network.architecture.layers):
         if not isinstance(layer, Convolution):
@@ -152,8 +149,7 @@ def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> "Simu
         tensors[f"{name}.weight"] = (codes - offset).to(torch.int8)
         tensors[f"{name}.weight_zero_point"] = zero_point - offset
         tensors[f"{name}.weight_scale"] = weights.scale * factor.abs()
-    simulated.load_state_dict(tensors, assign=True)
-    return simulated.eval().requires_grad_(False)
+    return filled_network(network.architecture, folded_but(network.architecture, encodings), tensors)
 
 
 def with_zeros_of(network: nn.Module, source: nn.Module) -> nn.Module:
@@ -163,59 +159,3 @@ def with_zeros_of(network: nn.Module, source: nn.Module) -> nn.Module:
         if name.endswith("convolution.weight"):
             tensor.copy_(weights[name] != 0)
     return network.eval().requires_grad_(False)
-
-
-class SimulatedNetwork(nn.Module):
-    """Gives raw maps like `Network`. Its weights are int8 codes, buffers to be filled by `load_state_dict`.
-
-    Raises InputError where a layer to be quantized is no convolution.
-    """
-
-    def __init__(self, architecture: Architecture, simulation: Simulation) -> None:
-        super().__init__()
-        self.architecture = architecture
-        self.simulation = simulation
-        self.layers = folded_layers(
-            architecture,
-            simulation.layers.keys(),
-            "quantized",
-            lambda i, incoming, layer: SimulatedConvolution(incoming, layer, simulation.layers[i]),
-        )
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """images: float32 (N, 3, H, W) in [0, 1]. Returns the raw maps, float32, as `Network.forward` does."""
-        return run_layers(self.architecture, self.layers, images)
-
-
-class SimulatedConvolution(nn.Module):
-    """A weight is (code - zero point) * scale; the zero points are 0 where the grid is symmetric.
-
-    weight: int8 (F, I, k, k), the codes; weight_scale, weight_zero_point and bias: float32 (F,).
-    """
-
-    weight: Tensor
-    weight_scale: Tensor
-    weight_zero_point: Tensor
-    bias: Tensor
-
-    def __init__(self, incoming: int, layer: Convolution, simulated: SimulatedLayer) -> None:
-        super().__init__()
-        shape = layer.weight_shape(incoming)
-        self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.ones(layer.filters))
-        self.register_buffer("weight_zero_point", torch.zeros(layer.filters))
-        self.register_buffer("bias", torch.zeros(layer.filters))
-        self.layer = layer
-        self.simulated = simulated
-
-    @property
-    def float_weight(self) -> Tensor:
-        """The values that the codes stand for: float32 (F, I, k, k)."""
-        zero_point, scale = self.weight_zero_point[:, None, None, None], self.weight_scale[:, None, None, None]
-        return (self.weight.float() - zero_point) * scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        grid, layer = self.simulated.input, self.layer
-        if grid is not None:
-            x = grid.nearest(x)
-        return layer.convolve(x, self.float_weight, self.bias)

@@ -1,10 +1,11 @@
 """Everything that is measured of a model after a stage, in the same way for every stage."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detpress.detector.boxes import decoding_rules
+from detpress.detector.encoding import SIXTEEN_BITS, Encoding
 from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.predict import predict_image_set
@@ -85,30 +86,34 @@ def measure_model(
         "processor": processor(),
         "processing_ms": processing,
         "peak_memory_bytes": peak_memory(bundle) if measure.memory else None,
-        "simulated": simulated_figures(model.form, list(latency), scored_in, precisions),
+        "simulated": simulated_figures(model.encodings.values(), list(latency), scored_in, precisions),
     }
 
 
-def simulated_figures(form: Form, runtimes: Sequence[str], scored_in: str, precisions: Mapping[str, str]) -> list[str]:
-    """Names of the figures that only imitate what the form stands for. Sizes are arithmetic, and never among them.
+def simulated_figures(
+    encodings: Collection[Encoding], runtimes: Sequence[str], scored_in: str, precisions: Mapping[str, str]
+) -> list[str]:
+    """Names of the figures that only imitate what the layers stand for. Sizes are arithmetic, and never among them.
 
     runtimes: where latency was measured; scored_in: where mAP was; precisions: what each of them really computed in.
     """
-    simulated = [f"latency_ms.{name}" for name in runtimes if not _is_physical(form, precisions[name])]
-    if not _is_physical(form, precisions[scored_in]):
+    simulated = [f"latency_ms.{name}" for name in runtimes if not _is_physical(encodings, precisions[name])]
+    if not _is_physical(encodings, precisions[scored_in]):
         simulated += ["map", "ap"]
-    if form is Form.SIMULATED:
+    if any(encoding.simulated for encoding in encodings):
         simulated.append("peak_memory_bytes")  # of float arithmetic
     return simulated
 
 
-def _is_physical(form: Form, precision: str) -> bool:
-    """Whether convolutions were computed in what the form stands for, at least some: `fp32+int8` has heads in float."""
+def _is_physical(encodings: Collection[Encoding], precision: str) -> bool:
+    """Whether convolutions were computed in what they stand for, at least some: `fp32+int8` has heads in float.
+
+    In which 16 bits is left to the runtime.
+    """
     found = set(precision.split("+"))
-    match form:
-        case Form.INT8:
-            return "int8" in found
-        case Form.HALF:
-            return bool(found & {"bf16", "fp16"})
-        case _:
-            return form is not Form.SIMULATED
+    wanted = {encoding.precision for encoding in encodings}
+    return (
+        not any(encoding.simulated for encoding in encodings)
+        and ("int8" not in wanted or "int8" in found)
+        and (wanted.isdisjoint(SIXTEEN_BITS) or not found.isdisjoint(SIXTEEN_BITS))
+    )

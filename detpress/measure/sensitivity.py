@@ -10,15 +10,16 @@ they gain is what leaving the layer in float would bring.
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detpress.detector.float32 import FoldedFloat32
 from detpress.detector.folding import folded_weight
-from detpress.detector.network import Network
-from detpress.encodings.quantized import QuantizedConvolution, QuantizedNetwork
+from detpress.detector.network import Network, filled_network
+from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError
 from detpress.measure.size import layer_table
 from detpress.progress import Progress
@@ -80,20 +81,18 @@ def _decibels(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-def in_float(quantized: QuantizedNetwork, parent: Network, layers: Collection[int]) -> QuantizedNetwork:
+def in_float(quantized: Network, parent: Network, layers: Collection[int]) -> Network:
     """`quantized` with some of its convolutions, by layer number, computed in float with the weights of `parent`."""
-    inputs = {i: scale for i, scale in quantized.quantization.inputs.items() if i not in layers}
-    network = QuantizedNetwork(quantized.architecture, replace(quantized.quantization, inputs=inputs))
+    encodings = quantized.encodings | dict.fromkeys(layers, FoldedFloat32())
     prefixes = tuple(f"layers.{i}." for i in layers)
     tensors = {name: tensor for name, tensor in quantized.state_dict().items() if not name.startswith(prefixes)}
     for i in layers:
         tensors[f"layers.{i}.convolution.weight"], tensors[f"layers.{i}.convolution.bias"] = folded_weight(parent, i)
-    network.load_state_dict(tensors)
-    return network.eval().requires_grad_(False)
+    return filled_network(quantized.architecture, encodings, tensors, quantized.between)
 
 
 def measure_sensitivity(
-    quantized: QuantizedNetwork,
+    quantized: Network,
     parent: Network,
     images: Tensor,
     progress: Progress,
@@ -106,7 +105,7 @@ def measure_sensitivity(
     """
     if quantized.architecture != parent.architecture:
         raise InputError("the float model has other layers than the quantized one; expected the one it was made of")
-    layers = list(quantized.quantization.inputs)
+    layers = list(input_scales(quantized))
     with torch.inference_mode():
         wanted = _raw_maps(parent, images)
         output = signal_to_noise(list(zip(wanted, _raw_maps(quantized, images), strict=True)))
@@ -134,13 +133,12 @@ def _raw_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
     return [torch.cat(maps) for maps in zip(*batches, strict=True)]
 
 
-def _own_ratios(quantized: QuantizedNetwork, parent: Network, images: Tensor) -> dict[int, float]:
+def _own_ratios(quantized: Network, parent: Network, images: Tensor) -> dict[int, float]:
     """Each convolution on the input that the float network gives it: rounded, against not."""
-    reference = in_float(quantized, parent, list(quantized.quantization.inputs))
-    sums = {i: [0.0, 0.0] for i in quantized.quantization.inputs}
+    reference = in_float(quantized, parent, list(input_scales(quantized)))
+    sums = {i: [0.0, 0.0] for i in input_scales(quantized)}
     for i in sums:
         rounded = quantized.get_submodule(f"layers.{i}.convolution")
-        assert isinstance(rounded, QuantizedConvolution)
 
         def add(module: nn.Module, given: Any, output: Tensor, i: int = i, rounded: nn.Module = rounded) -> None:
             sums[i][0] += _power(output)

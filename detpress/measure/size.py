@@ -1,22 +1,18 @@
 """How large a model is, by arithmetic from its layer list and its tensors; nothing is run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
+from detpress.detector.encoding import SIXTEEN_BITS, Encoding
+from detpress.detector.folding import stored_weight
 from detpress.detector.layer_kinds import kind_name
 from detpress.detector.model import Model
-from detpress.encodings.dynamic import DynamicConvolution
-from detpress.encodings.half import HalfConvolution
-from detpress.encodings.packed import PackedConvolution
-from detpress.encodings.quantized import QuantizedConvolution
-from detpress.encodings.simulated import SimulatedConvolution
+from detpress.detector.network import Network
 
-Kind = TypeVar("Kind", bound=nn.Module)
 STATISTICS = ("running_mean", "running_var")  # BatchNorm's
 
 
@@ -73,54 +69,47 @@ def nonzero_parameters(model: Model) -> int:
 
 
 def storage_bytes(model: Model) -> dict[str, int]:
-    """Bytes of the tensors under each encoding, file headers not counted; what is on disk is the bundle's.
+    """Bytes of the tensors, file headers not counted; what is on disk is the bundle's.
 
     dense_fp32: 4 bytes for every parameter, zeros among them, and every mean and variance of a BatchNorm.
-    int8: of an int8 model, or one rounded dynamically, 1 byte for a quantized weight and 4 for anything else, its
-        scales among them.
-    half: of a model in 16 bits, 2 bytes for a parameter of a convolution that computes in them and 4 for anything else.
-    packed: of a packed model, its codes as they are stored, 2 bytes for a scale and a zero of a group, and 4 for
-        anything else. Of a simulated model, as many bits for a quantized weight as its codes need, each layer filled up
-        to whole bytes, and 4 bytes for anything else: a scale and a bias a filter, its zero point where it is not 0.
+    int8, half or packed: as the model's layers are encoded (see `Encoding.stored_bytes`); by the first of these that
+        one of its layers is: in 8-bit integers, in 16 bits, in other few bits. Whatever is not encoded has 4 bytes.
     """
     network = model.network
-    tensors = [tensor for name, tensor in network.state_dict().items() if not name.endswith("batches_tracked")]
-    stored = sum(tensor.nbytes for tensor in tensors)
     statistics = sum(tensor.numel() for name, tensor in network.named_buffers() if name.endswith(STATISTICS))
-    encodings = {"dense_fp32": 4 * (parameter_count(network) + statistics)}
-    if any(isinstance(module, QuantizedConvolution | DynamicConvolution) for module in network.modules()):
-        encodings["int8"] = stored
-    if _modules(network, HalfConvolution):
-        encodings["half"] = stored
-    if _modules(network, PackedConvolution):
-        encodings["packed"] = stored
-    if simulated := _modules(network, SimulatedConvolution):
-        needless = sum(module.weight.nbytes - _packed_bytes(module) for module in simulated)
-        zeros = sum(module.weight_zero_point.nbytes for module in simulated if not module.weight_zero_point.any())
-        encodings["packed"] = stored - needless - zeros
-    return encodings
+    found = {"dense_fp32": 4 * (parameter_count(network) + statistics)}
+    encodings = model.encodings
+    precisions = {encoding.precision for encoding in encodings.values()}
+    if "int8" in precisions:
+        found["int8"] = _stored(network, encodings)
+    elif precisions & SIXTEEN_BITS:
+        found["half"] = _stored(network, encodings)
+    elif any(encoding.stored_bits < 32 for encoding in encodings.values()):
+        found["packed"] = _stored(network, encodings)
+    return found
 
 
-def _packed_bytes(module: SimulatedConvolution) -> int:
-    """Of the weights' codes, written one after the other without a gap."""
-    return -(-module.weight.numel() * module.simulated.weight_bits // 8)
+def _stored(network: nn.Module, encodings: Mapping[int, Encoding]) -> int:
+    tensors = network.state_dict()
+    total: int = 0
+    for i, encoding in encodings.items():
+        convolution = network.get_submodule(f"layers.{i}.convolution").state_dict()
+        total += encoding.stored_bytes(convolution)
+        for name in convolution:
+            del tensors[f"layers.{i}.convolution.{name}"]
+    others = [tensor for name, tensor in tensors.items() if not name.endswith("batches_tracked")]
+    return total + sum(int(tensor.nbytes) for tensor in others)
 
 
 def _parameters(network: nn.Module) -> Iterator[Tensor]:
-    yield from network.parameters()
-    for quantized in _modules(network, QuantizedConvolution):
-        yield quantized.weight
-        yield quantized.bias
-    for dynamic in _modules(network, DynamicConvolution):
-        yield dynamic.weight
-        yield dynamic.bias
-    for simulated in _modules(network, SimulatedConvolution):
-        yield simulated.float_weight
-        yield simulated.bias
-    for packed in _modules(network, PackedConvolution):
-        yield packed.weight
-        yield packed.bias
-
-
-def _modules(network: nn.Module, kind: type[Kind]) -> list[Kind]:
-    return [module for module in network.modules() if isinstance(module, kind)]
+    """Weights as they are stored, biases, and BatchNorm's scales and shifts."""
+    if not isinstance(network, Network):  # on its way through an engine
+        yield from network.parameters()
+        return
+    for i in network.encodings:
+        yield stored_weight(network, i)
+        convolution = network.get_submodule(f"layers.{i}.convolution").state_dict()
+        if "bias" in convolution:
+            yield convolution["bias"]
+    encoded = tuple(f"layers.{i}.convolution." for i in network.encodings)
+    yield from (parameter for name, parameter in network.named_parameters() if not name.startswith(encoded))

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from detpress.contract.registry import PLUGINS, engine_version
 from detpress.detector.architecture import Architecture
-from detpress.detector.form import Form
+from detpress.detector.encoding import Encoding
 from detpress.detector.model import Model
+from detpress.detector.network import Network
 from detpress.doors import distribution_of, version
-from detpress.encodings.bundle import NETWORKS, load_bundle
+from detpress.encodings.bundle import load_bundle
 from detpress.errors import InputError, StageError
 from detpress.measure.metrics import protocol_id
 from detpress.recipe.file import Recipe, Step
@@ -165,9 +166,8 @@ def _check_kind(before: Model, after: Any) -> None:
     """Raises StageError for what is no model of the same classes and input size, or none that a bundle can hold."""
     if not isinstance(after, Model):
         raise StageError(f"gave {type(after).__name__} where its contract says a Model")
-    if type(after.network) not in NETWORKS:
-        expected = ", ".join(kind.__name__ for kind in NETWORKS)
-        raise StageError(f"gave a network of the class {type(after.network).__name__}; expected one of {expected}")
+    if type(after.network) is not Network:
+        raise StageError(f"gave a network of the class {type(after.network).__name__}; expected Network")
     for what in ("classes", "image_size", "resize"):
         given, found = getattr(before.architecture, what), getattr(after.architecture, what)
         if given != found:
@@ -176,9 +176,9 @@ def _check_kind(before: Model, after: Any) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """All that distinguishes two models: form, layers, and every tensor bit for bit, masks among them."""
+    """All that distinguishes two models: layers, encodings, and every tensor bit for bit, masks among them."""
 
-    form: Form
+    encodings: dict[int, Encoding]
     architecture: Architecture
     tensors: dict[str, Tensor]
 
@@ -186,10 +186,12 @@ class _State:
     def of(cls, model: Model) -> "_State":
         tensors = model.network.state_dict() | {f"mask of {name}": mask for name, mask in model.masks.items()}
         copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        return cls(model.form, model.architecture, copies)
+        return cls(model.encodings, model.architecture, copies)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _State) or self.form != other.form or self.architecture != other.architecture:
+        if not isinstance(other, _State):
+            return False
+        if (self.encodings, self.architecture) != (other.encodings, other.architecture):
             return False
         pairs = [(self.tensors[name], other.tensors.get(name)) for name in self.tensors]
         same_names = self.tensors.keys() == other.tensors.keys()

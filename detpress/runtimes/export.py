@@ -11,15 +11,14 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from detpress.detector.float32 import Float32
 from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.network import Network
-from detpress.encodings.half import HalfNetwork
 from detpress.encodings.int8_onnx import OPSET
 from detpress.encodings.onnx_model import metadata, onnx_model
 from detpress.errors import InputError
@@ -91,26 +90,13 @@ def write_torch(model: Model, path: Path) -> Difference:
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of PyTorch to itself
         warnings.simplefilter("ignore", DeprecationWarning)
-        program = torch.export.export(
-            _OneInput(model.network), (torch.zeros(2, 3, side, side),), dynamic_shapes=(any_batch,)
-        )
+        program = torch.export.export(model.network, (torch.zeros(2, 3, side, side),), dynamic_shapes=(any_batch,))
         try:
             torch.export.save(program, path, extra_files=metadata(model.architecture))
         except (OSError, RuntimeError) as error:
             raise InputError(f"{path}: cannot be written") from error
         again = torch.export.load(path).module()
     return _difference(model, again)
-
-
-class _OneInput(torch.nn.Module):
-    """Hides a network's other, optional arguments."""
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Any:
-        return self.network(images)
 
 
 def write_darknet(model: Model, path: Path) -> Difference:
@@ -121,11 +107,12 @@ def write_darknet(model: Model, path: Path) -> Difference:
     """
     from detpress.detector.darknet import WeightsHeader, read_model, write_model
 
-    if not isinstance(model.network, Network) or isinstance(model.network, HalfNetwork):
+    network = model.network
+    if not isinstance(network, Network) or set(map(type, network.encodings.values())) != {Float32}:
         raise InputError(f"a model of the form {model.form} has no Darknet form; expected one in float")
     weights = path.with_suffix(".weights")
     try:
-        write_model(model.network, path, weights, WeightsHeader.of(model))
+        write_model(network, path, weights, WeightsHeader.of(model))
     except OSError as error:
         raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from error
     again = read_model(path, weights, list(model.architecture.classes))

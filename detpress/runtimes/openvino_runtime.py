@@ -8,12 +8,11 @@ from torch import Tensor
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
-from detpress.encodings.half import HalfNetwork
 from detpress.encodings.onnx_model import heads_of_metadata, onnx_model
 from detpress.errors import InputError
 from detpress.runtimes.runtime import Runtime, in_batches, precision_name
 
-HINTS = {"bf16": "bf16", "fp16": "f16"}
+HINTS: dict[str, str] = {"bf16": "bf16", "fp16": "f16"}
 PRECISIONS = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8"}
 
 
@@ -21,8 +20,8 @@ def open_openvino(model: Model, batch: int, threads: int) -> Runtime:
     """OpenVINO knows one precision for all that is not in integers: a network in 16 bits is computed in them from end
     to end, also between the convolutions and in those that were left in float32.
     """
-    network = model.network
-    in_float = HINTS[network.half_precision.dtype] if isinstance(network, HalfNetwork) else "f32"
+    precisions = [encoding.precision for encoding in model.encodings.values()]
+    in_float = next((HINTS[precision] for precision in precisions if precision in HINTS), "f32")
     program = openvino.Core().read_model(onnx_model(model, "openvino").SerializeToString())
     return runtime_of_program(program, batch, threads, in_float)
 

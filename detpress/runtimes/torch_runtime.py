@@ -6,11 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.utils import counters
 
 from detpress.detector.model import Model
-from detpress.encodings.half import DTYPES
 from detpress.engine_log import engine_messages
 from detpress.errors import StageError
 from detpress.runtimes.runtime import Runtime, in_batches, precision_name
@@ -27,7 +26,7 @@ def open_eager(model: Model, batch: int, threads: int) -> Runtime:
         with _threads(threads), torch.inference_mode():
             return tuple(network(images))
 
-    return Runtime("torch", run, threads, precision_name(float_precisions(network)))
+    return Runtime("torch", run, threads, precision_name(float_precisions(model)))
 
 
 def open_compiled(model: Model, batch: int, threads: int) -> Runtime:
@@ -51,15 +50,14 @@ def open_compiled(model: Model, batch: int, threads: int) -> Runtime:
     except torch._inductor.exc.InductorError as error:
         raise StageError(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
     in_integers = counters["inductor"]["qconv_weight_prepack_matcher_count"] - in_integers
-    precisions = ["int8"] * in_integers + float_precisions(network)[in_integers:]
+    precisions = ["int8"] * in_integers + float_precisions(model)[in_integers:]
     return Runtime("torch-compile", in_batches(run, batch), threads, precision_name(precisions))
 
 
-def float_precisions(network: nn.Module) -> list[str]:
+def float_precisions(model: Model) -> list[str]:
     """What each convolution computes in as it is written; one of int8 weights, in float32."""
-    convolutions = [module for name, module in network.named_modules() if name.endswith(".convolution")]
-    dtypes = [next(iter(module.state_dict().values())).dtype for module in convolutions]
-    return [next((name for name, half in DTYPES.items() if half is dtype), "fp32") for dtype in dtypes]
+    precisions = [encoding.precision for encoding in model.encodings.values()]
+    return ["fp32" if precision == "int8" else precision for precision in precisions]
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor
 from detpress.adapters.inc import BATCH, Scheme, inc_program, int8_network, network_of_program, quantize_static
 from detpress.detector.architecture import Convolution, build_architecture
 from detpress.detector.model import Model, new_model
+from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError, StageError
 
 LOG = logging.getLogger("tests.inc")
@@ -45,7 +46,7 @@ def test_our_network_gives_the_bits_of_incs_program(
 ) -> None:
     program = inc_program(tiny.network, images, scheme, in_float, LOG)
     network = network_of_program(program, tiny.architecture)
-    assert set(network.quantization.inputs) == convolutions(tiny) - in_float
+    assert set(input_scales(network)) == convolutions(tiny) - in_float
     unseen = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         for one, other in zip(program(unseen), network(unseen), strict=True):
@@ -59,30 +60,30 @@ def test_ranges_are_means_over_all_batches_and_the_model_is_left_alone(tiny: Mod
     before = copy.deepcopy(tiny.network.state_dict())
     network = quantize_static(tiny.network, tiny.architecture, images, Scheme(), (), LOG)
     again = quantize_static(tiny.network, tiny.architecture, images, Scheme(), (), LOG)
-    first = network.quantization.inputs[0]
+    first = input_scales(network)[0]
     largest = torch.stack([images[:BATCH].max(), images[BATCH:].max()]).mean()
     assert first.scale == pytest.approx(float(largest) / 255, rel=1e-6)
     assert first.zero_point == 0
-    assert network.quantization == again.quantization, "not deterministic"
+    assert (network.encodings, network.between) == (again.encodings, again.between), "not deterministic"
     assert all(torch.equal(one, other) for one, other in zip(network.buffers(), again.buffers(), strict=True))
     assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.network.state_dict().items())
 
 
 def test_a_single_image_is_enough_to_calibrate(tiny: Model, images: Tensor) -> None:
     network = quantize_static(tiny.network, tiny.architecture, images[:1], Scheme(), (), LOG)
-    assert network.quantization.inputs[0].scale == pytest.approx(float(images[0].max()) / 255, rel=1e-6)
+    assert input_scales(network)[0].scale == pytest.approx(float(images[0].max()) / 255, rel=1e-6)
 
 
 def finer_reach(tiny: Model, images: Tensor) -> dict[int, float]:
     """Layer -> larger end of its input's range, to half a step, from the scales and zeros of the asymmetric scheme."""
     network = quantize_static(tiny.network, tiny.architecture, images, Scheme(symmetric=False), (), LOG)
-    found = network.quantization.inputs.items()
+    found = input_scales(network).items()
     return {i: scale.scale * max(scale.zero_point, 255 - scale.zero_point) for i, scale in found}
 
 
 def test_symmetric_activations_have_their_zero_in_the_middle(tiny: Model, images: Tensor) -> None:
     network = quantize_static(tiny.network, tiny.architecture, images, Scheme(symmetric=True), (), LOG)
-    inputs = dict(network.quantization.inputs)
+    inputs = input_scales(network)
     assert inputs.pop(0).zero_point == 0, "images are never negative"
     assert all(scale.zero_point == 127 for scale in inputs.values())
     reach = finer_reach(tiny, images)

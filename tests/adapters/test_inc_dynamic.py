@@ -11,8 +11,9 @@ from detpress.adapters.inc_dynamic import quantize_dynamic
 from detpress.detector.architecture import build_architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
+from detpress.detector.network import Network
 from detpress.encodings.bundle import load_bundle, save_bundle
-from detpress.encodings.dynamic import DynamicNetwork, DynamicQuantization, rounded
+from detpress.encodings.dynamic_int8 import DynamicInt8, rounded
 from detpress.errors import InputError, StageError
 from detpress.measure.size import storage_bytes
 from detpress.runtimes.opening import open_runtime
@@ -34,11 +35,11 @@ def test_the_bundle_gives_the_bits_of_incs_program(
 ) -> None:
     # `quantize_dynamic` itself holds its result against INC's, bit for bit
     network = quantize_dynamic(tiny.network, tiny.architecture, images[:2], per_channel, in_float, LOG)
-    assert len(network.dynamic.layers) == 13 - len(in_float)
+    assert list(network.encodings.values()).count(DynamicInt8()) == 13 - len(in_float)
     model = tiny.with_network(network, Form.SIMULATED)
     save_bundle(model, tmp_path / "bundle")
     again = load_bundle(tmp_path / "bundle")
-    assert isinstance(again.network, DynamicNetwork)
+    assert DynamicInt8() in again.encodings.values()
     with torch.inference_mode():
         for one, other, dense in zip(network(images), again.network(images), tiny.network(images), strict=True):
             assert torch.equal(one, other)
@@ -73,7 +74,5 @@ def test_all_in_float_is_an_error(tiny: Model, images: Tensor) -> None:
 
 
 def test_only_convolutions_can_be_quantized(dense_model: Model) -> None:
-    with pytest.raises(InputError, match=r"layers\.4: quantized, but not a convolution"):
-        DynamicNetwork(dense_model.architecture, DynamicQuantization(frozenset({4})))
-    with pytest.raises(InputError):
-        DynamicQuantization.from_dict({"layers": ["x"]})
+    with pytest.raises(InputError, match=r"layers\.4: encoded as DynamicInt8, but not a convolution"):
+        Network(dense_model.architecture, {4: DynamicInt8()})

@@ -18,11 +18,12 @@ from detpress.adapters.inc_weight_only import (
     round_to_nearest,
 )
 from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo
+from detpress.detector.encoding import UnpackedConvolution
 from detpress.detector.folding import folded_weight
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.encodings.bundle import bundle_bytes, load_bundle, save_bundle
-from detpress.encodings.packed import Bits, PackedConvolution, Packing, decode
+from detpress.encodings.packed import Bits, Packed, decode
 from detpress.errors import StageError
 from detpress.measure.size import nonzero_parameters, parameter_count, storage_bytes
 
@@ -35,11 +36,11 @@ def matrix(filters: int = 6, columns: int = 45) -> Tensor:
     return 0.1 * torch.randn(filters, columns, generator=torch.Generator().manual_seed(0))
 
 
-def packing(bits: Bits, group_size: int, symmetric: bool) -> Packing:
-    return Packing(bits, group_size, symmetric, frozenset())
+def packing(bits: Bits, group_size: int, symmetric: bool) -> Packed:
+    return Packed(bits, group_size, symmetric)
 
 
-def values(codes: Codes, how: Packing) -> Tensor:
+def values(codes: Codes, how: Packed) -> Tensor:
     return decode(codes.codes, codes.scale, None if how.symmetric else codes.zero, how)
 
 
@@ -116,8 +117,10 @@ def test_a_network_of_packed_convolutions_comes_back_from_a_small_bundle(
     few_layers: Model, images: Tensor, algorithm: Algorithm, bits: Bits, tmp_path: Path
 ) -> None:
     convolutions = [i for i, layer in enumerate(few_layers.architecture.layers) if isinstance(layer, Convolution)]
-    how = Packing(bits, 32, False, frozenset(convolutions[1:]))
-    network = pack_weights(few_layers.network, how, algorithm, False, images[:2], LOG, lambda *_: None)
+    how = Packed(bits, 32, False)
+    network = pack_weights(
+        few_layers.network, how, convolutions[1:], algorithm, False, images[:2], LOG, lambda *_: None
+    )
     model = few_layers.with_network(network, Form.PACKED)
     save_bundle(model, tmp_path / "packed")
     save_bundle(few_layers, tmp_path / "dense")
@@ -127,10 +130,10 @@ def test_a_network_of_packed_convolutions_comes_back_from_a_small_bundle(
             assert torch.equal(one, other)
             assert functional.cosine_similarity(one.flatten(), dense.flatten(), dim=0) > (0.9 if bits == 4 else 0.999)
     packed = again.network.get_submodule(f"layers.{convolutions[2]}.convolution")
-    assert isinstance(packed, PackedConvolution)
+    assert isinstance(packed, UnpackedConvolution)
     exact, _ = folded_weight(few_layers.network, convolutions[2])
-    assert (packed.weight - exact).abs().max() < exact.abs().max() / (5 if bits == 4 else 50)
-    weights = sum(again.network.get_buffer(f"layers.{i}.convolution.weight").numel() for i in convolutions[1:])
+    assert (packed.decoded - exact).abs().max() < exact.abs().max() / (5 if bits == 4 else 50)
+    weights = sum(again.network.get_buffer(f"layers.{i}.convolution.decoded").numel() for i in convolutions[1:])
     groups = sum(again.network.get_buffer(f"layers.{i}.convolution.scale").numel() for i in convolutions[1:])
     filters = sum(again.network.get_buffer(f"layers.{i}.convolution.bias").numel() for i in convolutions[1:])
     in_float = sum(parameter.numel() for parameter in again.network.layers[convolutions[0]].parameters())
@@ -156,6 +159,6 @@ def test_grouped_convolutions_are_calibrated_on_their_own_channels() -> None:
 def test_weights_that_are_not_finite_are_an_error(few_layers: Model) -> None:
     model = new_model(few_layers.architecture, seed=0)
     model.network.get_parameter("layers.1.convolution.weight").data[0] = float("inf")
-    how = Packing(4, 32, False, frozenset({1}))
+    how = Packed(4, 32, False)
     with pytest.raises(StageError, match=r"layers\.1\.convolution: a weight is not finite"):
-        pack_weights(model.network, how, "rtn", False, None, LOG, lambda *_: None)
+        pack_weights(model.network, how, [1], "rtn", False, None, LOG, lambda *_: None)

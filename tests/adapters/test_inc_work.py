@@ -16,7 +16,7 @@ from detpress.adapters.inc_half import to_half_precision
 from detpress.adapters.inc_qat import fake_quantized
 from detpress.adapters.inc_weight_only import pack_weights
 from detpress.detector.architecture import build_architecture
-from detpress.encodings.packed import Packing
+from detpress.encodings.packed import Packed
 from detpress.detector.model import new_model
 
 log = logging.Logger("stage")
@@ -30,7 +30,7 @@ to_half_precision(network, "bf16", (), images, log)
 fake_quantized(network, (), log)
 tune(network, images, [Candidate(Scheme(), ())], Criterion(1.0, 0.1, 1, None), lambda c, _: Trial(c, 1.0, 0.0), log)
 for algorithm in ("rtn", "hqq", "gptq"):
-    pack_weights(network, Packing(4, 32, False, frozenset({2})), algorithm, False, images, log, lambda *_: None)
+    pack_weights(network, Packed(4, 32, False), [2], algorithm, False, images, log, lambda *_: None)
 """
 
 

@@ -18,7 +18,7 @@ from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
 from detpress.encodings.bundle import load_bundle, save_bundle
-from detpress.encodings.simulated import Codes, SimulatedConvolution, SimulatedNetwork
+from detpress.encodings.simulated import Codes, Simulated
 from detpress.errors import StageError
 from detpress.measure.section import Measure
 from detpress.recipe.sections import Data
@@ -85,7 +85,11 @@ def inner_layers(model: Model) -> list[int]:
     ]
 
 
-def quantized(method: Method, model: Model, bench: StageWorkbench, **changes: object) -> SimulatedNetwork:
+def simulated_layers(network: Network) -> dict[int, Simulated]:
+    return {i: layer for i, layer in network.encodings.items() if isinstance(layer, Simulated)}
+
+
+def quantized(method: Method, model: Model, bench: StageWorkbench, **changes: object) -> Network:
     assert isinstance(model.network, Network)
     layers = dict.fromkeys(inner_layers(model), replace(TARGETS[method], **changes))
     return quantize(method, model.network, layers, bench.calibration(8), None if method == "ptq" else SHORT, bench)
@@ -119,13 +123,12 @@ def test_every_layer_computes_what_nnis_wrapped_layer_does(
     before = copy.deepcopy(model.network.state_dict())
     network = quantized(method, model, workbench(devkit, model, tmp_path), **changes)
     targets = replace(TARGETS[method], **changes)
-    assert set(network.simulation.layers) == set(inner_layers(model))
-    for i, layer in network.simulation.layers.items():
-        convolution = network.get_submodule(f"layers.{i}.convolution")
-        assert isinstance(convolution, SimulatedConvolution)
+    assert set(simulated_layers(network)) == set(inner_layers(model))
+    for i, layer in simulated_layers(network).items():
+        weight = network.get_buffer(f"layers.{i}.convolution.weight")
         values = 2**targets.weight_bits - (targets.weight_scheme == "symmetric" and method != "bnn")
-        assert all(len(filters.unique()) <= values for filters in convolution.weight)
-        assert len(convolution.weight.unique()) > 1
+        assert all(len(filters.unique()) <= values for filters in weight)
+        assert len(weight.unique()) > 1
         assert layer.weight_bits == targets.weight_bits
         assert (layer.input.bits if layer.input else None) == targets.activation_bits
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
@@ -153,7 +156,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
     with pytest.raises(KilledError):
         quantized(method, model, workbench(devkit, model, tmp_path / "killed", stop_at=STEPS - 1))
     again = quantized(method, model, workbench(devkit, model, tmp_path / "killed"))
-    assert again.simulation == whole.simulation
+    assert again.encodings == whole.encodings
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 
@@ -170,7 +173,7 @@ def test_ptqs_ranges_are_those_of_the_images_and_of_the_folded_weights(
     with torch.no_grad():
         model.network(bench.calibration(8))
     hook.remove()
-    grid = network.simulation.layers[first].input
+    grid = simulated_layers(network)[first].input
     assert grid is not None
     low, high = (grid.lowest - grid.zero_point) * grid.scale, (grid.highest - grid.zero_point) * grid.scale
     assert low == pytest.approx(float(seen[0].min()), abs=grid.scale)
@@ -214,7 +217,7 @@ def test_learned_scales_begin_at_the_papers_values_and_move_in_proportion(
         assert begun[i]["weight"].scale.item() == pytest.approx(float(expected), rel=1e-5)
         assert begun[i]["weight"].zero_point.item() == 0
     trained = quantized(method, model, bench, per_channel=False)
-    for i, layer in trained.simulation.layers.items():
+    for i, layer in simulated_layers(trained).items():
         begin = begun[i]["_input_0"].scale.item()
         assert layer.input is not None
         assert layer.input.scale != begin

@@ -13,7 +13,7 @@ from detpress.detector.darknet import WeightsHeader, write_model
 from detpress.detector.form import Form
 from detpress.detector.model import new_model
 from detpress.encodings.bundle import load_bundle, save_bundle
-from detpress.encodings.half import HalfPrecision, half_network
+from detpress.encodings.half import half_network
 from detpress.voc.digits import CLASSES
 
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures/voc-eval"
@@ -144,7 +144,7 @@ def test_an_export_that_is_not_the_bundles_model_ends_with_exit_code_1(
     """In 16 bits the sums of this network are too large, in the float32 of the file they are not."""
     model = load_bundle(bundle)
     convolutions = (i for i, layer in enumerate(model.architecture.layers) if isinstance(layer, Convolution))
-    network = half_network(model.network, HalfPrecision("fp16", frozenset(convolutions)))
+    network = half_network(model.network, "fp16", convolutions)
     network.get_parameter("layers.0.convolution.weight").fill_(6e4)
     save_bundle(model.with_network(network, Form.HALF), Path("half"))
     said = detpress("export", "half", "--to", "onnx", "--out", "half.onnx")

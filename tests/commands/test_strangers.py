@@ -323,7 +323,7 @@ def test_every_option_that_names_a_bundle_is_found_beside_the_recipe_at_any_dept
         ("other classes", "gave a model of other classes: ('a', 'b', "),
         ("other size", "gave a model of other image_size: 96 where 64 went in"),
         ("not finite", "layers.0.convolution.weight has a number that is not finite"),
-        ("class of its own", "gave a network of the class Own; expected one of Network, "),
+        ("class of its own", "gave a network of the class Own; expected Network"),
         ("another module", "gave a model that no bundle can hold: "),
         ("other widths", "gave a model that no bundle can hold: "),
     ],

@@ -47,7 +47,7 @@ def test_masks_form_and_history_come_back(tmp_path: Path) -> None:
     mask = torch.ones_like(dict(model.network.named_parameters())[name], dtype=torch.bool)
     mask[0] = False
     apply_masks(model.network, {name: mask})
-    model = replace(model, form=Form.MASKED, masks={name: mask}, history=({"plugin": "by hand"},))
+    model = replace(model, masks={name: mask}, history=({"plugin": "by hand"},))
     save_bundle(model, tmp_path / "masked")
     back = load_bundle(tmp_path / "masked")
     assert (back.form, back.history) == (Form.MASKED, ({"plugin": "by hand"},))

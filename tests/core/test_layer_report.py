@@ -10,7 +10,7 @@ from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
 from detpress.encodings.bundle import save_bundle
-from detpress.encodings.packed import PackedNetwork, Packing
+from detpress.encodings.packed import Packed
 from detpress.encodings.simulated import Codes, simulated_network
 from detpress.report.layers import layer_states
 
@@ -37,7 +37,7 @@ def test_a_layer_of_codes_shows_its_bits_and_the_weights_that_are_zero(tmp_path:
 
 def test_packed_layers_are_shown_with_their_bits(tmp_path: Path) -> None:
     model = tiny()
-    packed = PackedNetwork(model.architecture, Packing(4, 32, symmetric=True, layers=frozenset({0})))
+    packed = Network(model.architecture, {0: Packed(4, 32, symmetric=True)})
     save_bundle(model.with_network(packed.eval().requires_grad_(False), Form.PACKED), tmp_path / "bundle")
     states = layer_states(tmp_path / "bundle")
     assert states["layers.0"].bits == 4

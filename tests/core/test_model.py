@@ -18,7 +18,7 @@ WEIGHT = "layers.2.convolution.weight"
 def masked() -> Model:
     model = new_model(build_architecture("yolov3-tiny", ["cat"], 64, width=0.125), seed=0)
     mask = torch.zeros_like(model.network.get_parameter(WEIGHT), dtype=torch.bool)
-    return replace(model, form=Form.MASKED, masks={WEIGHT: mask}, history=({"plugin": "one"},), notes=("said",))
+    return replace(model, masks={WEIGHT: mask}, history=({"plugin": "one"},), notes=("said",))
 
 
 def test_form_masks_history_and_notes_are_kept(masked: Model) -> None:

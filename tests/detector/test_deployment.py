@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from detpress.detector.architecture import Architecture, Convolution, Yolo
+from detpress.detector.input_scale import InputScale
+from detpress.detector.network import Network, folded_but
 from detpress.encodings.deployment import deployed
-from detpress.encodings.quantized import InputScale
-from detpress.encodings.simulated import Grid, SimulatedLayer, SimulatedNetwork, Simulation
+from detpress.encodings.int8 import input_scales
+from detpress.encodings.simulated import Grid, Simulated
 from detpress.errors import InputError
 
 ARCHITECTURE = Architecture(
@@ -26,8 +28,8 @@ ARCHITECTURE = Architecture(
 UNSIGNED, SIGNED = Grid(0, 255, 0.02, 100.0), Grid(-127, 127, 0.03, 0.0)
 
 
-def simulated(layers: dict[int, SimulatedLayer]) -> SimulatedNetwork:
-    network = SimulatedNetwork(ARCHITECTURE, Simulation(layers)).eval()
+def simulated(layers: dict[int, Simulated]) -> Network:
+    network = Network(ARCHITECTURE, folded_but(ARCHITECTURE, layers)).eval()
     generator = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
         if tensor.dtype == torch.int8:
@@ -40,12 +42,12 @@ def simulated(layers: dict[int, SimulatedLayer]) -> SimulatedNetwork:
 
 
 def test_codes_and_scales_stay_and_the_maps_are_the_same(images: Tensor) -> None:
-    network = simulated({1: SimulatedLayer(8, UNSIGNED), 2: SimulatedLayer(8, SIGNED)})
+    network = simulated({1: Simulated(8, UNSIGNED), 2: Simulated(8, SIGNED)})
     found = deployed(network, images)
-    assert found.quantization.inputs == {1: InputScale(0.02, 100), 2: InputScale(0.03, 127)}
+    assert input_scales(found) == {1: InputScale(0.02, 100), 2: InputScale(0.03, 127)}
     for name, tensor in found.state_dict().items():
         assert torch.equal(tensor, network.state_dict()[name])
-    assert {"layers.0", "layers.1"} <= found.quantization.between.keys() | {"layers.0"}
+    assert {"layers.0", "layers.1"} <= found.between.keys() | {"layers.0"}
     with torch.inference_mode():
         expected, maps = network(images)[0], found(images)[0]
     signal_to_noise = expected.var() / (expected - maps).square().mean()
@@ -53,28 +55,28 @@ def test_codes_and_scales_stay_and_the_maps_are_the_same(images: Tensor) -> None
 
 
 def test_a_missing_scale_is_the_range_seen(images: Tensor) -> None:
-    found = deployed(simulated({0: SimulatedLayer(8, None), 1: SimulatedLayer(8, UNSIGNED)}), images)
+    found = deployed(simulated({0: Simulated(8, None), 1: Simulated(8, UNSIGNED)}), images)
     high = (images[:10].max() + images[10:].max()) / 2  # 20 images are two batches
-    assert found.quantization.inputs[0].scale == pytest.approx(float(high) / 255)
-    assert found.quantization.inputs[0].zero_point == 0
+    assert input_scales(found)[0].scale == pytest.approx(float(high) / 255)
+    assert input_scales(found)[0].zero_point == 0
 
 
 def test_a_learned_zero_point_is_rounded(images: Tensor) -> None:
-    layer = SimulatedLayer(8, replace(UNSIGNED, zero_point=99.6))
-    assert deployed(simulated({1: layer}), images).quantization.inputs[1] == InputScale(0.02, 100)
+    layer = Simulated(8, replace(UNSIGNED, zero_point=99.6))
+    assert input_scales(deployed(simulated({1: layer}), images))[1] == InputScale(0.02, 100)
 
 
 @pytest.mark.parametrize(
     "layer",
-    [SimulatedLayer(2, UNSIGNED), SimulatedLayer(1, Grid(0, 1, 2.0, 0.5)), SimulatedLayer(8, Grid(0, 15, 0.2, 0.0))],
+    [Simulated(2, UNSIGNED), Simulated(1, Grid(0, 1, 2.0, 0.5)), Simulated(8, Grid(0, 15, 0.2, 0.0))],
 )
-def test_fewer_bits_are_refused(layer: SimulatedLayer, images: Tensor) -> None:
+def test_fewer_bits_are_refused(layer: Simulated, images: Tensor) -> None:
     with pytest.raises(InputError, match=r"layers\.1: simulated at [124] bits; int8 executes 8"):
         deployed(simulated({1: layer}), images)
 
 
 def test_weights_with_zero_points_are_refused(images: Tensor) -> None:
-    network = simulated({1: SimulatedLayer(8, UNSIGNED)})
+    network = simulated({1: Simulated(8, UNSIGNED)})
     network.get_buffer("layers.1.convolution.weight_zero_point").fill_(3)
     with pytest.raises(InputError, match=r"layers\.1: its weights have zero points"):
         deployed(network, images)

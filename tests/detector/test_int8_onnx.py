@@ -13,11 +13,15 @@ import torch
 from torch import Tensor
 
 from detpress.detector.architecture import Architecture, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
+from detpress.detector.float32 import FoldedFloat32
+from detpress.detector.input_scale import MIDDLE, InputScale
 from detpress.detector.model import Model
+from detpress.detector.network import Network, filled_network
+from detpress.detector.onnx_graph import Target
 from detpress.encodings.bundle import save_bundle
 from detpress.encodings.calibration import with_scales_between
-from detpress.encodings.int8_onnx import Target, int8_onnx
-from detpress.encodings.quantized import MIDDLE, InputScale, Quantization, QuantizedNetwork
+from detpress.encodings.int8 import Int8, input_scales
+from detpress.encodings.int8_onnx import int8_onnx
 from detpress.errors import InputError
 
 ANCHORS = ((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))
@@ -40,9 +44,9 @@ EVERY_KIND_OF_LAYER = Architecture(
 )
 
 
-def every_kind(images: Tensor) -> QuantizedNetwork:
+def every_kind(images: Tensor) -> Network:
     scales = {0: InputScale(1 / 255, 0), 1: InputScale(0.02, 30), 4: InputScale(0.04, 30), 8: InputScale(0.05, 40)}
-    network = QuantizedNetwork(EVERY_KIND_OF_LAYER, Quantization(scales))
+    network = Network(EVERY_KIND_OF_LAYER, {i: Int8(scale) for i, scale in scales.items()})
     generator = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
         if name.endswith(".weight"):
@@ -64,7 +68,7 @@ def executed_by_openvino(proto: onnx.ModelProto) -> Counter[tuple[str, str]]:
 
 @pytest.mark.usefixtures("exact_int8")
 def test_openvino_hands_on_integers_from_the_first_convolution_to_the_heads(int8_model: Model) -> None:
-    assert isinstance(int8_model.network, QuantizedNetwork)
+    assert isinstance(int8_model.network, Network)
     found = executed_by_openvino(int8_onnx(int8_model.network, "openvino"))
     del found["Const", "i8"], found["Const", "f32"], found["Const", "i32"]
     assert found["Convolution", "i8"] == 72, "with activations and additions fused into them"
@@ -74,7 +78,7 @@ def test_openvino_hands_on_integers_from_the_first_convolution_to_the_heads(int8
 
 
 def test_onnxruntime_fuses_every_operator_but_the_heads(int8_model: Model, tmp_path: Path) -> None:
-    assert isinstance(int8_model.network, QuantizedNetwork)
+    assert isinstance(int8_model.network, Network)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -103,8 +107,7 @@ def test_every_kind_of_layer_is_computed_as_by_the_network(target: Target, image
 
 def test_without_scales_between_the_graph_is_the_network(images: Tensor) -> None:
     network = every_kind(images)
-    bare = QuantizedNetwork(EVERY_KIND_OF_LAYER, Quantization(network.quantization.inputs))
-    bare.load_state_dict(network.state_dict())
+    bare = filled_network(EVERY_KIND_OF_LAYER, network.encodings, network.state_dict())
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(int8_onnx(bare, "onnxruntime").SerializeToString(), options)
@@ -116,7 +119,7 @@ def test_without_scales_between_the_graph_is_the_network(images: Tensor) -> None
 
 def test_a_tensor_that_a_convolution_takes_keeps_its_scale_and_pooling_shares_one(images: Tensor) -> None:
     network = every_kind(images)
-    inputs, between = network.quantization.inputs, network.quantization.between
+    inputs, between = input_scales(network), network.between
     assert between["layers.0"] == inputs[1]
     assert between["layers.7"] == inputs[8]
     assert between["layers.3"] == inputs[4]
@@ -127,7 +130,7 @@ def test_a_tensor_that_a_convolution_takes_keeps_its_scale_and_pooling_shares_on
 @pytest.mark.usefixtures("exact_int8")
 def test_symmetric_scales_are_signed_for_openvino_and_cost_it_no_zero_points(images: Tensor) -> None:
     scales = {i: InputScale(0.05, MIDDLE) for i in (0, 1, 4, 8)}
-    network = QuantizedNetwork(EVERY_KIND_OF_LAYER, Quantization(scales))
+    network = Network(EVERY_KIND_OF_LAYER, {i: Int8(scale) for i, scale in scales.items()})
     generator = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
         if name.endswith(".weight"):
@@ -135,7 +138,7 @@ def test_symmetric_scales_are_signed_for_openvino_and_cost_it_no_zero_points(ima
         elif name.endswith(".weight_scale"):
             tensor.fill_(1 / 512)
     network = with_scales_between(network.eval(), images)
-    assert {scale.zero_point for scale in network.quantization.between.values()} == {MIDDLE}
+    assert {scale.zero_point for scale in network.between.values()} == {MIDDLE}
     by_target = {target: int8_onnx(network, target) for target in ("openvino", "onnxruntime")}
     names = {target: {one.name for one in proto.graph.initializer} for target, proto in by_target.items()}
     assert {name for name in names["openvino"] if name.startswith(("int8.", "uint8."))} == {"int8.0"}
@@ -154,7 +157,7 @@ def test_ranges_are_those_of_the_images(images: Tensor) -> None:
             network(batch)
     hook.remove()
     low, high = (sum(float(end(x)) for x in seen) / 2 for end in (torch.min, torch.max))
-    scale = network.quantization.between["layers.1.convolution"]
+    scale = network.between["layers.1.convolution"]
     assert scale.scale == pytest.approx((high - low) / 255)
     assert scale.zero_point == round(-low / scale.scale)
 
@@ -166,9 +169,8 @@ def test_no_calibration_images_is_an_error(images: Tensor) -> None:
 
 def test_what_a_convolution_in_float_gives_stays_in_float(images: Tensor) -> None:
     whole = every_kind(images)
-    inputs = {i: scale for i, scale in whole.quantization.inputs.items() if i != 4}
-    network = QuantizedNetwork(EVERY_KIND_OF_LAYER, Quantization(inputs)).eval()
-    between = with_scales_between(network, images).quantization.between
+    network = Network(EVERY_KIND_OF_LAYER, whole.encodings | {4: FoldedFloat32()}).eval()
+    between = with_scales_between(network, images).between
     assert not {"layers.4", "layers.4.convolution"} & between.keys()
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from detpress.detector.architecture import Convolution
 from detpress.detector.model import Model
-from detpress.encodings.packed import Bits, PackedConvolution, PackedNetwork, Packing, decode, pack, unpack
+from detpress.detector.network import Network
+from detpress.encodings.packed import Bits, Packed, decode, pack, unpack
 from detpress.errors import InputError
 
 
@@ -25,7 +26,7 @@ def test_two_codes_share_a_byte_the_first_in_its_lower_half() -> None:
 
 def test_a_weight_is_code_less_zero_times_scale_times_gain() -> None:
     """Five weights a filter, in groups of two: the last group has one."""
-    convolution = PackedConvolution(5, Convolution(2, size=1), Packing(4, 2, symmetric=False, layers=frozenset()))
+    convolution = Packed(4, 2, symmetric=False).module(nn.Conv2d(5, 2, 1))
     codes = torch.tensor([[0, 15, 3, 4, 9], [1, 2, 3, 4, 5]], dtype=torch.uint8)
     tensors = {
         "codes": pack(codes, 4),
@@ -36,28 +37,27 @@ def test_a_weight_is_code_less_zero_times_scale_times_gain() -> None:
     }
     convolution.load_state_dict(tensors)
     expected = torch.tensor([[-8.0, 7.0, -0.25, 0.25, 36.0], [-1.0, -2.0, -3.0, -4.0, -5.0]])
-    assert torch.equal(convolution.weight.flatten(1), expected)
+    assert torch.equal(convolution.decoded.flatten(1), expected)
     assert convolution(torch.ones(1, 5, 1, 1)).flatten().tolist() == [35.0, -5.0]
     assert set(convolution.state_dict()) == set(tensors), "the unpacked weight is not stored"
 
 
 def test_symmetric_codes_have_their_zero_in_the_middle() -> None:
-    packing = Packing(8, -1, symmetric=True, layers=frozenset())
+    packing = Packed(8, -1, symmetric=True)
     found = decode(torch.tensor([[0, 128, 255]], dtype=torch.uint8), torch.tensor([[0.5]]).half(), None, packing)
     assert found.tolist() == [[-64.0, 0.0, 63.5]]
 
 
 @pytest.mark.parametrize(
     "description",
-    [{}, {"bits": 3, "group_size": 32, "symmetric": True, "layers": [0]},
-     {"bits": 4, "group_size": 0, "symmetric": True, "layers": [0]},
-     {"bits": 4, "group_size": 32, "symmetric": True, "layers": ["x"]}],
+    [{}, {"bits": 3, "group_size": 32, "symmetric": True}, {"bits": 4, "group_size": 0, "symmetric": True},
+     {"bits": 4, "group_size": 32, "symmetric": True, "layers": [0]}],
 )  # fmt: skip
 def test_a_description_of_no_packing_is_refused(description: dict) -> None:
-    with pytest.raises(InputError):
-        Packing.from_dict(description)
+    with pytest.raises(InputError, match=r"^here: "):
+        Packed.from_dict("here", description)
 
 
 def test_only_convolutions_can_be_packed(dense_model: Model) -> None:
-    with pytest.raises(InputError, match=r"layers\.4: packed, but not a convolution"):
-        PackedNetwork(dense_model.architecture, Packing(4, 32, True, frozenset({4})))
+    with pytest.raises(InputError, match=r"layers\.4: encoded as Packed, but not a convolution"):
+        Network(dense_model.architecture, {4: Packed(4, 32, True)})

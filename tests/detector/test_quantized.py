@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from detpress.detector.architecture import Convolution
+from detpress.detector.input_scale import InputScale
 from detpress.detector.model import Model
+from detpress.detector.network import Network
 from detpress.encodings.bundle import save_bundle
-from detpress.encodings.quantized import InputScale, Quantization, QuantizedConvolution, QuantizedNetwork
+from detpress.encodings.int8 import Int8, Int8Convolution
 from detpress.errors import InputError
 
 
@@ -25,7 +27,7 @@ def signal_to_noise(signal: Tensor, other: Tensor) -> float:
 
 def test_a_quantized_convolution_computes_what_integers_give() -> None:
     generator = torch.Generator().manual_seed(0)
-    convolution = QuantizedConvolution(6, Convolution(4, size=3, stride=2, groups=2), InputScale(0.02, 100))
+    convolution = Int8(InputScale(0.02, 100)).module(nn.Conv2d(6, 4, 3, stride=2, padding=1, groups=2))
     convolution.weight = torch.randint(-128, 128, (4, 3, 3, 3), dtype=torch.int8, generator=generator)
     convolution.weight_scale = 0.001 + torch.rand(4, generator=generator)
     convolution.bias = torch.randn(4, generator=generator)
@@ -42,7 +44,7 @@ def test_every_convolution_holds_int8_weights_of_one_scale_a_filter(int8_model: 
     for i, layer in enumerate(int8_model.architecture.layers):
         if isinstance(layer, Convolution):
             block = int8_model.network.get_submodule(f"layers.{i}.convolution")
-            assert isinstance(block, QuantizedConvolution)
+            assert isinstance(block, Int8Convolution)
             assert (block.weight.dtype, block.weight_scale.shape) == (torch.int8, (layer.filters,))
             largest = block.weight.int().abs()  # in 8 bits -128 has no opposite
             largest = largest.flatten(1).amax(dim=1)
@@ -81,21 +83,21 @@ def test_a_bundle_gives_the_same_bits_where_no_engine_can_be_imported(
 
 
 def test_scales_come_back_from_json_bit_for_bit(int8_model: Model) -> None:
-    assert isinstance(int8_model.network, QuantizedNetwork)
-    quantization = int8_model.network.quantization
-    assert Quantization.from_dict(json.loads(json.dumps(quantization.as_dict()))) == quantization
+    assert isinstance(int8_model.network, Network)
+    for encoding in int8_model.network.encodings.values():
+        assert Int8.from_dict("here", json.loads(json.dumps(encoding.as_dict()))) == encoding
 
 
 @pytest.mark.parametrize(
     "description",
-    [{}, {"inputs": []}, {"inputs": {"0": [0.1]}}, {"inputs": {"x": [0.1, 0]}}, {"inputs": {"0": [-0.1, 0]}},
-     {"inputs": {"0": [float("nan"), 0]}}, {"inputs": {"0": [0.1, 256]}}],
+    [{}, {"input": []}, {"input": {"scale": 0.1}}, {"input": {"scale": -0.1, "zero_point": 0}},
+     {"input": {"scale": float("nan"), "zero_point": 0}}, {"input": {"scale": 0.1, "zero_point": 256}}],
 )  # fmt: skip
 def test_a_description_of_no_quantization_is_refused(description: dict) -> None:
-    with pytest.raises(InputError):
-        Quantization.from_dict(description)
+    with pytest.raises(InputError, match=r"^here: "):
+        Int8.from_dict("here", description)
 
 
 def test_only_convolutions_can_be_quantized(dense_model: Model) -> None:
-    with pytest.raises(InputError, match=r"layers\.4: quantized, but not a convolution"):
-        QuantizedNetwork(dense_model.architecture, Quantization({4: InputScale(0.1, 0)}))
+    with pytest.raises(InputError, match=r"layers\.4: encoded as Int8, but not a convolution"):
+        Network(dense_model.architecture, {4: Int8(InputScale(0.1, 0))})

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detpress.detector.architecture import Convolution
+from detpress.detector.float32 import FoldedFloat32
+from detpress.detector.folding import batch_norm_of, stored_weight
 from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.network import Network
@@ -19,11 +20,7 @@ from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.encodings.simulated import (
     Codes,
     Grid,
-    SimulatedConvolution,
-    SimulatedLayer,
-    SimulatedNetwork,
-    Simulation,
-    batch_norm_of,
+    Simulated,
     simulated_network,
 )
 from detpress.errors import InputError
@@ -49,7 +46,7 @@ def codes_of(weight: Tensor, bits: int, affine: bool, grid: Grid | None) -> Code
     return Codes(codes, lowest, highest, bits, scale, zero_point, grid, folded=False)
 
 
-def all_quantized(model: Model, bits: int = 4, affine: bool = False, grid: Grid | None = UNSIGNED) -> SimulatedNetwork:
+def all_quantized(model: Model, bits: int = 4, affine: bool = False, grid: Grid | None = UNSIGNED) -> Network:
     network = model.network
     assert isinstance(network, Network)
     return simulated_network(
@@ -85,8 +82,7 @@ def test_a_number_becomes_the_nearest_of_its_grid(grid: Grid, bits: int, given: 
 
 def test_a_convolution_computes_with_what_its_codes_stand_for() -> None:
     generator = torch.Generator().manual_seed(0)
-    layer = Convolution(4, size=3, stride=2, groups=2)
-    convolution = SimulatedConvolution(6, layer, SimulatedLayer(4, UNSIGNED))
+    convolution = Simulated(4, UNSIGNED).module(nn.Conv2d(6, 4, 3, stride=2, padding=1, groups=2))
     convolution.weight = torch.randint(0, 16, (4, 3, 3, 3), dtype=torch.int8, generator=generator)
     convolution.weight_scale = torch.tensor([0.5, 0.25, 0.125, 1.0])
     convolution.weight_zero_point = torch.tensor([7.0, 8.0, 0.0, 15.0])
@@ -114,7 +110,7 @@ def test_batch_norm_is_folded_into_scales_and_biases_also_where_it_turns_the_sig
         quantized = all_quantized(model, bits, affine, grid=None)
         rounded = Network(model.architecture)
         rounded.load_state_dict(network.state_dict())
-        for i in quantized.simulation.layers:
+        for i in (i for i, layer in quantized.encodings.items() if layer.simulated):
             parameter = rounded.get_parameter(f"layers.{i}.convolution.weight")
             codes = codes_of(parameter.detach(), bits, affine, None)
             stretched = [tensor[:, None, None, None] for tensor in (codes.scale, codes.zero_point)]
@@ -127,9 +123,8 @@ def test_batch_norm_is_folded_into_scales_and_biases_also_where_it_turns_the_sig
 
 
 def test_layers_not_named_stay_in_float(simulated: Model) -> None:
-    assert isinstance(simulated.network, SimulatedNetwork)
     for i in (0, *simulated.architecture.heads):
-        assert i not in simulated.network.simulation.layers
+        assert simulated.encodings[i] == FoldedFloat32()
         assert type(simulated.network.get_submodule(f"layers.{i}.convolution")) is nn.Conv2d
 
 
@@ -162,30 +157,26 @@ def test_form_grids_and_bits_come_back_from_a_bundle(simulated: Model, tmp_path:
     save_bundle(simulated, tmp_path / "bundle")
     back = load_bundle(tmp_path / "bundle")
     assert back.form is Form.SIMULATED
-    assert isinstance(simulated.network, SimulatedNetwork)
-    assert isinstance(back.network, SimulatedNetwork)
-    assert back.network.simulation == simulated.network.simulation
+    assert back.encodings == simulated.encodings
 
 
 @pytest.mark.parametrize(
-    ("name", "given"),
-    [("layers", []), ("layers", {"1": {}}), ("layers", {"x": {"weight_bits": 4, "input": None}}),
-     ("layers", {"1": {"weight_bits": 9, "input": None}}), ("layers", {"1": {"weight_bits": 4, "input": []}}),
-     ("input", {"lowest": 0, "highest": 15, "scale": 0.0, "zero_point": 0.0}),
-     ("input", {"lowest": 0, "highest": 15, "scale": float("nan"), "zero_point": 0.0}),
-     ("input", {"lowest": 0, "highest": 15, "scale": 1.0, "zero_point": float("inf")}),
-     ("input", {"lowest": 3, "highest": 3, "scale": 1.0, "zero_point": 0.0}),
-     ("input", {"lowest": 0, "highest": 1023, "scale": 1.0, "zero_point": 0.0})],
+    ("bits", "given"),
+    [(9, None), ("x", None), (4, []),
+     (4, {"lowest": 0, "highest": 15, "scale": 0.0, "zero_point": 0.0}),
+     (4, {"lowest": 0, "highest": 15, "scale": float("nan"), "zero_point": 0.0}),
+     (4, {"lowest": 0, "highest": 15, "scale": 1.0, "zero_point": float("inf")}),
+     (4, {"lowest": 3, "highest": 3, "scale": 1.0, "zero_point": 0.0}),
+     (4, {"lowest": 0, "highest": 1023, "scale": 1.0, "zero_point": 0.0})],
 )  # fmt: skip
-def test_a_description_of_no_simulation_is_refused(name: str, given: object) -> None:
-    layers = given if name == "layers" else {"1": {"weight_bits": 4, "input": given}}
-    with pytest.raises(InputError):
-        Simulation.from_dict(json.loads(json.dumps({"layers": layers})))
+def test_a_description_of_no_simulation_is_refused(bits: object, given: object) -> None:
+    with pytest.raises(InputError, match=r"^here: "):
+        Simulated.from_dict("here", json.loads(json.dumps({"weight_bits": bits, "input": given})))
 
 
 def test_only_convolutions_can_be_quantized(dense_model: Model) -> None:
-    with pytest.raises(InputError, match=r"layers\.4: quantized, but not a convolution"):
-        SimulatedNetwork(dense_model.architecture, Simulation({4: SimulatedLayer(8, None)}))
+    with pytest.raises(InputError, match=r"layers\.4: encoded as Simulated, but not a convolution"):
+        Network(dense_model.architecture, {4: Simulated(8, None)})
 
 
 def test_storage_is_that_of_the_codes_bits(dense_model: Model) -> None:
@@ -194,7 +185,7 @@ def test_storage_is_that_of_the_codes_bits(dense_model: Model) -> None:
     network = dense_model.network
     for affine in (False, True):
         simulated = all_quantized(dense_model, bits=4, affine=affine)
-        model = replace(dense_model, network=simulated, form=Form.SIMULATED)
+        model = dense_model.with_network(simulated, Form.SIMULATED)
         packed = in_float = parameters = 0
         for name, weight in network.named_parameters():
             if not name.endswith(".convolution.weight"):
@@ -211,8 +202,8 @@ def test_storage_is_that_of_the_codes_bits(dense_model: Model) -> None:
 def test_a_weight_is_zero_where_its_code_is_the_zero_point(simulated: Model) -> None:
     before = nonzero_parameters(simulated)
     convolution = simulated.network.get_submodule("layers.1.convolution")
-    assert isinstance(convolution, SimulatedConvolution)
-    zeros = int((convolution.float_weight == 0).sum())
+    assert isinstance(simulated.network, Network)
+    zeros = int((stored_weight(simulated.network, 1) == 0).sum())
     convolution.weight.fill_(5)
     convolution.weight_zero_point.fill_(5.0)
     assert before - nonzero_parameters(simulated) == convolution.weight.numel() - zeros

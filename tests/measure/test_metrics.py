@@ -1,17 +1,30 @@
 """Which figures of a stage are marked as simulated."""
 
+from detpress.detector.encoding import Encoding
+from detpress.detector.float32 import Float32, FoldedFloat32
 from detpress.detector.form import Form
+from detpress.detector.input_scale import InputScale
+from detpress.encodings.half import Half
+from detpress.encodings.int8 import Int8
+from detpress.encodings.simulated import Simulated
 from detpress.measure.metrics import scoring_runtime, simulated_figures
+
+ENCODINGS: dict[Form, Encoding] = {
+    Form.DENSE: Float32(),
+    Form.SIMULATED: Simulated(8, None),
+    Form.INT8: Int8(InputScale(0.1, 0)),
+    Form.HALF: Half("bf16"),
+}
 
 
 def marked(form: Form, precisions: dict[str, str]) -> list[str]:
     runtimes = list(precisions)
-    return simulated_figures(form, runtimes, scoring_runtime(form, runtimes), precisions)
+    encodings = [FoldedFloat32(), ENCODINGS[form]]
+    return simulated_figures(encodings, runtimes, scoring_runtime(form, runtimes), precisions)
 
 
 def test_all_that_a_float_model_gives_is_physical() -> None:
-    for form in (Form.DENSE, Form.MASKED):
-        assert marked(form, {"torch": "fp32", "openvino": "fp32"}) == []
+    assert marked(Form.DENSE, {"torch": "fp32", "openvino": "fp32"}) == []
 
 
 def test_a_fake_quantized_model_has_neither_the_latency_nor_the_memory_of_its_bits() -> None:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo
-from detpress.detector.form import Form
+from detpress.detector.input_scale import InputScale
 from detpress.detector.model import Model, new_model
-from detpress.encodings.quantized import InputScale, Quantization, QuantizedNetwork
+from detpress.detector.network import Network
+from detpress.encodings.int8 import Int8
 from detpress.errors import InputError
 from detpress.runtimes.names import RUNTIMES
 from detpress.runtimes.opening import open_runtime
@@ -33,16 +34,15 @@ FEW_LAYERS = Architecture(
 @pytest.fixture(scope="module")
 def int8_of_few_layers() -> Model:
     """Its largest sum is 16 * 9 * 127 * 255 < 2^24, so that float and integers count alike."""
-    network = QuantizedNetwork(
-        FEW_LAYERS, Quantization({0: InputScale(1 / 256, 0), 1: InputScale(1 / 16, 128), 3: InputScale(1 / 16, 128)})
-    )
+    scales = {0: InputScale(1 / 256, 0), 1: InputScale(1 / 16, 128), 3: InputScale(1 / 16, 128)}
+    network = Network(FEW_LAYERS, {i: Int8(scale) for i, scale in scales.items()})
     generator = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
         if name.endswith(".weight"):
             tensor.random_(-127, 128, generator=generator)
         elif name.endswith(".weight_scale"):
             tensor.fill_(1 / 256)
-    return Model(network.eval(), Form.INT8)
+    return Model(network.eval())
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])

@@ -16,8 +16,9 @@ from detpress.detector.architecture import Convolution, build_architecture
 from detpress.detector.form import Form
 from detpress.detector.images import read_squares
 from detpress.detector.model import Model, new_model
+from detpress.detector.network import Network
 from detpress.encodings.bundle import save_bundle
-from detpress.encodings.quantized import QuantizedNetwork
+from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError
 from detpress.measure.sensitivity import in_float, measure_sensitivity, signal_to_noise
 from detpress.measure.size import layer_table, storage_bytes
@@ -35,8 +36,8 @@ def test_noise_of_a_tenth_of_the_signal_is_20_decibels() -> None:
 def test_with_every_layer_in_float_the_float_network_is_back(
     dense_model: Model, int8_model: Model, images: Tensor
 ) -> None:
-    assert isinstance(int8_model.network, QuantizedNetwork)
-    network = in_float(int8_model.network, dense_model.network, list(int8_model.network.quantization.inputs))
+    assert isinstance(int8_model.network, Network)
+    network = in_float(int8_model.network, dense_model.network, list(int8_model.network.encodings))
     with torch.inference_mode():
         for one, other in zip(dense_model.network(images), network(images), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
@@ -46,7 +47,7 @@ def test_a_layer_quantized_badly_is_found_and_its_price_stated(
     dense_model: Model, int8_model: Model, images: Tensor
 ) -> None:
     """One layer's weights keep a sixteenth of their steps; its own ratio falls by about 24 dB, the others' stay."""
-    assert isinstance(int8_model.network, QuantizedNetwork)
+    assert isinstance(int8_model.network, Network)
     before = measure_sensitivity(int8_model.network, dense_model.network, images[:2], lambda *_: None)
     coarse = in_float(int8_model.network, dense_model.network, [])
     spoiled = 105
@@ -72,7 +73,7 @@ def test_a_layer_quantized_badly_is_found_and_its_price_stated(
 
 def test_another_networks_weights_are_refused(int8_model: Model) -> None:
     other = new_model(build_architecture("yolov3-tiny", ["cat", "dog"], 64, width=0.125), seed=0)
-    assert isinstance(int8_model.network, QuantizedNetwork)
+    assert isinstance(int8_model.network, Network)
     with pytest.raises(InputError, match="other layers"):
         measure_sensitivity(int8_model.network, other.network, torch.zeros(1, 3, 64, 64), lambda *_: None)
 
@@ -93,7 +94,7 @@ def test_the_command_prints_plots_and_finds_the_float_model_in_a_runs_folder(tmp
 
     printed = json.loads(run(bundle, "--json", "--map"))
     assert printed["images"] == 2
-    assert [row["index"] for row in printed["layers"]] == list(quantized.quantization.inputs)
+    assert [row["index"] for row in printed["layers"]] == list(input_scales(quantized))
     assert all(row["sqnr_db"] > 10 and row["map_gain"] is not None for row in printed["layers"])
     assert "SQNR of the layer" in (tmp_path / "plot.html").read_text()
     assert f"{printed['output_sqnr_db']:.2f} dB" in run(bundle)

@@ -13,7 +13,7 @@ from torch import Tensor
 from detpress.detector.architecture import build_architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
-from detpress.encodings.quantized import QuantizedNetwork
+from detpress.encodings.int8 import input_scales
 from detpress.errors import StageError
 from detpress.plugins.inc_autotune import Autotune, AutotuneOptions, SchemeOptions
 from detpress.run.store import remember
@@ -35,7 +35,7 @@ class Bench:
         return self.images[:images]
 
     def evaluate(self, model: Model) -> float:
-        quantized = len(model.network.quantization.inputs) if isinstance(model.network, QuantizedNetwork) else 0
+        quantized = len(input_scales(model.network))
         self.evaluated.append(quantized)
         return self.map_of(quantized)
 
@@ -62,7 +62,7 @@ def test_the_first_candidate_that_loses_little_enough_ends_it(tiny: Model, image
     bench = Bench(images, tmp_path, lambda quantized: 0.8 if quantized == 0 else 0.793)
     model = Autotune().apply(tiny, options(schemes=[SchemeOptions(), SchemeOptions(algorithm="kl")]), bench)
     assert bench.evaluated == [0, ALL]
-    assert (model.form, len(model.network.quantization.inputs)) == (Form.INT8, ALL)
+    assert (model.form, len(input_scales(model.network))) == (Form.INT8, ALL)
     assert "trial 1 loses no more than 1.00%" in model.notes[0]
 
 
@@ -77,7 +77,7 @@ def test_layers_fall_back_one_by_one_those_that_gain_most_first(tiny: Model, ima
     order = [
         row.index for row in measure_sensitivity(every.network, tiny.network, images[:2], lambda *_: None).by_gain()
     ]
-    assert set(every.network.quantization.inputs) - set(model.network.quantization.inputs) == set(order[:3])
+    assert set(input_scales(every.network)) - set(input_scales(model.network)) == set(order[:3])
 
 
 def test_where_nothing_meets_the_criterion_the_best_is_kept_and_it_is_said(
@@ -87,7 +87,7 @@ def test_where_nothing_meets_the_criterion_the_best_is_kept_and_it_is_said(
     bench = Bench(images, tmp_path, {0: 0.8, ALL: 0.2, ALL - 1: 0.4, ALL - 2: 0.3}.__getitem__)
     model = Autotune().apply(tiny, options(trials=3), bench)
     assert bench.evaluated == [0, ALL, ALL - 1, ALL - 2]
-    assert len(model.network.quantization.inputs) == ALL - 1
+    assert len(input_scales(model.network)) == ALL - 1
     assert model.notes[0].startswith("none of 3 trials loses at most 1.00%; the best is kept: mAP 0.4000")
     assert "0.2000  loss +75.00%" in caplog.text
 
@@ -103,7 +103,7 @@ def test_a_killed_autotune_goes_on_behind_the_trials_it_has(tiny: Model, images:
     again = Bench(images, tmp_path, lambda _: 0.8)
     model = Autotune().apply(tiny, options(), again)
     assert again.evaluated == [ALL - 2], "what was scored before is not scored again"
-    assert len(model.network.quantization.inputs) == ALL - 2
+    assert len(input_scales(model.network)) == ALL - 2
 
 
 def test_a_budget_of_time_ends_it_after_the_trial_that_used_it_up(tiny: Model, images: Tensor, tmp_path: Path) -> None:

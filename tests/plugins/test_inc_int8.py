@@ -10,7 +10,7 @@ from torch import Tensor
 from detpress.detector.architecture import Convolution
 from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.encodings.quantized import QuantizedNetwork
+from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError
 from detpress.plugins.inc import StaticInt8, StaticInt8Options
 
@@ -31,11 +31,10 @@ def test_the_plan_names_the_convolutions_that_apply_quantizes(dense_model: Model
     planned = StaticInt8().plan(dense_model, config).layers
     model = StaticInt8().apply(dense_model, config, SmallBench(images))
     assert model.form is Form.INT8
-    assert isinstance(model.network, QuantizedNetwork)
-    assert planned == tuple(f"layers.{i}" for i in model.network.quantization.inputs)
+    assert planned == tuple(f"layers.{i}" for i in input_scales(model.network))
     every = {i for i, layer in enumerate(dense_model.architecture.layers) if isinstance(layer, Convolution)}
     in_float = {0, *range(10, 20), *dense_model.architecture.heads}
-    assert set(model.network.quantization.inputs) == every - in_float
+    assert set(input_scales(model.network)) == every - in_float
 
 
 def test_a_pattern_that_matches_no_convolution_is_an_error(dense_model: Model) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from detpress.detector.architecture import Convolution
 from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.encodings.simulated import SimulatedNetwork
+from detpress.encodings.simulated import Simulated
 from detpress.errors import InputError
 from detpress.plugins.nni_quantize import (
     Bits,
@@ -133,7 +133,7 @@ def test_the_plan_names_the_layers_that_apply_quantizes(dense_model: Model, imag
     )
     model = Ptq().apply(dense_model, config, SmallBench(images, tmp_path))
     assert model.form is Form.SIMULATED
-    assert isinstance(model.network, SimulatedNetwork)
-    assert Ptq().plan(dense_model, config).layers == tuple(f"layers.{i}" for i in model.network.simulation.layers)
-    for i, layer in model.network.simulation.layers.items():
+    layers = {i: layer for i, layer in model.encodings.items() if isinstance(layer, Simulated)}
+    assert Ptq().plan(dense_model, config).layers == tuple(f"layers.{i}" for i in layers)
+    for i, layer in layers.items():
         assert layer.weight_bits == (4 if 20 <= i < 30 else 8)

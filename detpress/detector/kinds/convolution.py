@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from detpress.detector.darknet_section import Section
 from detpress.detector.layer import LARGEST_COUNT, Channels, FeatureMap, Layer
@@ -63,10 +62,6 @@ class Convolution(Layer):
         """Of a layer that takes so many channels."""
         return (self.filters, incoming // self.groups, *self.kernel)
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """With these weights, before normalisation and activation."""
-        return functional.conv2d(x, weight, bias, self.stride, self.padding, 1, self.groups)
-
     def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
         [before] = taken
         if self.filters % self.groups or before.channels % self.groups:
@@ -81,11 +76,17 @@ class Convolution(Layer):
 
     def module(self, taken: Sequence[FeatureMap]) -> nn.Sequential:
         [before] = taken
+        convolution = self.float_convolution(before.channels, bias=not self.batch_normalize)
+        return self.block(convolution, self.batch_normalize)
+
+    def block(self, convolution: nn.Module, norm: bool) -> nn.Sequential:
+        """What computes the convolution, then normalisation, where that is not in it, and the activation."""
         parts: OrderedDict[str, nn.Module] = OrderedDict()
-        parts["convolution"] = self.float_convolution(before.channels, bias=not self.batch_normalize)
-        if self.batch_normalize:
+        parts["convolution"] = convolution
+        if norm:
             parts["norm"] = nn.BatchNorm2d(self.filters)
-        add_activation(parts, self)
+        if self.activation != "linear":
+            parts["activation"] = ACTIVATIONS[self.activation]()
         return nn.Sequential(parts)
 
     def float_convolution(self, incoming: int, bias: bool) -> nn.Conv2d:
@@ -154,9 +155,3 @@ class Convolution(Layer):
     def weights_in_order(self) -> tuple[str, ...]:
         norm = ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var")
         return (*(norm if self.batch_normalize else ("convolution.bias",)), "convolution.weight")
-
-
-def add_activation(parts: OrderedDict[str, nn.Module], layer: Convolution) -> None:
-    """Adds the module of the layer's activation; of a linear layer there is none."""
-    if layer.activation != "linear":
-        parts["activation"] = ACTIVATIONS[layer.activation]()

@@ -1,0 +1,26 @@
+"""How a convolution moves over its input."""
+
+from typing import Any, NamedTuple
+
+from torch import nn
+
+
+class Geometry(NamedTuple):
+    """In pixels, (height, width)."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    groups: int
+
+    @classmethod
+    def of(cls, convolution: nn.Conv2d) -> "Geometry":
+        padding = convolution.padding
+        assert isinstance(padding, tuple)
+        size, stride = convolution.kernel_size, convolution.stride
+        return cls((size[0], size[1]), (stride[0], stride[1]), (padding[0], padding[1]), convolution.groups)
+
+    def in_onnx(self) -> dict[str, Any]:
+        """The attributes of ONNX's convolutions."""
+        pads = [*self.padding, *self.padding]
+        return {"kernel_shape": self.kernel_size, "strides": self.stride, "pads": pads, "group": self.groups}
