@@ -16,7 +16,7 @@ from detpress.measure.section import Measure
 from detpress.measure.size import macs, nonzero_parameters, parameter_count, storage_bytes
 from detpress.runtimes.opening import open_runtime
 from detpress.voc.devkit import Devkit
-from detpress.voc.evaluate import Evaluation, evaluate
+from detpress.voc.evaluate import Evaluation, evaluate, protocol_name
 from detpress.voc.results import write_results
 
 INTEGER_RUNTIMES = ("openvino", "onnxruntime", "torch-compile", "openvino-bf16")  # execute an int8 model in integers
@@ -32,8 +32,7 @@ def scoring_runtime(form: Form, runtimes: list[str]) -> str:
 
 def protocol_id(measure: Measure) -> str:
     """Names all that decides an mAP: `voc07@0.5+1px/score>0.005/nms0.45/max100`."""
-    at = "0.5:0.95" if measure.protocol == "coco" else f"{measure.iou:g}+1px"
-    return f"{measure.protocol}@{at}/{decoding_rules(measure.max_detections)}"
+    return f"{protocol_name(measure.protocol, measure.iou)}/{decoding_rules(measure.max_detections)}"
 
 
 def measure_model(
