@@ -12,14 +12,13 @@ import copy
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import removable_filters
-from detpress.detector.kinds import Convolution
+from detpress.detector.narrowing import narrowed_network
 from detpress.detector.network import Network
 from detpress.engine_log import engine_messages
 
@@ -45,7 +44,7 @@ def speed_up(
         for i in removable_filters(architecture, masks)
     }
     if not conv_masks:  # NNI would fail
-        return _rebuilt(smaller, architecture)
+        return narrowed_network(smaller, architecture)
     with engine_messages(log, "nni"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         ModelSpeedup(
@@ -56,20 +55,7 @@ def speed_up(
             graph_module=torch.fx.symbolic_trace(smaller),
             logger=log,
         ).speedup_model()
-    return _rebuilt(smaller, architecture)
-
-
-def _rebuilt(smaller: nn.Module, architecture: Architecture) -> Network:
-    """A network of the shared kind with the widths and the tensors of what NNI left."""
-    tensors = smaller.state_dict()
-    layers = tuple(
-        layer.with_filters(len(tensors[f"{convolution_name(i)}.weight"])) if isinstance(layer, Convolution) else layer
-        for i, layer in enumerate(architecture.layers)
-    )
-    with torch.device("meta"):
-        network = Network(replace(architecture, layers=layers))
-    network.load_state_dict({name: tensors[name] for name in network.state_dict()}, assign=True)
-    return network.eval()
+    return narrowed_network(smaller, architecture)
 
 
 def convolution_name(layer: int) -> str:

@@ -16,7 +16,9 @@ from detpress.training.config import TrainingConfig, TrainingOptions
 from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
-    from detpress.detector.model import Model, new_model
+    from detpress.detector.channels import coupled_convolutions, masks_of_filters
+    from detpress.detector.model import Model, apply_masks, new_model
+    from detpress.detector.narrowing import narrowed_network
     from detpress.detector.network import Network
     from detpress.encodings.bundle import load_bundle, save_bundle
 
@@ -40,8 +42,12 @@ __all__ = [
     "TrainingOptions",
     "Tuner",
     "Workbench",
+    "apply_masks",
+    "coupled_convolutions",
     "find_bundle",
     "load_bundle",
+    "masks_of_filters",
+    "narrowed_network",
     "new_model",
     "save_bundle",
 ]
@@ -49,7 +55,11 @@ __all__ = [
 NEED_TORCH = {
     "Model": "detpress.detector.model",
     "Network": "detpress.detector.network",
+    "apply_masks": "detpress.detector.model",
+    "coupled_convolutions": "detpress.detector.channels",
     "load_bundle": "detpress.encodings.bundle",
+    "masks_of_filters": "detpress.detector.channels",
+    "narrowed_network": "detpress.detector.narrowing",
     "new_model": "detpress.detector.model",
     "save_bundle": "detpress.encodings.bundle",
 }
