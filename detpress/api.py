@@ -9,40 +9,71 @@ from typing import TYPE_CHECKING, Any
 from detpress.builtin import find_bundle
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.contract.tuner import Assessor, Distribution, Judge, Proposals, Space, Tuner
+from detpress.detector.design import Design
 from detpress.detector.form import Form
+from detpress.detector.layer import Channels, FeatureMap, Layer
 from detpress.errors import InputError, StageError
 from detpress.options import BundleName, Options
 from detpress.training.config import TrainingConfig, TrainingOptions
 from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
+    from detpress.detector.architecture import Architecture, build_architecture
     from detpress.detector.channels import coupled_convolutions, masks_of_filters
+    from detpress.detector.kinds import (
+        AveragePool,
+        Convolution,
+        Dropout,
+        MaxPool,
+        Route,
+        ScaleChannels,
+        Shortcut,
+        Upsample,
+        Yolo,
+    )
+    from detpress.detector.layer_list import LayerList
     from detpress.detector.model import Model, apply_masks, new_model
     from detpress.detector.narrowing import narrowed_network
     from detpress.detector.network import Network
     from detpress.encodings.bundle import load_bundle, save_bundle
 
 __all__ = [
+    "Architecture",
     "Assessor",
+    "AveragePool",
     "BundleName",
+    "Channels",
+    "Convolution",
+    "Design",
     "Distribution",
+    "Dropout",
+    "FeatureMap",
     "Form",
     "ImageCounts",
     "InputError",
     "Judge",
+    "Layer",
+    "LayerList",
+    "MaxPool",
     "Model",
     "Network",
     "Options",
     "Plan",
     "Plugin",
     "Proposals",
+    "Route",
+    "ScaleChannels",
+    "Shortcut",
     "Space",
     "StageError",
     "TrainingConfig",
     "TrainingOptions",
     "Tuner",
+    "Upsample",
     "Workbench",
+    "Yolo",
     "apply_masks",
+    "build_architecture",
     "coupled_convolutions",
     "find_bundle",
     "load_bundle",
@@ -53,9 +84,21 @@ __all__ = [
 ]
 
 NEED_TORCH = {
+    "Architecture": "detpress.detector.architecture",
+    "AveragePool": "detpress.detector.kinds",
+    "Convolution": "detpress.detector.kinds",
+    "Dropout": "detpress.detector.kinds",
+    "LayerList": "detpress.detector.layer_list",
+    "MaxPool": "detpress.detector.kinds",
     "Model": "detpress.detector.model",
     "Network": "detpress.detector.network",
+    "Route": "detpress.detector.kinds",
+    "ScaleChannels": "detpress.detector.kinds",
+    "Shortcut": "detpress.detector.kinds",
+    "Upsample": "detpress.detector.kinds",
+    "Yolo": "detpress.detector.kinds",
     "apply_masks": "detpress.detector.model",
+    "build_architecture": "detpress.detector.architecture",
     "coupled_convolutions": "detpress.detector.channels",
     "load_bundle": "detpress.encodings.bundle",
     "masks_of_filters": "detpress.detector.channels",

@@ -25,7 +25,8 @@ from detpress.errors import InputError
 
 OPSETS = range(13, 24)  # those that a model can be written in
 EXPORTER_OPSET = 18  # the lowest that PyTorch's exporter writes
-SINCE_18 = ("antialias", "keep_aspect_ratio_policy")  # attributes of Resize, here at what it did before it had them
+# Attributes of Resize and ReduceMean, here at what they did before they had them.
+SINCE_18 = ("antialias", "keep_aspect_ratio_policy", "noop_with_empty_axes")
 
 
 def onnx_model(model: Model, target: Target = "onnxruntime", opset: int = OPSET) -> onnx.ModelProto:
@@ -73,16 +74,39 @@ def _float_model(network: Network) -> onnx.ModelProto:
 
 def _in_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """The operators of these networks do the same since opset 13, so that going down is a matter of what the file says;
-    ONNX's converter knows the way up only (it lacks `Add` and `Pad` downwards)."""
+    ONNX's converter knows the way up only (it lacks `Add` and `Pad` downwards).
+
+    Raises InputError where another package's layer has an operator that is younger.
+    """
     if opset > proto.opset_import[0].version:
         proto = version_converter.convert_version(proto, opset)
     for node in proto.graph.node if opset < EXPORTER_OPSET else ():
         kept = [attribute for attribute in node.attribute if attribute.name not in SINCE_18]
         del node.attribute[:]
         node.attribute.extend(kept)
+        if node.op_type == "ReduceMean" and len(node.input) == 2:  # which axes: an input since 18
+            axes = _constant(proto.graph, node.input.pop())
+            node.attribute.append(onnx.helper.make_attribute("axes", axes))
+        _check_known(node, opset)
     proto.opset_import[0].version = opset
     proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
     return proto
+
+
+def _constant(graph: onnx.GraphProto, name: str) -> list[int]:
+    [value] = [tensor for tensor in graph.initializer if tensor.name == name]
+    numbers: list[int] = onnx.numpy_helper.to_array(value).tolist()
+    return numbers
+
+
+def _check_known(node: onnx.NodeProto, opset: int) -> None:
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+        known = len(node.input) <= schema.max_input and all(part.name in schema.attributes for part in node.attribute)
+    except onnx.defs.SchemaError:
+        known = False
+    if not known:
+        raise InputError(f"{node.op_type} is not written in opset {opset}; expected --opset {EXPORTER_OPSET} or above")
 
 
 def metadata(architecture: Architecture) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The keys of a chain's stages, known before anything is computed.
 
-    key 0 = sha256(layer list, weights or seed, torch)
+    key 0 = sha256(layer list, weights or seed, torch, other packages' kinds of layers)
     key n = sha256(key n-1, plugin, options that are not at their defaults, versions, seed, data, device, protocol)
 
 Two runs share a stage where nothing differs that decides what it becomes. The number of threads is left out: another
@@ -22,10 +22,11 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from detpress.builtin import find_bundle
-from detpress.contract.plugin import Plugin
 from detpress.contract.registry import PLUGINS, engine_version
 from detpress.detector import images
+from detpress.detector.architecture import Architecture
 from detpress.detector.form import Form
+from detpress.detector.layer_kinds import LAYERS, kind_name
 from detpress.detector.model import Model
 from detpress.doors import distribution_of, version
 from detpress.encodings.bundle import bundle_digest
@@ -49,7 +50,8 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning")
 
 def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
     """The keys of all stages; `model` is the one before the first plugin."""
-    keys = [digest({"model": model_identity(recipe, model), "torch": version("torch")})]
+    first = {"model": model_identity(recipe, model), "torch": version("torch")}
+    keys = [digest(first | _kinds_of_others(model.architecture))]
     sets = [recipe.data.train]
     if recipe.data.val in devkit.image_set_names:  # needed only where something chooses by it
         sets.append(recipe.data.val)
@@ -83,7 +85,7 @@ def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
         "protocol": protocol_id(recipe.measure),
     }
     if distribution_of(step.name, PLUGINS)[0] != "detpress":
-        parts["code"] = code_digest(plugin)
+        parts["code"] = code_digest(type(plugin))
     if plugin.chooses_by_map:
         runtime = scoring_runtime(Form.INT8, list(recipe.measure.runtimes))
         parts["scored in"] = [runtime, version(runtime.partition("-")[0])]
@@ -120,13 +122,21 @@ def _files(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def code_digest(plugin: Plugin) -> str:
-    """sha256 over the source of the plugin's package, or of its module where that lies in no package."""
-    name = type(plugin).__module__.partition(".")[0]
+def _kinds_of_others(architecture: Architecture) -> dict[str, Any]:
+    """What other packages bring of the network: nothing where it is of detpress alone."""
+    kinds = {kind_name(kind): kind for kind in {type(layer) for layer in architecture.layers}}
+    brought = {name: distribution_of(name, LAYERS) for name in sorted(kinds)}
+    of_others = {name: (*by, code_digest(kinds[name])) for name, by in brought.items() if by[0] != "detpress"}
+    return {"layers": of_others} if of_others else {}
+
+
+def code_digest(kind: type) -> str:
+    """sha256 over the source of the class's package, or of its module where that lies in no package."""
+    name = kind.__module__.partition(".")[0]
     folders = [Path(folder) for folder in getattr(sys.modules[name], "__path__", ())]
     sources = {str(path.relative_to(folder)): path for folder in folders for path in folder.rglob("*.py")}
     if not folders:
-        sources = {name: Path(inspect.getfile(type(plugin)))}
+        sources = {name: Path(inspect.getfile(kind))}
     return digest({name: _sha256(path) for name, path in sources.items()})
 
 

@@ -1,0 +1,197 @@
+"""A package of others that brings kinds of layers and an architecture: one file, and an entry point for each."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from command_line import Command
+
+from detpress import doors
+from detpress.detector.architecture import build_architecture
+from detpress.encodings.bundle import load_bundle
+
+STRANGER = """
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from detpress.api import AveragePool, Convolution, Design, FeatureMap, Layer, LayerList, ScaleChannels, Shortcut
+
+
+@dataclass(frozen=True)
+class Gain(Layer):
+    'Multiplies each channel by a number that is learnt.'
+
+    start: int = 1
+
+    def given(self, taken):
+        return taken[0]
+
+    def module(self, taken):
+        return Times(taken[0].channels, self.start)
+
+    def parameters(self, taken):
+        return taken[0].channels
+
+    def macs(self, taken, given):
+        return given.channels * given.side**2
+
+
+class Times(nn.Module):
+    def __init__(self, channels, start):
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((channels, 1, 1), float(start)))
+
+    def forward(self, x):
+        return x * self.gain
+
+
+@dataclass(frozen=True)
+class Size(Layer):
+    'How far each number is from zero.'
+
+    def given(self, taken):
+        return taken[0]
+
+    def module(self, taken):
+        return Absolute()
+
+    def channels(self, taken):
+        return "passed"
+
+
+class Absolute(nn.Module):
+    def forward(self, x):
+        return x.abs()
+
+
+class Mobile(Design):
+    'Depthwise blocks with squeeze and excitation.'
+
+    anchors = ((20, 20), (40, 40), (60, 60))
+    anchors_at = 96
+
+    def layers(self, classes, anchors, image_size, width):
+        net = LayerList(width)
+        net.convolution(64, 3, stride=2)
+        net.add(Size())
+        for _ in range(3):
+            filters = max(1, round(128 * width))
+            net.add(Convolution(filters, 3, 2, activation="relu6"))
+            before = net.add(Gain(2)) if not _ else len(net.layers) - 1
+            net.add(Convolution(2 * filters, 1, activation="hard_swish"))
+            source = net.add(Convolution(2 * filters, (3, 3), activation="swish", groups=2 * filters))
+            net.add(AveragePool())
+            net.add(Convolution(4, 1, batch_normalize=False, activation="relu"))
+            net.add(Convolution(2 * filters, 1, batch_normalize=False, activation="logistic"))
+            net.add(ScaleChannels(source))
+            net.add(Convolution(filters, 1, activation="linear"))
+            net.add(Shortcut(before))
+        net.head(anchors, classes)
+        return net.layers
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The distribution, installed."""
+    folder = tmp_path / "strangers"
+    info = folder / "stranger_layers-1.2.dist-info"
+    info.mkdir(parents=True)
+    (folder / "stranger_layers.py").write_text(STRANGER)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger_layers\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(
+        "[detpress.layers]\nmine.gain = stranger_layers:Gain\nmine.size = stranger_layers:Size\n"
+        "[detpress.architectures]\nmine.mobile = stranger_layers:Mobile\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    doors.entries_of.cache_clear()
+    yield folder
+    doors.entries_of.cache_clear()
+    sys.modules.pop("stranger_layers", None)
+
+
+MOBILE = ["--set", "model={arch: mine.mobile, width: 0.0625, image_size: 96}"]
+CHAIN = ["--set", "chain=[{train.scratch: {epochs: 1}}, {nni.l1norm: {sparsity: 0.5}}, nni.speedup]"]
+MEASURE = ["--set", "measure={runtimes: [torch, onnxruntime], threads: 1, memory: false}"]
+
+
+def test_another_packages_network_is_trained_pruned_exported_and_scored(
+    detpress: Command, workplace: Path, package: Path
+) -> None:
+    said = detpress("run", "small.yaml", *MOBILE, *CHAIN, *MEASURE, "--out", "out", "--json")
+    assert said.code == 0, said.err
+    _, _, pruned, smaller = said.json["stages"]
+    figures = [stage["metrics"] for stage in (pruned, smaller)]
+    assert figures[0]["map"] == figures[1]["map"]
+    assert figures[1]["parameters"] < 0.7 * figures[0]["parameters"]
+    bundle = smaller["bundle"]
+    model = load_bundle(Path(bundle))
+    counted = detpress("model", bundle, "--json").json
+    assert counted["parameters"] == figures[1]["parameters"] == sum(p.numel() for p in model.network.parameters())
+    assert [row["type"] for row in counted["layers"]].count("mine.gain") == 1
+    filters = {row["index"]: row["channels"] for row in counted["layers"]}
+    assert filters[0] == 2, "before what passes on channel by channel half of them go"
+    assert filters[2] == 8, "before a kind that does not tell all stay"
+    assert detpress("export", bundle, "--to", "onnx", "--out", "mobile.onnx").code == 0
+    image = torch.rand(1, 3, 96, 96)
+    session = onnxruntime.InferenceSession("mobile.onnx", providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        [map_16] = model.network(image)
+    assert np.allclose(session.run(None, {"images": image.numpy()})[0], map_16, atol=1e-4)
+    scored = detpress("evaluate", "mobile.onnx", "--data", "digits", "--json")
+    assert scored.json["map"] == pytest.approx(detpress("evaluate", bundle, "--data", "digits", "--json").json["map"])
+
+
+def test_what_is_not_installed_any_more_is_said_by_its_name(
+    detpress: Command, workplace: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = detpress("run", "small.yaml", *MOBILE, "--set", "chain=[]", "--out", "out", "--json")
+    bundle = said.json["stages"][0]["bundle"]
+    shutil.rmtree(package)
+    doors.entries_of.cache_clear()
+    said = detpress("model", bundle)
+    assert said.code == 2
+    assert "layer 1: unknown layer 'mine.size'" in said.err
+    assert "nothing that is installed brings 'mine.*'" in said.err
+    said = detpress("validate", "small.yaml", *MOBILE)
+    assert said.code == 2
+    assert "model.arch: unknown architecture 'mine.mobile'" in said.err
+
+
+def test_the_code_of_a_kind_is_in_the_key(detpress: Command, workplace: Path, package: Path) -> None:
+    def key() -> str:
+        said = detpress("run", "small.yaml", *MOBILE, "--set", "chain=[]", *MEASURE, "--json")
+        [stage] = said.json["stages"]
+        return str(stage["key"])
+
+    first = key()
+    assert key() == first
+    (package / "stranger_layers.py").write_text(STRANGER.replace("x * self.gain", "x / self.gain"))
+    assert key() != first
+
+
+@pytest.mark.usefixtures("package")
+def test_architectures_of_others_are_listed(detpress: Command) -> None:
+    rows = {row["name"]: row for row in detpress("model", "--json").json}
+    assert rows.keys() >= {"yolov3", "yolov3-spp", "yolov3-tiny"}
+    assert rows["mine.mobile"] == {
+        "name": "mine.mobile",
+        "description": "Depthwise blocks with squeeze and excitation.",
+        "distribution": "stranger_layers 1.2",
+    }
+    assert build_architecture("mine.mobile", ["cell"], 96, 0.0625).name == "mine.mobile"
+
+
+@pytest.mark.usefixtures("package")
+def test_darknet_has_no_layer_of_others(detpress: Command, workplace: Path) -> None:
+    said = detpress("run", "small.yaml", *MOBILE, "--set", "chain=[]", *MEASURE, "--json")
+    said = detpress("export", said.json["stages"][0]["bundle"], "--to", "darknet")
+    assert said.code == 2
+    assert "layers.1: Darknet has no mine.size layer" in said.err
