@@ -63,16 +63,19 @@ def evaluate(
     if results is not None:
         devkit = open_data(data)
         detections = read_results(results, split, devkit.classes, devkit.image_set_names)
+        evaluation = evaluate_detections(devkit.image_set(split), detections, chosen, iou)
     else:
-        from detpress.detector.predict import full_images, predict_image_set
+        from detpress.detector.predict import full_images
+        from detpress.measure.scoring import score as scored
+        from detpress.measure.section import Measure
         from detpress.run.terminal import TerminalListener
 
         architecture, run, runtime_name = _open(str(bundle), runtime)
         devkit = open_data(data, list(architecture.classes))
         with TerminalListener() as terminal:
-            detections = predict_image_set(run, architecture, devkit, split, terminal.progress, max_detections)
+            measure = Measure(protocol=chosen, iou=iou, max_detections=max_detections)
+            evaluation, detections = scored(run, architecture, devkit, split, measure, terminal.progress)
         full = full_images(detections, max_detections)
-    evaluation = evaluate_detections(devkit.image_set(split), detections, chosen, iou)
     without = [name for name in detections if name not in (*evaluation.ap, *evaluation.left_out)]
     if as_json:
         print_json(
@@ -196,7 +199,7 @@ def _open(source: str, runtime: str | None) -> "tuple[Architecture, Run, str]":
     from detpress.builtin import find_bundle
     from detpress.encodings.bundle import load_bundle
     from detpress.errors import InputError, nearest
-    from detpress.measure.metrics import scoring_runtime
+    from detpress.measure.scoring import scoring_runtime
     from detpress.runtimes.names import RUNTIMES
     from detpress.runtimes.opening import EXPORTED, open_runtime, read_exported
 

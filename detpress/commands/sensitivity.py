@@ -37,14 +37,14 @@ def sensitivity(
     from detpress.detector.form import Form
     from detpress.detector.images import read_squares
     from detpress.detector.network import Network
-    from detpress.detector.predict import predict_image_set
     from detpress.encodings.bundle import load_bundle
     from detpress.errors import InputError
+    from detpress.measure.scoring import score as scored
+    from detpress.measure.section import Measure
     from detpress.measure.sensitivity import measure_sensitivity
     from detpress.measure.size import macs
     from detpress.report.sensitivity import plot_sensitivity, sensitivity_table
     from detpress.run.terminal import TerminalListener
-    from detpress.voc.evaluate import evaluate
     from detpress.voc.named import open_data
 
     folder = find_bundle(bundle)
@@ -74,13 +74,7 @@ def sensitivity(
             original.network,
             squares,
             terminal.progress,
-            (
-                lambda network: (
-                    evaluate(
-                        annotations, predict_image_set(network, architecture, devkit, split, terminal.progress)
-                    ).map
-                )
-            )
+            (lambda network: scored(network, architecture, devkit, split, Measure(), terminal.progress)[0].map)
             if score
             else None,
         )

@@ -4,35 +4,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detpress.detector.boxes import decoding_rules
 from detpress.detector.encoding import SIXTEEN_BITS, Encoding
 from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.detector.predict import predict_image_set
 from detpress.encodings.bundle import bundle_bytes
 from detpress.measure.latency import measure_latency, measure_processing, processor
 from detpress.measure.memory import peak_memory
+from detpress.measure.scoring import score, scoring_runtime
 from detpress.measure.section import Measure
 from detpress.measure.size import macs, nonzero_parameters, parameter_count, storage_bytes
 from detpress.runtimes.opening import open_runtime
 from detpress.voc.devkit import Devkit
-from detpress.voc.evaluate import Evaluation, evaluate, protocol_name
+from detpress.voc.evaluate import Evaluation
 from detpress.voc.results import write_results
 
-INTEGER_RUNTIMES = ("openvino", "onnxruntime", "torch-compile", "openvino-bf16")  # execute an int8 model in integers
 PROCESSED = 50  # images on which reading and decoding are timed
-
-
-def scoring_runtime(form: Form, runtimes: list[str]) -> str:
-    """Where mAP is measured: a model in integers in the first of the recipe's runtimes that computes in integers."""
-    if form is Form.INT8:
-        return next((name for name in runtimes if name in INTEGER_RUNTIMES), "torch")
-    return "torch"
-
-
-def protocol_id(measure: Measure) -> str:
-    """Names all that decides an mAP: `voc07@0.5+1px/score>0.005/nms0.45/max100`."""
-    return f"{protocol_name(measure.protocol, measure.iou)}/{decoding_rules(measure.max_detections)}"
 
 
 def measure_model(
@@ -64,10 +50,7 @@ def measure_model(
             progress(f"latency in {name}", 0, 1)
             latency[name] = measure_latency(runtime, model.architecture, measure.batch)
         if name in scored:
-            detections = predict_image_set(
-                runtime.run, model.architecture, devkit, split, progress, measure.max_detections
-            )
-            evaluations[name] = evaluate(devkit.image_set(split), detections, measure.protocol, measure.iou)
+            evaluations[name], detections = score(runtime.run, model.architecture, devkit, split, measure, progress)
         if name == scored_in:
             write_results(results, split, detections)
             paths = [devkit.image_path(annotation) for annotation in devkit.image_set(split)[:PROCESSED]]

@@ -25,7 +25,7 @@ from detpress.detector.network import Network
 from detpress.doors import distribution_of, version
 from detpress.encodings.bundle import load_bundle
 from detpress.errors import InputError, StageError
-from detpress.measure.metrics import protocol_id
+from detpress.measure.scoring import protocol_id
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import initial_model
 from detpress.run.keys import chain_keys

@@ -30,7 +30,7 @@ from detpress.detector.layer_kinds import LAYERS, kind_name
 from detpress.detector.model import Model
 from detpress.doors import distribution_of, version
 from detpress.encodings.bundle import bundle_digest
-from detpress.measure.metrics import protocol_id, scoring_runtime
+from detpress.measure.scoring import protocol_id, scoring_runtime
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import model_identity
 from detpress.run.store import digest

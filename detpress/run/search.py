@@ -23,7 +23,7 @@ from detpress.detector.form import Form
 from detpress.errors import DetpressError, InputError, StageError
 from detpress.files.plain_json import read_json
 from detpress.measure.figures import figure
-from detpress.measure.metrics import protocol_id, scoring_runtime
+from detpress.measure.scoring import protocol_id, scoring_runtime
 from detpress.recipe.file import Recipe, recipe_text, trial_recipe
 from detpress.recipe.search import Search
 from detpress.run.chain import run_chain

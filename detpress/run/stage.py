@@ -35,7 +35,8 @@ from detpress.doors import version
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.engine_log import standard_output_into
 from detpress.errors import DetpressError, InputError, StageError, no_room
-from detpress.measure.metrics import measure_model, protocol_id
+from detpress.measure.metrics import measure_model
+from detpress.measure.scoring import protocol_id
 from detpress.recipe.file import Recipe
 from detpress.run.keys import chosen
 from detpress.run.store import Store, digest

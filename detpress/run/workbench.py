@@ -18,11 +18,11 @@ from detpress.builtin import find_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.images import read_squares
 from detpress.detector.model import Model
-from detpress.detector.predict import BATCH, Run, predict_image_set
+from detpress.detector.predict import BATCH, Run
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import InputError, StageError, shortened
 from detpress.measure.latency import measure_latency
-from detpress.measure.metrics import scoring_runtime
+from detpress.measure.scoring import score, scoring_runtime
 from detpress.measure.section import Measure
 from detpress.recipe.sections import Data
 from detpress.run.store import digest, remember
@@ -34,7 +34,7 @@ from detpress.training.loss import yolo_loss
 from detpress.training.step import EngineTraining, steps_per_epoch
 from detpress.training.trainer import TrainingContext, fit, train
 from detpress.voc.devkit import Devkit, check_boxes
-from detpress.voc.evaluate import Score, evaluate
+from detpress.voc.evaluate import Score
 
 
 @dataclass
@@ -115,10 +115,7 @@ class StageWorkbench:
         name = self.data.val if split == "val" else split
         runtime = scoring_runtime(model.form, list(self.measure.runtimes))
         run = self._run_here(model.network) if runtime == "torch" else self._open(runtime, model).run
-        detections = predict_image_set(
-            run, model.architecture, self.devkit, name, max_detections=self.measure.max_detections
-        )
-        return Score(evaluate(self.devkit.image_set(name), detections, self.measure.protocol, self.measure.iou))
+        return Score(score(run, model.architecture, self.devkit, name, self.measure)[0])
 
     def gradients(self, model: Model, images: int, or_fewer: bool = False) -> dict[str, Tensor]:
         chosen = self._drawn(images, or_fewer, "images")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from detpress.contract.registry import engine_version
 from detpress.measure.figures import flat_figures, higher_is_better, is_simulated
-from detpress.measure.metrics import protocol_id
+from detpress.measure.scoring import protocol_id
 from detpress.measure.section import Measure
 from detpress.recipe.file import Recipe
 from detpress.run.stage import Stage

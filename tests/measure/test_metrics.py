@@ -7,7 +7,8 @@ from detpress.detector.input_scale import InputScale
 from detpress.encodings.half import Half
 from detpress.encodings.int8 import Int8
 from detpress.encodings.simulated import Simulated
-from detpress.measure.metrics import scoring_runtime, simulated_figures
+from detpress.measure.metrics import simulated_figures
+from detpress.measure.scoring import scoring_runtime
 
 ENCODINGS: dict[Form, Encoding] = {
     Form.DENSE: Float32(),
