@@ -15,8 +15,12 @@ class LayerList:
         self.layers.append(layer)
         return len(self.layers) - 1
 
+    def filters(self, filters: int) -> int:
+        """So many at the list's width."""
+        return max(1, round(filters * self.width))
+
     def convolution(self, filters: int, size: int, stride: int = 1) -> int:
-        return self.add(Convolution(max(1, round(filters * self.width)), size, stride))
+        return self.add(Convolution(self.filters(filters), size, stride))
 
     def alternate(self, filters: int, times: int) -> int:
         """`times` convolutions, by turns 1x1 with `filters` and 3x3 with twice as many; the last one's index."""

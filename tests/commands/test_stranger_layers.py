@@ -82,7 +82,7 @@ class Mobile(Design):
         net.convolution(64, 3, stride=2)
         net.add(Size())
         for _ in range(3):
-            filters = max(1, round(128 * width))
+            filters = net.filters(128)
             net.add(Convolution(filters, 3, 2, activation="relu6"))
             before = net.add(Gain(2)) if not _ else len(net.layers) - 1
             net.add(Convolution(2 * filters, 1, activation="hard_swish"))
