@@ -20,6 +20,8 @@ from detpress.training.image_counts import ImageCounts
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture, build_architecture
     from detpress.detector.channels import coupled_convolutions, masks_of_filters
+    from detpress.detector.encoding import EncodedConvolution, Encoding, UnpackedConvolution
+    from detpress.detector.folding import folded_weight
     from detpress.detector.kinds import (
         AveragePool,
         Convolution,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from detpress.detector.layer_list import LayerList
     from detpress.detector.model import Model, apply_masks, new_model
     from detpress.detector.narrowing import narrowed_network
-    from detpress.detector.network import Network
+    from detpress.detector.network import Network, with_encoded
     from detpress.encodings.bundle import load_bundle, save_bundle
 
 __all__ = [
@@ -47,6 +49,8 @@ __all__ = [
     "Design",
     "Distribution",
     "Dropout",
+    "EncodedConvolution",
+    "Encoding",
     "FeatureMap",
     "Form",
     "ImageCounts",
@@ -69,6 +73,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingOptions",
     "Tuner",
+    "UnpackedConvolution",
     "Upsample",
     "Workbench",
     "Yolo",
@@ -76,11 +81,13 @@ __all__ = [
     "build_architecture",
     "coupled_convolutions",
     "find_bundle",
+    "folded_weight",
     "load_bundle",
     "masks_of_filters",
     "narrowed_network",
     "new_model",
     "save_bundle",
+    "with_encoded",
 ]
 
 NEED_TORCH = {
@@ -88,6 +95,8 @@ NEED_TORCH = {
     "AveragePool": "detpress.detector.kinds",
     "Convolution": "detpress.detector.kinds",
     "Dropout": "detpress.detector.kinds",
+    "EncodedConvolution": "detpress.detector.encoding",
+    "Encoding": "detpress.detector.encoding",
     "LayerList": "detpress.detector.layer_list",
     "MaxPool": "detpress.detector.kinds",
     "Model": "detpress.detector.model",
@@ -95,16 +104,19 @@ NEED_TORCH = {
     "Route": "detpress.detector.kinds",
     "ScaleChannels": "detpress.detector.kinds",
     "Shortcut": "detpress.detector.kinds",
+    "UnpackedConvolution": "detpress.detector.encoding",
     "Upsample": "detpress.detector.kinds",
     "Yolo": "detpress.detector.kinds",
     "apply_masks": "detpress.detector.model",
     "build_architecture": "detpress.detector.architecture",
     "coupled_convolutions": "detpress.detector.channels",
+    "folded_weight": "detpress.detector.folding",
     "load_bundle": "detpress.encodings.bundle",
     "masks_of_filters": "detpress.detector.channels",
     "narrowed_network": "detpress.detector.narrowing",
     "new_model": "detpress.detector.model",
     "save_bundle": "detpress.encodings.bundle",
+    "with_encoded": "detpress.detector.network",
 }
 
 

@@ -82,6 +82,8 @@ class Encoding(ABC):
         Only networks of which some layer is computed in integers are written so, all others by PyTorch's exporter.
         Returns the name of what is given.
         """
+        if self.rounds_input:
+            raise InputError(f"{name}: what {type(self).__name__} rounds is not written in a graph of integers")
         tensors = convolution.state_dict()
         weight = self.weight(tensors, weight_shape(convolution))
         return graph.convolution(x, name, geometry(convolution), weight, tensors["bias"])

@@ -92,6 +92,20 @@ def filled_network(
     return network.eval().requires_grad_(False)
 
 
+def with_encoded(network: Network, layers: Mapping[int, tuple[Encoding, Mapping[str, Tensor]]]) -> Network:
+    """`network` with some convolutions encoded anew, all others as they are; tensors are shared.
+
+    layers: by layer number, the encoding and the tensors that its module keeps, by their names there.
+    """
+    state = dict(network.state_dict())
+    for i, (encoding, tensors) in layers.items():
+        replaced = (f"layers.{i}.convolution.", *(() if encoding.keeps_norm else (f"layers.{i}.norm.",)))
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(replaced)}
+        state |= {f"layers.{i}.convolution.{name}": tensor for name, tensor in tensors.items()}
+    encodings = network.encodings | {i: encoding for i, (encoding, _) in layers.items()}
+    return filled_network(network.architecture, encodings, state, network.between)
+
+
 def as_it_is(layer: int, x: Tensor) -> Tensor:
     return x
 

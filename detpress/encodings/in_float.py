@@ -1,8 +1,11 @@
 """The float network that computes what encoded weights stand for."""
 
+from torch import Tensor
+
+from detpress.detector.encoding import Encoding
 from detpress.detector.float32 import Float32, FoldedFloat32
 from detpress.detector.folding import stored_weight
-from detpress.detector.network import Network, filled_network
+from detpress.detector.network import Network, with_encoded
 
 
 def in_float(network: Network) -> Network:
@@ -10,17 +13,12 @@ def in_float(network: Network) -> Network:
 
     Tensors that are in float are shared.
     """
-    float_layers = {i: encoding for i, encoding in network.encodings.items() if not encoding.rounds_input}
-    tensors = dict(network.state_dict())
-    for i in float_layers:
-        name = f"layers.{i}.convolution"
-        convolution = network.get_submodule(name).state_dict()
-        for part in convolution:
-            del tensors[f"{name}.{part}"]
-        tensors[f"{name}.weight"] = stored_weight(network, i)
-        if "bias" in convolution:
-            tensors[f"{name}.bias"] = convolution["bias"].float()
-    encodings = network.encodings | {
-        i: Float32() if encoding.keeps_norm else FoldedFloat32() for i, encoding in float_layers.items()
-    }
-    return filled_network(network.architecture, encodings, tensors)
+    layers: dict[int, tuple[Encoding, dict[str, Tensor]]] = {}
+    for i, encoding in network.encodings.items():
+        if encoding.rounds_input:
+            continue
+        tensors = network.get_submodule(f"layers.{i}.convolution").state_dict()
+        kept = {"bias": tensors["bias"].float()} if "bias" in tensors else {}
+        encoding_in_float = Float32() if encoding.keeps_norm else FoldedFloat32()
+        layers[i] = (encoding_in_float, {"weight": stored_weight(network, i), **kept})
+    return with_encoded(network, layers)

@@ -13,16 +13,21 @@ of a tensor or of a filter (QAT, PTQ, LSQ, LSQ+), DoReFa's levels, or -1 and 1 (
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Convolution
-from detpress.detector.encoding import EncodedConvolution, Encoding
+from detpress.detector.encoding import EncodedConvolution, Encoding, geometry, weight_shape
 from detpress.detector.folding import batch_norm_of
 from detpress.detector.network import Network, filled_network, folded_but
 from detpress.encodings.int8 import int8_tensors
 from detpress.errors import InputError
+
+if TYPE_CHECKING:
+    from detpress.detector.onnx_graph import Graph
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,19 @@ class Grid:
         else:
             q = torch.round(torch.clamp(x / self.scale + self.zero_point, self.lowest, self.highest))
         return (q - self.zero_point) * self.scale
+
+    def to_onnx(self, graph: "Graph", x: str, name: str) -> str:
+        """The same of `x`, as nodes of a graph."""
+        numbers = (self.scale, self.zero_point, self.lowest, self.highest)
+        scale, zero_point, lowest, highest = (graph.scalar(np.float32(number)) for number in numbers)
+        if self.highest - self.lowest == 1:
+            middle = graph.scalar(np.float32((self.lowest + 0.5 - self.zero_point) * self.scale))
+            upper = graph.add("Not", [graph.add("Less", [x, middle], f"{name}.lower")], f"{name}.upper")
+            q = graph.add("Where", [upper, highest, lowest], f"{name}.q")
+        else:
+            steps = graph.add("Add", [graph.add("Div", [x, scale], f"{name}.steps"), zero_point], f"{name}.shifted")
+            q = graph.add("Round", [graph.add("Clip", [steps, lowest, highest], f"{name}.bounded")], f"{name}.q")
+        return graph.add("Mul", [graph.add("Sub", [q, zero_point], f"{name}.centred"), scale], f"{name}.rounded")
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,12 @@ class Simulated(Encoding):
         if not tensors["weight_zero_point"].any():
             del sizes["weight_zero_point"]
         return sum(sizes.values())
+
+    def to_onnx(self, graph: "Graph", x: str, name: str, convolution: EncodedConvolution | nn.Conv2d) -> str:
+        tensors = convolution.state_dict()
+        weight = self.weight(tensors, weight_shape(convolution))
+        x = x if self.input is None else self.input.to_onnx(graph, x, f"{name}.input")
+        return graph.convolution(x, name, geometry(convolution), weight, tensors["bias"])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from detpress.detector.float32 import FoldedFloat32
 from detpress.detector.folding import folded_weight
-from detpress.detector.network import Network, filled_network
+from detpress.detector.network import Network, with_encoded
 from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError
 from detpress.measure.size import layer_table
@@ -83,12 +83,8 @@ def _decibels(signal: float, noise: float) -> float:
 
 def in_float(quantized: Network, parent: Network, layers: Collection[int]) -> Network:
     """`quantized` with some of its convolutions, by layer number, computed in float with the weights of `parent`."""
-    encodings = quantized.encodings | dict.fromkeys(layers, FoldedFloat32())
-    prefixes = tuple(f"layers.{i}." for i in layers)
-    tensors = {name: tensor for name, tensor in quantized.state_dict().items() if not name.startswith(prefixes)}
-    for i in layers:
-        tensors[f"layers.{i}.convolution.weight"], tensors[f"layers.{i}.convolution.bias"] = folded_weight(parent, i)
-    return filled_network(quantized.architecture, encodings, tensors, quantized.between)
+    folded = {i: dict(zip(("weight", "bias"), folded_weight(parent, i), strict=True)) for i in layers}
+    return with_encoded(quantized, {i: (FoldedFloat32(), tensors) for i, tensors in folded.items()})
 
 
 def measure_sensitivity(

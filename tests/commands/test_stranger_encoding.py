@@ -1,0 +1,183 @@
+"""An encoding of another package: one file and one entry point, and it is saved, sized, run, exported and reported."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Command
+
+from detpress import doors
+from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
+from detpress.detector.input_scale import InputScale
+from detpress.detector.model import new_model
+from detpress.detector.network import Network
+from detpress.encodings import known
+from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.encodings.int8 import Int8
+from detpress.errors import InputError
+from detpress.report.layers import layer_states
+from detpress.runtimes.export import write_onnx
+from detpress.runtimes.opening import open_runtime
+
+ENCODING = '''
+from dataclasses import dataclass
+
+import torch
+
+from detpress.api import Encoding, UnpackedConvolution
+
+
+@dataclass(frozen=True)
+class Codebook(Encoding):
+    """16 values that the weights of a layer share.
+
+    values: float32 (16,); codes: uint8, two indices a byte, the first in its lower half; bias: float32 (F,).
+    """
+
+    stored_bits = 4
+
+    def module(self, like):
+        tensors = {
+            "values": torch.zeros(16),
+            "codes": torch.zeros(-(-like.weight.numel() // 2), dtype=torch.uint8),
+            "bias": torch.zeros(like.out_channels),
+        }
+        return UnpackedConvolution(self, like, tensors)
+
+    def weight(self, tensors, shape):
+        codes = tensors["codes"]
+        indices = torch.stack([codes & 15, codes >> 4], dim=1).flatten()[: shape.numel()]
+        return tensors["values"][indices.long()].reshape(shape)
+'''
+
+PLUGIN = """
+from detpress.api import Form, Options, Plugin
+
+
+class Share(Plugin):
+    "Gives the weights of all convolutions but the first and the heads 16 values a layer, even ones over their range."
+
+    class Config(Options):
+        pass
+
+    accepts = frozenset({Form.DENSE})
+    returns = Form.PACKED
+
+    def apply(self, model, config, bench):
+        import torch
+        from codebook_encoding import Codebook
+
+        from detpress.api import folded_weight, with_encoded
+
+        layers = {}
+        for i in list(model.encodings)[1:]:
+            if i in model.architecture.heads:
+                continue
+            weight, bias = folded_weight(model.network, i)
+            values = torch.linspace(float(weight.min()), float(weight.max()), 16)
+            codes = (weight.flatten()[:, None] - values).abs().argmin(dim=1).to(torch.uint8)
+            codes = torch.nn.functional.pad(codes, (0, len(codes) % 2))
+            layers[i] = Codebook(), {"values": values, "codes": codes[0::2] | codes[1::2] << 4, "bias": bias}
+        return model.with_network(with_encoded(model.network, layers), Form.PACKED)
+"""
+
+
+def forget_what_is_installed() -> None:
+    doors.entries_of.cache_clear()
+    known.encoding_name.cache_clear()
+
+
+@pytest.fixture
+def codebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A distribution with the encoding and the plugin, installed; the folder that it lies in."""
+    folder = tmp_path / "strangers"
+    info = folder / "codebooks-1.2.dist-info"
+    info.mkdir(parents=True)
+    (folder / "codebook_encoding.py").write_text(ENCODING)
+    (folder / "codebook_plugin.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: codebooks\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(
+        "[detpress.plugins]\nmine.share = codebook_plugin:Share\n"
+        "[detpress.encodings]\nmine.codebook = codebook_encoding:Codebook\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    forget_what_is_installed()
+    yield folder
+    forget_what_is_installed()
+
+
+def test_a_chain_with_an_encoding_of_another_package(detpress: Command, workplace: Path, codebook: Path) -> None:
+    tiny = ("--set", "model.arch=yolov3-tiny", "--set", "measure.memory=false", "--set", "measure.runtimes=[torch]")
+    ran = detpress("run", "small.yaml", "--set", "chain=[mine.share]", *tiny, "--out", "out", "--json")
+    assert ran.code == 0, ran.err
+    before, after = ran.json["stages"]
+    assert (after["form"], after["metrics"]["simulated"]) == ("packed", [])
+    bundle = workplace / "out/1-mine.share/bundle"
+    model = load_bundle(bundle)
+    shared = [f"layers.{i}" for i, encoding in model.encodings.items() if encoding.stored_bits == 4]
+    assert len(shared) == 13 - 1 - len(model.architecture.heads)
+
+    described = json.loads((bundle / "model.json").read_text())
+    assert described["form"] == "packed"
+    assert described["encodings"] == {key: {"type": "mine.codebook", "package": "codebooks 1.2"} for key in shared}
+
+    dense = load_bundle(workplace / "out/0-model/bundle")
+    assert isinstance(dense.network, Network)
+    size = 0
+    for i, name in [(i, f"layers.{i}") for i in dense.encodings]:
+        weight = dense.network.get_parameter(f"{name}.convolution.weight")
+        norm = [tensor for key, tensor in dense.network.state_dict().items() if key.startswith(f"{name}.norm.")]
+        if name in shared:
+            size += -(-weight.numel() // 2) + 4 * 16 + 4 * len(weight)
+        else:
+            size += 4 * (weight.numel() + (4 if norm else 1) * len(weight))
+        assert i in model.encodings
+    assert after["metrics"]["storage_bytes"]["packed"] == size
+    assert after["metrics"]["parameters"] < before["metrics"]["parameters"], "BatchNorm is folded in"
+
+    states = layer_states(bundle)
+    assert {name for name, state in states.items() if state.bits == 4} == set(shared)
+    assert all(state.bits == 32 for name, state in states.items() if name not in shared)
+
+    difference = write_onnx(model, workplace / "shared.onnx")
+    assert difference.largest <= 1e-5 * difference.size
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        maps = model.network(image)
+        for name in ("onnxruntime", "openvino"):
+            for one, other in zip(maps, open_runtime(name, model, 2, 1).run(image), strict=True):
+                assert float((one - other).abs().max()) <= 1e-5 * float(one.abs().max())
+        weight = model.network.get_buffer(f"{shared[0]}.convolution.decoded")
+        assert len(weight.unique()) <= 16
+    said = detpress("export", bundle, "--to", "onnx", "--out", "exported.onnx")
+    assert said.code == 0, said.err
+
+
+def test_a_bundle_whose_encoding_is_not_installed_says_what_to_install(
+    detpress: Command, workplace: Path, codebook: Path
+) -> None:
+    tiny = ("--set", "model.arch=yolov3-tiny", "--set", "measure={runtimes: [], memory: false}")
+    assert detpress("run", "small.yaml", "--set", "chain=[mine.share]", *tiny, "--out", "out").code == 0
+    shutil.rmtree(codebook / "codebooks-1.2.dist-info")
+    forget_what_is_installed()
+    with pytest.raises(
+        InputError, match=r"layers\.2: .*'mine\.codebook' is not installed here; install codebooks 1\.2"
+    ):
+        load_bundle(workplace / "out/1-mine.share/bundle")
+
+
+def test_an_encoding_without_an_entry_point_is_not_saved(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Own(Int8):
+        pass
+
+    model = new_model(build_architecture("yolov3-tiny", ["cat"], 64, width=0.0625), seed=0)
+    model = model.with_network(Network(model.architecture, {0: Own(InputScale(0.1, 0))}), Form.INT8)
+    with pytest.raises(InputError, match=r"could not be read again: expected an entry point of detpress\.encodings"):
+        save_bundle(model, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
