@@ -2,7 +2,7 @@
 
 NNI's compressors call an `Evaluator`, which owns optimizer and training step, so that they can patch both: masks are
 made after a step of the optimizer, penalties are added to the loss. Its `LightningEvaluator` fails on current
-Lightning, so its `TorchEvaluator` hands the patched parts to `bench.train`:
+Lightning, so its `TorchEvaluator` hands the patched parts to `bench.train`, as an objective and an optimizer:
 
     network = copy.deepcopy(model.network).requires_grad_(True)
     evaluator = WorkbenchEvaluator(network, model.architecture, config.training, bench)
@@ -16,7 +16,7 @@ process, and so would the sums over them.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +29,9 @@ from detpress.detector.architecture import Architecture
 from detpress.detector.network import Network
 from detpress.errors import StageError
 from detpress.training.config import TrainingConfig
-from detpress.training.step import DetectionStep, EngineTraining, new_optimizer
+from detpress.training.detection import Detection
+from detpress.training.objective import Objective, Terms, TrainingStart, TrainingStep, total
+from detpress.training.step import new_optimizer, parameters_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # NNI registers with torch what torch has registered since
@@ -58,16 +60,15 @@ class WorkbenchEvaluator(TorchEvaluator):  # type: ignore[misc]  # NNI has no ty
         architecture: Architecture,
         training: TrainingConfig,
         bench: Workbench,
-        after_step: Sequence[Callable[[nn.Module], None]] = (),
         evaluating: Callable[[nn.Module], float] | None = None,
     ) -> None:
         self.architecture = architecture
         self.training = training
         self.bench = bench
-        self.after_step = tuple(after_step)
         self._patches: list[Task] = []
-        optimizer = new_optimizer(network, training, nni.trace(AdamW))
-        super().__init__(self._train, optimizer, DetectionStep(architecture, training), evaluating_func=evaluating)
+        self._objective = NNIObjective()
+        optimizer = new_optimizer(network.parameters(), training, nni.trace(AdamW))
+        super().__init__(self._train, optimizer, self._objective.detection_loss, evaluating_func=evaluating)
         self._init_optimizer_helpers(network)  # at once: a schedule's inner pruner wraps the network before NNI would
 
     @property
@@ -77,6 +78,7 @@ class WorkbenchEvaluator(TorchEvaluator):  # type: ignore[misc]  # NNI has no ty
 
     def patch_loss(self, patch: Task) -> None:
         self._patches.append(patch)
+        self._objective.is_patched = True
         super().patch_loss(patch)
 
     def patch_optimizer_step(self, before_step_tasks: list[Task], after_step_tasks: list[Task]) -> None:
@@ -87,7 +89,7 @@ class WorkbenchEvaluator(TorchEvaluator):  # type: ignore[misc]  # NNI has no ty
         self,
         network: nn.Module,
         optimizer: Optimizer,
-        step: Callable[..., tuple[Tensor, Tensor]],
+        step: Callable[..., tuple[Tensor, Terms]],
         schedules: None,
         max_steps: int | None,
         max_epochs: int | None,
@@ -100,8 +102,48 @@ class WorkbenchEvaluator(TorchEvaluator):  # type: ignore[misc]  # NNI has no ty
         state = _StateOutsideNetwork(self, network, optimizer)
         if left := state.untrained():
             raise StageError(f"NNI's optimizers leave out {len(left)} parameters, {left[0]} among them")
-        engine = EngineTraining(optimizer, step, state.state, state.load)
-        self.bench.train(network, self.architecture, self.training, after_step=self.after_step, engine=engine)
+        self._objective.step, self._objective.outside = step, state
+        self.bench.train(network, self.architecture, self.training, (self._objective,), optimizer)
+
+
+class NNIObjective(Objective):
+    """The detection loss, and what NNI makes of it: the term `nni` is what it adds.
+
+    step: the training step that NNI has patched around `detection_loss`. outside: what NNI keeps outside the network.
+    """
+
+    replaces = Detection.TERMS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.detection = Detection()
+        self.is_patched = False
+        self.step: Callable[..., tuple[Tensor, Terms]]
+        self.outside: _StateOutsideNetwork
+        self.now: TrainingStep
+
+    def prepare(self, start: TrainingStart) -> None:
+        self.detection.prepare(start)
+
+    def detection_loss(self, batch: Any, network: nn.Module) -> tuple[Tensor, Terms]:
+        """What NNI takes for the training step: the loss of the batch that the network has just seen, and its terms."""
+        terms = self.detection.terms(self.now)
+        return total(terms), terms
+
+    def terms(self, step: TrainingStep) -> Terms:
+        self.now = step
+        loss, terms = self.step((step.images, step.targets), step.network)
+        del self.now
+        if not self.is_patched:
+            return terms
+        own = {name: term.detach() for name, term in terms.items()}
+        return {**own, "nni": loss - total(own)}
+
+    def state(self) -> dict[str, Any]:
+        return self.outside.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.outside.load(state)
 
 
 class _StateOutsideNetwork:
@@ -114,12 +156,12 @@ class _StateOutsideNetwork:
         self.buffers: list[list[Tensor]] = [hook.buffer for hook in evaluator.get_all_hooks()]
         own = {id(parameter) for parameter in network.parameters()}
         self.network = network
-        self.trained = _parameters_of(optimizer)
+        self.trained = parameters_of(optimizer)
         self.added = [parameter for parameter in self.trained if id(parameter) not in own]
 
     def untrained(self) -> list[str]:
         """Names of the parameters that no optimizer changes: a mistake in handing them over would train nothing."""
-        trained = {id(parameter) for optimizer in self.optimizers for parameter in _parameters_of(optimizer)}
+        trained = {id(parameter) for optimizer in self.optimizers for parameter in parameters_of(optimizer)}
         trained |= {id(parameter) for parameter in self.trained}
         return [name for name, parameter in self.network.named_parameters() if id(parameter) not in trained]
 
@@ -145,10 +187,6 @@ class _StateOutsideNetwork:
             buffer[:] = [tensor.to(device) for tensor in tensors]  # in place: NNI's hooks hold this very list
         for parameter, saved in zip(self.added, state["added"], strict=True):
             parameter.copy_(saved)
-
-
-def _parameters_of(optimizer: Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _captured_by(function: Task) -> list[Any]:

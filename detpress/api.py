@@ -16,6 +16,7 @@ from detpress.errors import InputError, StageError
 from detpress.options import BundleName, Options
 from detpress.training.config import TrainingConfig, TrainingOptions
 from detpress.training.image_counts import ImageCounts
+from detpress.training.named_objective import NamedObjective
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture, build_architecture
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from detpress.detector.narrowing import narrowed_network
     from detpress.detector.network import Network, with_encoded
     from detpress.encodings.bundle import load_bundle, save_bundle
+    from detpress.training.loss import Targets
+    from detpress.training.objective import Objective, Terms, TrainingStart, TrainingStep
+    from detpress.training.snapshot import Snapshot
+    from detpress.training.teacher import Teacher
 
 __all__ = [
     "Architecture",
@@ -60,7 +65,9 @@ __all__ = [
     "LayerList",
     "MaxPool",
     "Model",
+    "NamedObjective",
     "Network",
+    "Objective",
     "Options",
     "Plan",
     "Plugin",
@@ -68,10 +75,16 @@ __all__ = [
     "Route",
     "ScaleChannels",
     "Shortcut",
+    "Snapshot",
     "Space",
     "StageError",
+    "Targets",
+    "Teacher",
+    "Terms",
     "TrainingConfig",
     "TrainingOptions",
+    "TrainingStart",
+    "TrainingStep",
     "Tuner",
     "UnpackedConvolution",
     "Upsample",
@@ -101,9 +114,16 @@ NEED_TORCH = {
     "MaxPool": "detpress.detector.kinds",
     "Model": "detpress.detector.model",
     "Network": "detpress.detector.network",
+    "Objective": "detpress.training.objective",
     "Route": "detpress.detector.kinds",
     "ScaleChannels": "detpress.detector.kinds",
     "Shortcut": "detpress.detector.kinds",
+    "Snapshot": "detpress.training.snapshot",
+    "Targets": "detpress.training.loss",
+    "Teacher": "detpress.training.teacher",
+    "Terms": "detpress.training.objective",
+    "TrainingStart": "detpress.training.objective",
+    "TrainingStep": "detpress.training.objective",
     "UnpackedConvolution": "detpress.detector.encoding",
     "Upsample": "detpress.detector.kinds",
     "Yolo": "detpress.detector.kinds",

@@ -1,45 +1,69 @@
-"""Training as steps of a chain, on the detector's own loss (`detpress.training.loss`)."""
+"""Training as steps of a chain, on the detector's own loss (`detpress.training.loss`) and what is named beside it."""
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
+from detpress.errors import InputError
 from detpress.training.config import ChoosingConfig
+from detpress.training.image_counts import ImageCounts
+from detpress.training.named_objective import NamedObjective
 
 if TYPE_CHECKING:
     from detpress.detector.model import Model
 
 
-class Scratch(Plugin):
+class TrainOptions(ChoosingConfig):
+    """How it is trained, and what is learnt."""
+
+    objectives: list[NamedObjective] = Field(
+        [], description="what is learnt beside the detection loss, or instead of it: `[{NAME: OPTIONS}]`"
+    )
+
+
+class Training(Plugin):
+    """Trains."""
+
+    Config = TrainOptions
+    engine = "pytorch-lightning"
+
+    def plan(self, model: "Model", config: TrainOptions) -> Plan:
+        return Plan((), model)
+
+    def check(self, model: "Model", config: TrainOptions, images: ImageCounts) -> None:
+        super().check(model, config, images)
+        for named in config.objectives:
+            try:
+                named.made().check(model)
+            except InputError as error:
+                raise InputError(f"objectives: {named.name}: {error}") from error
+
+    def fit(self, model: "Model", config: TrainOptions, bench: Workbench) -> "Model":
+        return bench.fit(model, config, tuple(named.made() for named in config.objectives))
+
+
+class Scratch(Training):
     """Trains from new initial weights, drawn from the seed: what the model knew before is gone, its layers stay.
 
     With a compressed network before it, this is the comparison with one of the same shape trained from nothing.
     """
 
-    Config = ChoosingConfig
     accepts = frozenset({Form.DENSE})
     returns = Form.DENSE
-    engine = "pytorch-lightning"
 
-    def plan(self, model: "Model", config: ChoosingConfig) -> Plan:
-        return Plan((), model)
-
-    def apply(self, model: "Model", config: ChoosingConfig, bench: Workbench) -> "Model":
+    def apply(self, model: "Model", config: TrainOptions, bench: Workbench) -> "Model":
         from detpress.detector.model import new_model
 
-        return bench.fit(new_model(model.architecture, bench.seed), config)
+        return self.fit(new_model(model.architecture, bench.seed), config, bench)
 
 
-class Finetune(Plugin):
+class Finetune(Training):
     """Trains on from the weights that the model has; zeros held by masks stay zero."""
 
-    Config = ChoosingConfig
     accepts = frozenset({Form.DENSE, Form.MASKED})
     returns = None
-    engine = "pytorch-lightning"
 
-    def plan(self, model: "Model", config: ChoosingConfig) -> Plan:
-        return Plan((), model)
-
-    def apply(self, model: "Model", config: ChoosingConfig, bench: Workbench) -> "Model":
-        return bench.fit(model, config)
+    def apply(self, model: "Model", config: TrainOptions, bench: Workbench) -> "Model":
+        return self.fit(model, config, bench)

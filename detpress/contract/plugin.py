@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from detpress.detector.architecture import Architecture
     from detpress.detector.model import Model
     from detpress.training.config import TrainingConfig
     from detpress.training.dataset import TrainingSet
-    from detpress.training.step import EngineTraining
+    from detpress.training.objective import Objective
     from detpress.voc.evaluate import Score
 
 
@@ -65,21 +66,25 @@ class Workbench(Protocol):
         self,
         model: "Model",
         training: "TrainingConfig",
-        losses: "tuple[Callable[..., Tensor], ...]" = (),
-        after_step: "tuple[Callable[[nn.Module], None], ...]" = (),
+        objectives: "tuple[Objective, ...]" = (),
     ) -> "Model":
-        """Trains a copy of `model` on the training split, its masks held. The one trainer."""
+        """Trains a copy of `model` on the training split, its masks held. The one trainer.
+
+        objectives: what is learnt beside the detection loss or instead of it, and snapshots of the way there.
+        """
 
     def train(
         self,
         network: "nn.Module",
         architecture: "Architecture",
         training: "TrainingConfig",
-        losses: "tuple[Callable[..., Tensor], ...]" = (),
-        after_step: "tuple[Callable[[nn.Module], None], ...]" = (),
-        engine: "EngineTraining | None" = None,
+        objectives: "tuple[Objective, ...]" = (),
+        optimizer: "Optimizer | None" = None,
     ) -> None:
-        """The same trainer for what is no `Model` yet: a network that an engine has prepared, trained in place."""
+        """The same trainer for what is no `Model` yet: a network that an engine has prepared, trained in place.
+
+        optimizer: over its parameters, instead of the ordinary one.
+        """
 
     def steps_per_epoch(self, training: "TrainingConfig") -> int:
         """Steps of the optimizer in one pass over the training split."""

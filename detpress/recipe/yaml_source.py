@@ -4,13 +4,14 @@ import copy
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from detpress.errors import InputError, cut_short, nearest, shortened
 from detpress.files.plain import plain
+from detpress.training.named_objective import NamedObjective, load_objective
 
 Place = tuple[str | int, ...]  # keys and list indices from the root of the document to a value
 
@@ -275,9 +276,12 @@ def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource
 
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """Names of the keys allowed in the section that `loc` leads to."""
-    for part in loc:
+    for place, part in enumerate(loc):
         field = model.model_fields.get(str(part))
         annotation = field.annotation if field else None
+        if NamedObjective in get_args(annotation):
+            _, name, *rest = loc[place + 1 :]
+            return _fields_at(load_objective(str(name)).Config, rest)
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

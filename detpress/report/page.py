@@ -34,7 +34,6 @@ from detpress.voc.results import ClassDetections, read_results
 PICTURES = 6
 PICTURE_SIDE = 480  # pixels, at most
 RECALLS = np.linspace(0.0, 1.0, 101)
-LOSSES = ("box", "objectness", "classes")
 
 
 def write_report(folder: Path) -> dict[str, Path]:
@@ -60,6 +59,8 @@ def page(source: Source) -> str:
     }
     lettering = choose_lettering(source.devkit.classes)
     costs = list(dict.fromkeys(cost for row in rows for cost in row["fronts"]))
+    trainings = list(_trainings(source.rows))
+    losses = list(dict.fromkeys(name for _, terms in trainings for name in terms))
     loader = jinja2.PackageLoader("detpress.report", "template")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.globals |= {"heading": heading, "shown": shown, "is_simulated": is_simulated}
@@ -73,8 +74,8 @@ def page(source: Source) -> str:
         pareto=[pareto_chart(results["rows"], cost) for cost in costs],
         curves=list(_precision_recall_charts(source, detections)),
         layers=[(row.name, [stage.plugin for stage in row.stages], _layers(row)) for row in source.rows],
-        trainings=list(_training_charts(source.rows)),
-        losses=LOSSES,
+        trainings=[_training_chart(title, terms, losses) for title, terms in trainings],
+        losses=losses,
         pictures=list(_pictures(source, detections, lettering)),
         numbered=lettering.numbered,
         shown_score=SHOWN_SCORE,
@@ -179,19 +180,26 @@ def _layers(row: RowSource) -> list[tuple[str, list[LayerState | None]]]:
     return layer_rows([layer_states(stage.bundle) for stage in row.stages])
 
 
-def _training_charts(rows: Sequence[RowSource]) -> Iterator[Chart]:
-    """One chart a training, of the first seed: the mean loss of each epoch and its parts. Shared stages once."""
+def _trainings(rows: Sequence[RowSource]) -> Iterator[tuple[str, dict[str, list[tuple[float, float]]]]]:
+    """The title of each training of the first seed, and the mean of each term of its loss by epoch. Shared stages
+    once."""
     seen = set()
     for row in rows:
         for stage in row.stages:
-            for number, epochs in enumerate(training_tables(stage) if stage.key not in seen else []):
-                curves = [(part, name, [(row[0], row[part + 1]) for row in epochs]) for part, name in enumerate(LOSSES)]
-                highest = max((value for _, _, points in curves for _, value in points), default=1.0)
-                axes = x_axis("epoch", 1.0, float(max(2, len(epochs)))), y_axis("mean loss", 0.0, 1.05 * highest)
-                yield line_chart(
-                    f"{row.name}: {stage.plugin}{f', training {number + 1}' * (number > 0)}", *axes, curves
-                )
+            for number, terms in enumerate(training_tables(stage) if stage.key not in seen else []):
+                yield f"{row.name}: {stage.plugin}{f', training {number + 1}' * (number > 0)}", terms
             seen.add(stage.key)
+
+
+def _training_chart(title: str, terms: dict[str, list[tuple[float, float]]], losses: Sequence[str]) -> Chart:
+    """losses: the names of all terms, whose places decide their colours."""
+    curves = [(losses.index(name), name, points) for name, points in terms.items()]
+    epochs, values = ([point[i] for _, _, points in curves for point in points] for i in (0, 1))
+    axes = (
+        x_axis("epoch", 1.0, max(2.0, *epochs)),
+        y_axis("mean loss", 1.05 * min(0.0, *values), 1.05 * max([0.0, *values])),
+    )
+    return line_chart(title, *axes, curves)
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,18 @@ def read_source(folder: Path) -> Source:
     raise InputError(f"{folder}: expected the folder of a run (results.json) or of a study (study.json)")
 
 
-def training_tables(stage: Stage) -> list[list[tuple[float, ...]]]:
-    """The stage's trainings in order; of each the rows epoch, box, objectness, classes."""
+def training_tables(stage: Stage) -> list[dict[str, list[tuple[float, float]]]]:
+    """The stage's trainings in order; of each the terms of the loss by name: the epochs that have it, and its mean."""
     paths = sorted((stage.folder / "training").glob("*.csv"), key=lambda path: int(path.stem))
-    return [[tuple(map(float, row)) for row in list(csv.reader(path.open(newline="")))[1:]] for path in paths]
+    return [_training_table(path) for path in paths]
+
+
+def _training_table(path: Path) -> dict[str, list[tuple[float, float]]]:
+    (_, *names), *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+    return {
+        name: [(float(row[0]), float(row[column])) for row in rows if row[column]]
+        for column, name in enumerate(names, start=1)
+    }
 
 
 def _read_study(folder: Path, results: dict[str, Any]) -> Source:

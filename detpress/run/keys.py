@@ -36,6 +36,7 @@ from detpress.run.initial_model import model_identity
 from detpress.run.store import digest
 from detpress.training import augment, dataset, loss
 from detpress.training import trainer as training
+from detpress.training.named_objective import OBJECTIVES, NamedObjective, load_objective, objectives_in
 from detpress.voc.devkit import Devkit
 
 VERSIONS = {
@@ -86,12 +87,20 @@ def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
     }
     if distribution_of(step.name, PLUGINS)[0] != "detpress":
         parts["code"] = code_digest(type(plugin))
+    if objectives := {named.name: _objective_identity(named) for named in objectives_in(config)}:
+        parts["objectives"] = objectives
     if plugin.chooses_by_map:
         runtime = scoring_runtime(Form.INT8, list(recipe.measure.runtimes))
         parts["scored in"] = [runtime, version(runtime.partition("-")[0])]
     if not plugin.repeats(config):  # it measures, in the way that the recipe says
         parts["latency"] = [recipe.measure.batch, recipe.measure.threads]
     return digest(parts)
+
+
+def _objective_identity(named: NamedObjective) -> list[Any]:
+    """Its version, its package's, and the code of what is not of detpress."""
+    kind, distribution = load_objective(named.name), distribution_of(named.name, OBJECTIVES)
+    return [kind.version, *distribution, None if distribution[0] == "detpress" else code_digest(kind)]
 
 
 def chosen(options: BaseModel, without: set[str] | None = None) -> Any:

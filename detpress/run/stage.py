@@ -15,7 +15,6 @@ without making the model again.
 
 import json
 import logging
-import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from detpress.detector import images
@@ -41,6 +39,7 @@ from detpress.recipe.file import Recipe
 from detpress.run.keys import chosen
 from detpress.run.store import Store, digest
 from detpress.run.workbench import StageWorkbench
+from detpress.training.process import seeded
 from detpress.voc.devkit import Devkit
 
 MEASUREMENT_VERSION = 3  # raised when a measurement has other figures than before
@@ -276,21 +275,6 @@ def torch_as_it_was() -> Iterator[None]:
         torch.set_grad_enabled(gradients)
         torch.use_deterministic_algorithms(deterministic)
         torch.set_float32_matmul_precision(precision)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """The global generators of Python, NumPy and PyTorch start from `seed`; afterwards they are as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 @contextmanager

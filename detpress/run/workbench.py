@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from detpress.builtin import find_bundle
 from detpress.detector.architecture import Architecture
@@ -31,7 +32,8 @@ from detpress.runtimes.runtime import Runtime
 from detpress.training.config import TrainingConfig, chooses_best
 from detpress.training.dataset import TrainingSet, collate
 from detpress.training.loss import yolo_loss
-from detpress.training.step import EngineTraining, steps_per_epoch
+from detpress.training.objective import Objective
+from detpress.training.step import steps_per_epoch
 from detpress.training.trainer import TrainingContext, fit, train
 from detpress.voc.devkit import Devkit, check_boxes
 from detpress.voc.evaluate import Score
@@ -66,23 +68,21 @@ class StageWorkbench:
         self,
         model: Model,
         training: TrainingConfig,
-        losses: tuple[Callable[..., Tensor], ...] = (),
-        after_step: tuple[Callable[[nn.Module], None], ...] = (),
+        objectives: tuple[Objective, ...] = (),
     ) -> Model:
         scored = chooses_best(training) or self._has_unseen_images()
         score = self.evaluate if scored else None
-        return fit(model, training, self._training_context(), losses, after_step, score)
+        return fit(model, training, self._training_context(), objectives, score)
 
     def train(
         self,
         network: nn.Module,
         architecture: Architecture,
         training: TrainingConfig,
-        losses: tuple[Callable[..., Tensor], ...] = (),
-        after_step: tuple[Callable[[nn.Module], None], ...] = (),
-        engine: EngineTraining | None = None,
+        objectives: tuple[Objective, ...] = (),
+        optimizer: Optimizer | None = None,
     ) -> None:
-        train(network, architecture, training, self._training_context(), losses, after_step, engine)
+        train(network, architecture, training, self._training_context(), objectives, optimizer)
 
     def _training_context(self) -> TrainingContext:
         """The data, and a folder of its own for each training of the stage: the same one after a kill."""
@@ -99,7 +99,9 @@ class StageWorkbench:
         folder = self.scratch / self._remembering / f"fit-{self._fits}"
         self._fits += 1
         folder.mkdir(parents=True, exist_ok=True)
-        return TrainingContext(self.devkit, self.data.train, self.seed, folder, self.log, self.progress, self.note)
+        return TrainingContext(
+            self.devkit, self.data.train, self.seed, folder, self.log, self.progress, self.note, self.load
+        )
 
     def _has_unseen_images(self) -> bool:
         """Whether there are validation images, and none of them is trained on."""

@@ -1,11 +1,11 @@
 """What Lightning calls while the detector is trained: step, schedule, moving average, checkpoints, progress."""
 
 import copy
-import csv
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler
 
 from detpress.errors import StageError
@@ -20,51 +21,54 @@ from detpress.training.augment import augment
 from detpress.training.best_average import BestAverage
 from detpress.training.config import ChoosingConfig, TrainingConfig, chooses_best
 from detpress.training.dataset import TrainingSet, collate
+from detpress.training.history import LossHistory
 from detpress.training.loss import Targets
 from detpress.training.moving_average import MovingAverage
-from detpress.training.process import Report
-from detpress.training.step import AfterStep, EngineTraining, TrainingStep, new_optimizer, new_schedule
+from detpress.training.objective import Objective, Terms, TrainingStep, held, outputs_of, total, without_replaced
+from detpress.training.process import Report, seeded
+from detpress.training.step import new_optimizer, new_schedule, parameters_of
 
 MOSAIC_UNTIL = 0.9  # share of the epochs; the last ones see images as they are
 CHECKPOINT_SECONDS = 10.0  # at least, between two checkpoints; they are made at the end of an epoch
 SCORE_SECONDS = 20.0  # of training, at least, before the average is scored for the first time
 SCORE_SHARE = 0.1  # of the time, at most, that scoring takes
-LOSS_PARTS = ("box", "objectness", "classes")
 
 
 class DetectorTraining(pl.LightningModule):
-    """Step, optimizer, schedule and moving average of one training."""
+    """Steps, optimizers, schedule and moving average of one training.
 
-    history: Tensor  # float64 (epochs, 3): the mean loss parts of every finished epoch; a buffer, so checkpointed
+    objectives: all that take part, prepared, the detection loss among them. optimizer: the network's, instead of the
+    ordinary one; each group's learning rate is the highest of the schedule.
+    """
 
     def __init__(
         self,
         network: nn.Module,
-        step: TrainingStep,
+        objectives: Sequence[Objective],
+        optimizer: Optimizer | None,
         config: TrainingConfig,
         data: TrainingSet,
         seed: int,
         scratch: Path,
         report: Report,
-        after_step: Sequence[AfterStep],
-        engine: EngineTraining | None,
         log: logging.Logger,
         score: Callable[[nn.Module], float] | None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.network = network
+        self.objectives: Any = nn.ModuleList(objectives)
+        self.given_optimizer = optimizer
+        self.own_optimizers: dict[int, Optimizer] = {}  # of objectives, by their place
         self.average = MovingAverage(config.ema)
-        self.register_buffer("history", torch.zeros(config.epochs, len(LOSS_PARTS), dtype=torch.float64))
-        self.step = step
+        self.history = LossHistory(config.epochs)
+        self.losses: list[float] = []  # of this epoch's steps
         self.config = config
         self.data = data
         self.seed = seed
         self.scratch = scratch
         self.report = report
-        self.after_step = after_step
-        self.engine = engine
-        self.engine_state: dict[str, Any] | None = None  # read from a checkpoint, not yet given back
+        self.states: list[Any] = []  # of the objectives, read from a checkpoint, not yet given back
         self.log_file = log
         self.score = score
         self.last_score = ""
@@ -90,60 +94,125 @@ class DetectorTraining(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.engine.optimizer if self.engine else new_optimizer(self.network, self.config)
+        """The network's, with its schedule, then those that objectives have of their own."""
+        own = {i: objective.optimizer() for i, objective in enumerate(self.objectives)}
+        self.own_optimizers = {i: optimizer for i, optimizer in own.items() if optimizer is not None}
+        apart = {id(p) for optimizer in self.own_optimizers.values() for p in parameters_of(optimizer)}
+        joined = [p for p in self.objectives.parameters() if p.requires_grad and id(p) not in apart]
+        optimizer = self.given_optimizer
+        if optimizer is None:
+            optimizer = new_optimizer(chain(self.network.parameters(), joined), self.config)
+        elif joined:
+            optimizer.add_param_group({"params": joined})
         schedule = new_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.config)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        first = {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return [first, *({"optimizer": other} for other in self.own_optimizers.values())]
 
     def on_train_start(self) -> None:
         self.average.to(self.device)
-        if self.engine and self.engine_state is not None:
-            self.engine.load_state(self.engine_state)
+        for objective, state in zip(self.objectives, self.states, strict=False):
+            objective.load_state(state)
+
+    def on_train_epoch_start(self) -> None:
+        self.losses = []
 
     def training_step(self, batch: tuple[Tensor, Targets], step: int) -> None:
+        gpus = [] if self.device.index is None else [self.device.index]
+        with seeded(_number(np.uint32, self.seed, self.current_epoch, step, self.global_rank, 1), gpus):
+            self._step(self._augmented(batch, step), step)
+
+    def _augmented(self, batch: tuple[Tensor, Targets], step: int) -> tuple[Tensor, Targets]:
         raw, targets = batch
         generator = _generator(self.seed, self.current_epoch, step, self.global_rank)
         mosaic = self.current_epoch < MOSAIC_UNTIL * self.config.epochs
         with torch.autocast(raw.device.type, enabled=False):
-            augmented = augment(raw.float() / 255, targets, self.config.augmentation, mosaic, generator)
-        loss, parts = self.step(augmented, self.network)
-        self._check_finite(loss, parts, step)
-        self.history[self.current_epoch] += parts.double() / self.trainer.num_training_batches
-        with torch.autocast(raw.device.type, enabled=False):
-            self._optimize(loss)
+            return augment(raw.float() / 255, targets, self.config.augmentation, mosaic, generator)
 
-    def _optimize(self, loss: Tensor) -> None:
-        optimizer: Any = self.optimizers()
-        schedule: Any = self.lr_schedulers()
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        self.clip_gradients(optimizer, gradient_clip_val=self.config.clip, gradient_clip_algorithm="norm")
-        optimizer.step()
-        schedule.step()
+    def _step(self, batch: tuple[Tensor, Targets], step: int) -> None:
+        images, targets = batch
+        with outputs_of(self.network, [name for objective in self.objectives for name in objective.layers]) as outputs:
+            maps = self.network(images)
+        batches = int(self.trainer.num_training_batches)
+        number, steps = self.current_epoch * batches + step, self.config.epochs * batches
+        now = TrainingStep(images, targets, self.network, maps, outputs, number, steps)
+        own = self._own_turns(now.detached(), step)
+        waits = any(objective.network_waits(now) for objective in self.objectives)
+        terms = {} if waits else self._network_turn(now, own, step)
+        with torch.autocast(images.device.type, enabled=False):
+            schedule: Any = self.lr_schedulers()
+            schedule.step()
+            for objective in self.objectives:
+                objective.after_step(now.detached())
+            if not waits:
+                self.average.update(self.network)
+        every = terms | without_replaced(list(self.objectives), lambda objective: own.get(objective))
+        values = torch.stack([term.detach().double() for term in every.values()]).tolist() if every else []
+        self.history.add(self.current_epoch, dict(zip(every, values, strict=True)))
 
-    def _check_finite(self, loss: Tensor, parts: Tensor, step: int) -> None:
+    def _own_turns(self, now: TrainingStep, step: int) -> dict[Objective, Terms | None]:
+        """What each objective with an optimizer of its own gave for it; its optimizer has stepped on that."""
+        own: dict[Objective, Terms | None] = {}
+        for place, (i, optimizer) in enumerate(self.own_optimizers.items(), start=1):
+            objective = self.objectives[i]
+            own[objective] = terms = objective.own_terms(now)
+            if terms:
+                loss = self._finite_total(terms, step)
+                with torch.autocast(loss.device.type, enabled=False):
+                    optimizer.zero_grad()
+                    self.manual_backward(loss)
+                    self._lightning_optimizers()[place].step()
+        return own
+
+    def _network_turn(self, now: TrainingStep, own: dict[Objective, Terms | None], step: int) -> Terms:
+        """The terms of the network's loss; its optimizer has stepped on their sum, and so have those without a loss
+        of their own."""
+        optimizers = dict(zip(self.own_optimizers, self._lightning_optimizers()[1:], strict=True))
+        apart = [i for i in self.own_optimizers if own[self.objectives[i]] is not None]
+        with held([p for i in apart for p in parameters_of(self.own_optimizers[i])]):
+            terms = without_replaced(list(self.objectives), lambda objective: objective.terms(now))
+        loss = self._finite_total(terms, step)
+        self.losses.append(float(loss.detach()))
+        stepping = [self._lightning_optimizers()[0], *(optimizers[i] for i in optimizers if i not in apart)]
+        with torch.autocast(loss.device.type, enabled=False):
+            for optimizer in stepping:
+                optimizer.zero_grad()
+            self.manual_backward(loss)
+            self.clip_gradients(stepping[0], gradient_clip_val=self.config.clip, gradient_clip_algorithm="norm")
+            for optimizer in stepping:
+                optimizer.step()
+        return terms
+
+    def _lightning_optimizers(self) -> list[Any]:
+        found: Any = self.optimizers()
+        return found if isinstance(found, list) else [found]
+
+    def _finite_total(self, terms: Terms, step: int) -> Tensor:
+        """The sum of the terms. Raises StageError where there are none, and where it is not finite."""
+        if not terms:
+            raise StageError("no objective gives a term to learn")
+        loss = total(terms)
         if not torch.isfinite(loss):
             before = "" if self.last_loss is None else f"; it was {self.last_loss:.4g} a step before"
             raise StageError(
                 f"the loss is not finite in epoch {self.current_epoch + 1}, step {step + 1} "
-                f"({', '.join(f'{name} {part:.4g}' for name, part in zip(LOSS_PARTS, parts.tolist(), strict=True))}, "
+                f"({', '.join(f'{name} {float(term.detach()):.4g}' for name, term in terms.items())}, "
                 f"learning rate {self.trainer.optimizers[0].param_groups[0]['lr']:.3g}{before}): "
                 f"try a lower learning_rate or clip"
             )
-        self.last_loss = float(loss.detach())
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, step: int) -> None:
-        for change in self.after_step:
-            change(self.network)
-        self.average.update(self.network)
+        if self.losses:
+            self.last_loss = self.losses[-1]
         if self.trainer.is_global_zero:
             epoch, steps = self.current_epoch, int(self.trainer.num_training_batches)
-            mean = float(self.history[epoch].sum()) * steps / (step + 1)
+            mean = sum(self.losses) / max(1, len(self.losses))
             what = f"epoch {epoch + 1} of {self.config.epochs}, loss {mean:.2f}{self.last_score}"
             self.report((what, epoch * steps + step + 1, self.config.epochs * steps))
 
     def on_train_epoch_end(self) -> None:
         if self.trainer.is_global_zero:
-            self._write_history()
+            self.history.write(self.scratch / "training.csv", self.current_epoch + 1)
         if self.score and self._is_to_be_scored():
             self._score_average(self.score)
         late = self.trainer.strategy.broadcast(time.monotonic() - self.last_checkpoint >= CHECKPOINT_SECONDS)
@@ -173,13 +242,6 @@ class DetectorTraining(pl.LightningModule):
             f"mAP on the validation images was {self.best.map:.4f} after epoch {self.best.epoch} of "
             f"{self.config.epochs}, {kept}, and {self.end_map:.4f} at the end"
         )
-
-    def _write_history(self) -> None:
-        with (self.scratch / "training.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(("epoch", *LOSS_PARTS))
-            for epoch, parts in enumerate(self.history[: self.current_epoch + 1].tolist(), start=1):
-                table.writerow((epoch, *(f"{part:.6f}" for part in parts)))
 
     def _score_average(self, score: Callable[[nn.Module], float]) -> None:
         started = time.monotonic()
@@ -215,14 +277,20 @@ class DetectorTraining(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["average"] = {"updates": self.average.updates, "tensors": self.average.tensors}
         checkpoint["best"] = self.best.state()
-        checkpoint["engine"] = self.engine.state() if self.engine else None
+        checkpoint["history"] = self.history.state()
+        checkpoint["objectives"] = [objective.state() for objective in self.objectives]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also makes room for tensors that an engine first makes, or gives their shape, while it trains."""
         self.average.updates, self.average.tensors = checkpoint["average"]["updates"], checkpoint["average"]["tensors"]
         if "best" in checkpoint:  # not in those of older versions, which kept no average but the last
             self.best.load(checkpoint["best"])
-        self.engine_state = checkpoint["engine"]
+        if "history" in checkpoint:
+            self.history.load(checkpoint["history"])
+            self.states = checkpoint["objectives"]
+        else:  # of an older version, where nothing but an engine had a state
+            self.history.load_means(checkpoint["state_dict"].pop("history"))
+            self.states = [checkpoint["engine"]]
         for name, saved in checkpoint["state_dict"].items():
             place, _, attribute = name.rpartition(".")
             owner = self.get_submodule(place)
@@ -243,4 +311,9 @@ class DetectorTraining(pl.LightningModule):
 
 def _generator(*key: int) -> torch.Generator:
     """A generator on the CPU that `key` alone decides."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+    return torch.Generator().manual_seed(_number(np.uint64, *key))
+
+
+def _number(kind: type[np.uint32 | np.uint64], *key: int) -> int:
+    """A number of that kind that `key` alone decides, and that looks drawn at random."""
+    return int(np.random.SeedSequence(key).generate_state(1, kind)[0])

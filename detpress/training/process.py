@@ -1,11 +1,13 @@
 """The process in which a training runs: sums in a fixed order, Ctrl-C as ever, progress told across processes."""
 
+import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from detpress.progress import Progress
@@ -26,6 +28,24 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         settings.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def seeded(seed: int, gpus: Sequence[int] | None = None) -> Iterator[None]:
+    """The global generators of Python, NumPy and PyTorch start from `seed`; afterwards they are as they were.
+
+    seed: below 2**32. gpus: those whose generators are put back; all by default.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(gpus):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextmanager

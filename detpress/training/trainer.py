@@ -2,13 +2,14 @@
 
 The same data, configuration and seed give the same weights on the same machine, also when the training was killed
 and went on: the order of the images is drawn from (seed, epoch), every random change of them from (seed, epoch, step,
-process), and a checkpoint holds weights, moving average, optimizer and schedule.
+process), and a checkpoint holds weights, moving average, objectives, optimizers and schedule.
 
-An engine that has a say in the training (a pruner that scores weights by their gradients, a quantizer that learns
-scales) gives an `EngineTraining`: its optimizer and its training step take the place of the ordinary ones, in the
-same loop. A step is always
+What is learnt are objectives (`detpress.training.objective`). An engine that has a say in the training (a pruner that
+scores weights by their gradients, a quantizer that learns scales) is one, too, which replaces the detection loss by its
+own, and brings the network's optimizer. A step is always
 
-    loss = step(batch, network); loss.backward(); clip; optimizer.step(); masks and hooks; moving average
+    maps = network(images); critics step; loss = sum of terms; loss.backward(); clip; optimizer.step(); masks and the
+    like; moving average
 
 so what an engine does in `optimizer.step` finds the gradients of this batch.
 """
@@ -18,30 +19,29 @@ import logging
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from detpress.builtin import find_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model, apply_masks
+from detpress.encodings.bundle import load_bundle
 from detpress.engine_log import engine_messages
 from detpress.errors import InputError, StageError
 from detpress.progress import Progress
 from detpress.training.config import TrainingConfig, chooses_best
 from detpress.training.dataset import TrainingSet
+from detpress.training.detection import Detection
 from detpress.training.module import DetectorTraining
 from detpress.training.moving_average import averaged_tensors
-from detpress.training.process import across_processes, ctrl_c_left_alone, deterministic
-from detpress.training.step import (
-    AfterStep,
-    DetectionStep,
-    EngineTraining,
-    ExtraLoss,
-)
+from detpress.training.objective import Objective, TrainingStart, TrainingStep, check_layers
+from detpress.training.process import across_processes, ctrl_c_left_alone, deterministic, seeded
+from detpress.training.step import steps_per_epoch
 from detpress.voc.devkit import Devkit
 
 VERSION = 1  # raised when the same data, options and seed train to other weights: it enters every stage's key
@@ -55,6 +55,7 @@ class TrainingContext:
     scratch: a folder of this training's own; gone on from its checkpoint where there is one. `training.csv` there has
         the mean loss of every epoch.
     note: is told what a person should know of how the training went; without it, the log alone is.
+    load: gives objectives the model of a bundle that they name.
     """
 
     devkit: Devkit
@@ -64,14 +65,27 @@ class TrainingContext:
     log: logging.Logger
     progress: Progress
     note: Callable[[str], None] | None = None
+    load: Callable[[str], Model] = lambda name: load_bundle(find_bundle(name))
+
+
+class HeldMasks(Objective):
+    """What masks hold at zero stays there."""
+
+    on_several_devices = True
+
+    def __init__(self, masks: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.masks = masks
+
+    def after_step(self, step: TrainingStep) -> None:
+        apply_masks(step.network, self.masks)
 
 
 def fit(
     model: Model,
     config: TrainingConfig,
     context: TrainingContext,
-    losses: Sequence[ExtraLoss] = (),
-    after_step: Sequence[AfterStep] = (),
+    objectives: Sequence[Objective] = (),
     score: Callable[[Model], float] | None = None,
 ) -> Model:
     """A trained copy of `model`, its masks held. The rest is as in `train`."""
@@ -81,10 +95,8 @@ def fit(
         return score(replace(model, network=average))
 
     network = copy.deepcopy(model.network)
-    hold_masks = partial(apply_masks, masks=model.masks)
-    hooks: tuple[AfterStep, ...] = (hold_masks, *after_step)
     scored = score_network if score and config.devices == 1 else None
-    train(network, model.architecture, config, context, losses, hooks, score=scored)
+    train(network, model.architecture, config, context, (HeldMasks(model.masks), *objectives), score=scored)
     return replace(model, network=network)
 
 
@@ -93,25 +105,25 @@ def train(
     architecture: Architecture,
     config: TrainingConfig,
     context: TrainingContext,
-    losses: Sequence[ExtraLoss] = (),
-    after_step: Sequence[AfterStep] = (),
-    engine: EngineTraining | None = None,
+    objectives: Sequence[Objective] = (),
+    optimizer: Optimizer | None = None,
     score: Callable[[nn.Module], float] | None = None,
 ) -> None:
     """Trains `network` where it stands; it ends as a moving average of its weights, in eval mode, on the CPU.
 
     network: any module that gives the raw maps of `architecture`, with whatever an engine has hung into it. All its
         parameters are trained.
-    losses: further terms of the loss. after_step: what else happens to the network after each step of the optimizer.
-        With several devices they are pickled, and so cannot be local functions.
-    engine: has its own optimizer and step; `losses` are then the business of its step.
+    objectives: what is learnt beside the detection loss, or instead of it.
+    optimizer: over the network's parameters, instead of the ordinary one; each group's learning rate is the highest of
+        the ordinary schedule.
     score: mAP of a network, after every epoch where `config` chooses the best; otherwise it is shown beside the loss
         after an epoch now and then, and nothing is decided by it.
-    Raises StageError when the loss or a weight is not finite, InputError when an engine should train on many devices,
-    and when there is no score to choose by.
+    Raises StageError when the loss or a weight is not finite, InputError when an objective that has a state, or an
+    optimizer that was given, should train on many devices, and when there is no score to choose by.
     """
-    if engine and config.devices > 1:
-        raise InputError(f"devices: expected 1 where an engine takes part in the training, got {config.devices}")
+    everything = _with_detection(objectives)
+    if config.devices > 1 and (optimizer or not all(objective.on_several_devices for objective in everything)):
+        raise InputError(f"devices: expected 1 where more is learnt than the detection loss, got {config.devices}")
     if chooses_best(config) and not score:
         raise InputError("choose: best: expected `last` where no validation images are scored in the training")
     data = TrainingSet(context.devkit, context.split, architecture)
@@ -119,14 +131,19 @@ def train(
     gpu = torch.cuda.is_available()
     checkpoint = scratch / "last.ckpt"
     network.train().requires_grad_(True)
+    steps = config.epochs * steps_per_epoch(len(data), config)
+    start = TrainingStart(network, architecture, config, steps, seed, log, context.load)
     with (
+        seeded(seed),
         engine_messages(log, "pytorch_lightning", "lightning.pytorch", "lightning.fabric"),
         deterministic(),
         ctrl_c_left_alone(),
         across_processes(context.progress, config.devices) as report,
     ):
-        step = engine.step if engine else DetectionStep(architecture, config, losses)
-        module = DetectorTraining(network, step, config, data, seed, scratch, report, after_step, engine, log, score)
+        for objective in everything:
+            objective.prepare(start)
+        check_layers(everything, network)
+        module = DetectorTraining(network, everything, optimizer, config, data, seed, scratch, report, log, score)
         trainer = pl.Trainer(
             max_epochs=config.epochs,
             accelerator="gpu" if gpu else "cpu",
@@ -149,8 +166,16 @@ def train(
     if comparison := module.comparison():
         (context.note or log.info)(comparison)
     network.cpu().eval()
+    module.objectives.cpu()
     if not all(tensor.isfinite().all() for tensor in averaged_tensors(network).values()):
         raise StageError("the last step left a weight that is not finite; try a lower learning_rate or clip")
+
+
+def _with_detection(objectives: Sequence[Objective]) -> list[Objective]:
+    """The detection loss comes first, unless it is there already or all that it would give is replaced."""
+    replaced = {name for objective in objectives for name in objective.replaces}
+    there = any(isinstance(objective, Detection) for objective in objectives)
+    return list(objectives) if there or replaced >= Detection.TERMS else [Detection(), *objectives]
 
 
 def _is_whole(checkpoint: Path, log: logging.Logger) -> bool:

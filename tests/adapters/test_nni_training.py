@@ -23,6 +23,7 @@ from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
 from detpress.training.config import TrainingConfig
+from detpress.training.objective import Objective, TrainingStart
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
 
@@ -147,22 +148,20 @@ def test_taylor_scores_by_the_gradients_of_the_detection_loss(devkit: Devkit, tm
     model = small_model(devkit)
     pruner, _ = compressed(taylor, model, workbench(devkit, tmp_path / "nni"))
     names = [f"{name}.weight" for name in convolutions(model.architecture)]
-    parameters: dict[str, nn.Parameter] = {}
     sums: dict[str, Tensor] = {}
 
-    def add_up(name: str, gradient: Tensor) -> None:
-        sums[name] += (parameters[name].detach() * gradient) ** 2
-
-    def collect(network: nn.Module, images: Tensor, maps: Any) -> Tensor:
-        if not parameters:
+    class Sums(Objective):
+        def prepare(self, start: TrainingStart) -> None:
             for name in names:
-                parameters[name] = network.get_parameter(name)
-                sums[name] = torch.zeros_like(parameters[name])
-                parameters[name].register_hook(partial(add_up, name))
-        return maps[0].new_zeros(())
+                parameter = start.network.get_parameter(name)
+                sums[name] = torch.zeros_like(parameter)
+                parameter.register_hook(partial(self.add_up, name, parameter))
 
-    network = copy.deepcopy(model.network)
-    workbench(devkit, tmp_path / "own").train(network, model.architecture, SHORT, losses=(collect,))
+        def add_up(self, name: str, parameter: Tensor, gradient: Tensor) -> None:
+            sums[name] += (parameter.detach() * gradient) ** 2
+
+    network = copy.deepcopy(model.network).requires_grad_(True)
+    workbench(devkit, tmp_path / "own").train(network, model.architecture, SHORT, (Sums(),))
     for name in names:
         score = sums[name].flatten(1).sum(1)
         kept = pruner.get_masks()[name.removesuffix(".weight")]["weight"].flatten(1).any(1)
@@ -216,5 +215,5 @@ def test_many_devices_are_refused(devkit: Devkit, tmp_path: Path) -> None:
     network = copy.deepcopy(model.network).requires_grad_(True)
     config = TrainingConfig(epochs=1, batch_size=4, devices=2)
     evaluator = WorkbenchEvaluator(network, model.architecture, config, workbench(devkit, tmp_path))
-    with pytest.raises(InputError, match="devices: expected 1 where an engine takes part in the training, got 2"):
+    with pytest.raises(InputError, match="devices: expected 1 where more is learnt than the detection loss, got 2"):
         taylor(network, ["layers.0.convolution"], evaluator)

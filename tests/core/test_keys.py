@@ -21,8 +21,8 @@ from detpress.plugins.nni_search_space import NASOptions
 from detpress.recipe.file import read_recipe
 from detpress.run.chain import NOT_REPEATABLE, Chain
 from detpress.run.keys import PACKAGES, VERSIONS, chosen, stage_key
-from detpress.run.stage import seeded
 from detpress.run.store import Store
+from detpress.training.process import seeded
 from detpress.voc.named import open_data
 
 HALVE = """

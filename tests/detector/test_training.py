@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from detpress.detector.architecture import build_architecture
 from detpress.detector.form import Form
@@ -22,6 +22,7 @@ from detpress.progress import Progress
 from detpress.training import module as training_module
 from detpress.training.config import Augmentation, ChoosingConfig, TrainingConfig
 from detpress.training.moving_average import averaged_tensors
+from detpress.training.objective import Objective, Terms, TrainingStep
 from detpress.training.step import new_optimizer, new_schedule
 from detpress.training.trainer import TrainingContext, fit
 from detpress.voc.devkit import Devkit, open_devkit
@@ -233,7 +234,7 @@ def test_the_best_is_chosen_by_a_score_or_not_at_all(devkit: Devkit, tmp_path: P
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.15), (2, 0.0), (2, 0.5), (3, 0.15), (3, 0.9), (4, 0.25)])
 def test_the_shortest_trainings_have_a_rate_of_the_order_asked_for(steps: int, warmup: float) -> None:
     network, config = nn.Conv2d(3, 4, 1), TrainingConfig(epochs=1, warmup=warmup)
-    optimizer = new_optimizer(network, config)
+    optimizer = new_optimizer(network.parameters(), config)
     schedule = new_schedule(optimizer, steps, config)
     rates = []
     for _ in range(steps):
@@ -293,30 +294,33 @@ def test_masked_weights_stay_zero_and_the_model_given_stays_as_it_was(devkit: De
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.network.state_dict().items())
 
 
-def test_hooks_see_every_step(devkit: Devkit, tmp_path: Path) -> None:
-    seen: list[tuple[int, ...]] = []
+class Watching(Objective):
+    """Sees every step, keeps a bias at one, and gives a loss, which is not finite at one call."""
 
-    def keep_first_bias_at_one(network: nn.Module) -> None:
-        network.get_parameter("layers.0.norm.bias").data.fill_(1.0)
+    def __init__(self, not_finite_at: int | None = None) -> None:
+        super().__init__()
+        self.not_finite_at = not_finite_at
+        self.seen: list[tuple[int, ...]] = []
 
-    def loss(network: nn.Module, images: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        seen.append((*images.shape, *maps[0].shape))
-        return maps[0].square().mean()
+    def terms(self, step: TrainingStep) -> Terms:
+        self.seen.append((*step.images.shape, *step.maps[0].shape))
+        return {"watched": step.maps[0].square().mean() * (float("nan") if len(self.seen) == self.not_finite_at else 1)}
 
-    trained = train(small_model(devkit), devkit, tmp_path, losses=[loss], after_step=[keep_first_bias_at_one])
-    assert seen == [(4, 3, 96, 96, 4, 3 * (5 + len(devkit.classes)), 3, 3)] * 12
+    def after_step(self, step: TrainingStep) -> None:
+        step.network.get_parameter("layers.0.norm.bias").data.fill_(1.0)
+
+
+def test_an_objective_sees_every_step(devkit: Devkit, tmp_path: Path) -> None:
+    watching = Watching()
+    trained = train(small_model(devkit), devkit, tmp_path, objectives=[watching])
+    assert watching.seen == [(4, 3, 96, 96, 4, 3 * (5 + len(devkit.classes)), 3, 3)] * 12
     assert trained.network.get_parameter("layers.0.norm.bias").tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_with_its_place(devkit: Devkit, tmp_path: Path) -> None:
-    calls = []
-
-    def loss(network: nn.Module, images: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        calls.append(1)
-        return maps[0].sum() * (float("nan") if len(calls) == 5 else 0.0)
-
-    with pytest.raises(StageError, match=r"not finite in epoch 2, step 2 \(box .*learning rate .*a step before"):
-        train(small_model(devkit), devkit, tmp_path, losses=[loss])
+    message = r"not finite in epoch 2, step 2 \(box .*, watched nan, learning rate .*a step before"
+    with pytest.raises(StageError, match=message):
+        train(small_model(devkit), devkit, tmp_path, objectives=[Watching(not_finite_at=5)])
 
 
 def test_ctrl_c_arrives_as_keyboard_interrupt_and_works_again_afterwards(
