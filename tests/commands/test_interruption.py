@@ -19,7 +19,7 @@ from detpress.run.store import Store
 KILLED = """
 import os, signal, sys
 from detpress import cli
-from detpress.run.chain import store
+from detpress.run import store
 from detpress.training import module as training_module
 from detpress.run.terminal import TerminalListener
 
