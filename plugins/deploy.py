@@ -35,7 +35,7 @@ class Int8(Plugin):
     def plan(self, model: "Model", config: Int8Options) -> Plan:
         from detpress.encodings.deployment import deployable
 
-        return Plan(tuple(f"layers.{i}" for i in deployable(model.network)), model)
+        return Plan(tuple(model.architecture.names[i] for i in deployable(model.network)), model)
 
     def check(self, model: "Model", config: Int8Options, images: ImageCounts) -> None:
         images.check_asked(config, "calibration_images")

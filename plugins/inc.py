@@ -58,7 +58,7 @@ class StaticInt8(Plugin):
     version = 2
 
     def plan(self, model: "Model", config: StaticInt8Options) -> Plan:
-        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
+        return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
 
     def check(self, model: "Model", config: StaticInt8Options, images: ImageCounts) -> None:
         images.check_asked(config, "calibration_images")
@@ -107,7 +107,7 @@ class DynamicInt8(Plugin):
         encodings = folded_but(model.architecture, dict.fromkeys(layers, DynamicInt8()))
         network = Network(model.architecture, encodings)
         planned = model.with_network(with_zeros_of(network, model.network), Form.SIMULATED)
-        return Plan(tuple(f"layers.{i}" for i in layers), planned)
+        return Plan(tuple(model.architecture.names[i] for i in layers), planned)
 
     def apply(self, model: "Model", config: DynamicInt8Options, bench: Workbench) -> "Model":
         from detpress.adapters.inc_dynamic import quantize_dynamic
@@ -144,7 +144,7 @@ class MixedPrecision(Plugin):
     engine = "neural-compressor"
 
     def plan(self, model: "Model", config: HalfOptions) -> Plan:
-        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
+        return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
 
     def apply(self, model: "Model", config: HalfOptions, bench: Workbench) -> "Model":
         from detpress.adapters.inc_half import to_half_precision
@@ -205,7 +205,7 @@ class WeightOnly(Plugin):
     engine = "neural-compressor"
 
     def plan(self, model: "Model", config: WeightOnlyOptions) -> Plan:
-        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
+        return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
 
     def check(self, model: "Model", config: WeightOnlyOptions, images: ImageCounts) -> None:
         if config.algorithm == "gptq":
@@ -262,6 +262,6 @@ def layers_in_float(architecture: "Architecture", config: LayerOptions) -> set[i
     from detpress.detector.architecture import Convolution
     from detpress.detector.layer_patterns import matching_layers
 
-    names = {f"layers.{i}": i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
+    names = {architecture.names[i]: i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
     chosen = {names[name] for name in matching_layers(config.float_layers, names, "float_layers")}
     return chosen | set(architecture.heads) if config.float_heads else chosen

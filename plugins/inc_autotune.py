@@ -69,7 +69,7 @@ class Autotune(Plugin):
     chooses_by_map = True
 
     def plan(self, model: "Model", config: AutotuneOptions) -> Plan:
-        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
+        return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
 
     def check(self, model: "Model", config: AutotuneOptions, images: ImageCounts) -> None:
         images.check_validation()

@@ -51,7 +51,7 @@ class QuantizationAwareTraining(Plugin):
     version = 2
 
     def plan(self, model: "Model", config: QatOptions) -> Plan:
-        return Plan(tuple(f"layers.{i}" for i in layers_to_quantize(model.architecture, config)), model)
+        return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
 
     def check(self, model: "Model", config: QatOptions, images: ImageCounts) -> None:
         super().check(model, config, images)

@@ -70,7 +70,7 @@ class Distiller(Plugin):
         from detpress.encodings.bundle import load_bundle
 
         links = self.links(model.architecture, load_bundle(find_bundle(config.teacher)).architecture, config)
-        return Plan(tuple(f"layers.{i}" for i in links), model)
+        return Plan(tuple(model.architecture.names[i] for i in links), model)
 
     def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
         from detpress.adapters.nni_distill import distill
@@ -158,7 +158,7 @@ def _layer(architecture: "Architecture", name: str, option: str) -> int:
     from detpress.errors import InputError, nearest
 
     known = {
-        f"layers.{i}": i
+        architecture.names[i]: i
         for i, layer in enumerate(architecture.layers)
         if isinstance(layer, Convolution | MaxPool | Upsample)
     }

@@ -42,7 +42,7 @@ class Pruner(Plugin):
         note = (
             f"{len(targets.ranked)} layers are ranked globally; figures from here on are as if each lost the same share"
         )
-        names = tuple(f"layers.{layer}" for layer in targets.layers)
+        names = tuple(model.architecture.names[layer] for layer in targets.layers)
         return Plan(names, self._masked(model, config, kept), note if targets.ranked else "")
 
     def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":

@@ -190,13 +190,15 @@ def _at_sparsity(architecture: "Architecture", config: FilterPruning, sparsity: 
     groups = coupled_convolutions(architecture)
     fixed = [i for i in sorted(named) if shares[i] and not any(i in group for group in groups)]
     if fixed:
-        raise InputError(f"overrides: the filters of layers.{fixed[0]} hang together with others and cannot be removed")
+        raise InputError(
+            f"overrides: the filters of {architecture.names[fixed[0]]} hang together with others and cannot be removed"
+        )
     for group in groups:
         told = sorted({shares[i] for i in group})
         if told[0] == 0:  # filters of the others could be masked, but never taken out
             continue
         if len(told) > 1:
-            names = ", ".join(f"layers.{i}" for i in group)
+            names = ", ".join(architecture.names[i] for i in group)
             several = " and ".join(f"{share:g}" for share in told)
             raise InputError(f"overrides: {names} are added to each other and need one sparsity, not {several}")
         if config.ranking == "global" and not named.intersection(group):
@@ -216,7 +218,9 @@ def _shares(architecture: "Architecture", config: Pruning, sparsity: float) -> t
     from detpress.detector.layer_patterns import matching_layers
     from detpress.errors import InputError
 
-    convolutions = {f"layers.{i}": i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
+    convolutions = {
+        architecture.names[i]: i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)
+    }
     prunable = {name: i for name, i in convolutions.items() if i not in architecture.heads}
     shares = dict.fromkeys(convolutions.values(), 0.0) | dict.fromkeys(prunable.values(), sparsity)
     named: set[int] = set()

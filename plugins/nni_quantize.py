@@ -126,7 +126,7 @@ class Quantizer(Plugin):
                 network.get_buffer(f"layers.{i}.convolution.weight_zero_point").fill_(1.0)
                 network.get_buffer(f"layers.{i}.convolution.weight").add_(1)
         planned = model.with_network(network, Form.SIMULATED)
-        return Plan(tuple(f"layers.{i}" for i in layers), planned)
+        return Plan(tuple(model.architecture.names[i] for i in layers), planned)
 
     def check(self, model: "Model", config: Any, images: ImageCounts) -> None:
         super().check(model, config, images)
@@ -171,7 +171,7 @@ class Quantizer(Plugin):
         from detpress.detector.layer_patterns import matching_layers
         from detpress.errors import InputError
 
-        names = {f"layers.{i}": i for i in quantized_layers(architecture, config)}
+        names = {architecture.names[i]: i for i in quantized_layers(architecture, config)}
         bits = dict.fromkeys(names.values(), (config.weight_bits, config.activation_bits))
         for pattern, override in config.overrides.items():
             given = override.model_dump(exclude_unset=True)
@@ -194,7 +194,7 @@ def quantized_layers(architecture: "Architecture", config: Layers) -> list[int]:
     from detpress.detector.layer_patterns import matching_layers
     from detpress.errors import InputError
 
-    names = {f"layers.{i}": i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
+    names = {architecture.names[i]: i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
     in_float = {names[name] for name in matching_layers(config.float_layers, names, "float_layers")}
     if not config.first_and_heads:
         in_float |= {min(names.values()), *architecture.heads}

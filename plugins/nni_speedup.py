@@ -40,11 +40,12 @@ class Speedup(Plugin):
         masked = {
             layer: int(filters.sum()) for layer, filters in masked_filters(model.architecture, model.masks).items()
         }
+        names = model.architecture.names
         stay = [
-            f"{count - removed.get(i, 0)} of layers.{i}" for i, count in masked.items() if count > removed.get(i, 0)
+            f"{count - removed.get(i, 0)} of {names[i]}" for i, count in masked.items() if count > removed.get(i, 0)
         ]
         note = f"masked filters that stay, another branch needs them: {', '.join(stay)}" if stay else ""
-        return Plan(tuple(f"layers.{layer}" for layer in removed), model.with_network(network, Form.DENSE), note)
+        return Plan(tuple(names[layer] for layer in removed), model.with_network(network, Form.DENSE), note)
 
     def apply(self, model: "Model", config: NoOptions, bench: Workbench) -> "Model":
         from detpress.adapters.nni_speedup import speed_up

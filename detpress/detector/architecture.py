@@ -84,6 +84,14 @@ class Architecture:
         _ = self.output_maps
         if not self.yolo_layers:
             raise InputError("the network has no yolo layer")
+        if len(set(names := self.names)) < len(names):
+            twice = next(name for i, name in enumerate(names) if name in names[:i])
+            raise InputError(f"two layers are called {shortened(twice)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What people call the layers: `layers.{i}`, or as it was before others came or went."""
+        return tuple(layer.name or f"layers.{i}" for i, layer in enumerate(self.layers))
 
     @property
     def heads(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ built-in ones too.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
@@ -51,10 +51,13 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class Layer(ABC):
-    """One layer; its fields are its options, all of which model.json has.
+    """One layer; its fields are its options, all of which model.json has but the name.
 
     Maps that a layer takes are given to its methods in the order of `inputs`.
+    name: where its number has changed since it was named; `layers.3` is layer 3 by default.
     """
+
+    name: str | None = field(default=None, kw_only=True, repr=False)
 
     keeps_zeros: ClassVar[bool] = True  # a filter of zeros gives a channel of zeros, where it has filters
     takes_before: ClassVar[bool] = True  # the map that the layer before it gives, as the first
@@ -67,6 +70,12 @@ class Layer(ABC):
     def refers_to(self) -> tuple[int, ...]:
         """The layers before it that its options name."""
         return ()
+
+    def referring_to(self, numbers: Sequence[int]) -> Self:
+        """The same layer where those that it `refers_to` have these numbers."""
+        if self.refers_to:
+            raise NotImplementedError(f"{type(self).__name__} refers to layers, but cannot be given other numbers")
+        return self
 
     def inputs(self, index: int) -> tuple[int, ...]:
         """The layers whose maps it takes where it is layer `index`; -1 is the images."""
@@ -98,20 +107,24 @@ class Layer(ABC):
 
     def as_dict(self) -> dict[str, Any]:
         """The options as plain data for JSON; `from_dict` is its inverse."""
-        return asdict(self)
+        options = asdict(self)
+        return options if self.name else {key: value for key, value in options.items() if key != "name"}
 
     @classmethod
     def from_dict(cls, where: str, data: dict[str, Any]) -> Self:
         """data: the options, and `type`. Raises InputError, beginning with `where`, for what no such layer has."""
-        options = [field.name for field in fields(cls)]
-        check_keys(where, data, ["type", *options])
+        options = [option.name for option in fields(cls) if option.name != "name"]
+        check_keys(where, data, ["type", *options], ["name"])
+        name = data.get("name")
+        if not (name is None or (isinstance(name, str) and name)):
+            raise InputError(f"{where}: name: expected a text, got {shortened(name)}")
         checked = {}
         for option in options:
             try:
                 checked[option] = cls.checked(option, data[option])
             except InputError as error:
                 raise InputError(f"{where}: {option}: {error}") from error
-        return cls(**checked)
+        return cls(**checked, name=name)
 
     @classmethod
     def checked(cls, option: str, value: Any) -> Any:

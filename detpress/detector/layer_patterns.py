@@ -7,12 +7,20 @@ from detpress.errors import InputError, nearest
 
 
 def matching_layers(patterns: Sequence[str], names: Iterable[str], option: str) -> list[str]:
-    """The names that one of the patterns (`layers.4`, `layers.1?`, `*`) matches.
+    """The names that one of the patterns (`layers.4`, `layers.1?`, `*`) matches, as a whole or but for what was added
+    where a layer was replaced by several: `layers.4` matches `layers.4.0`, too.
 
     Raises InputError, naming the option, for a pattern that matches nothing.
     """
     known = list(names)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
+        if not any(_matches(name, pattern) for name in known):
             raise InputError(f"{option}: '{pattern}' matches no layer; {nearest(pattern, known)}")
-    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in known if any(_matches(name, pattern) for pattern in patterns)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if fnmatchcase(name, pattern):
+        return True
+    replaced = name.rpartition(".")[0]
+    return "." in replaced and _matches(replaced, pattern)

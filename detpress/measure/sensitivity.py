@@ -120,7 +120,7 @@ def measure_sensitivity(
     for i, gain in zip(layers, gains, strict=True):
         weight = quantized.get_buffer(f"layers.{i}.convolution.weight")
         extra = 3 * weight.numel() - 4 * len(weight)  # 4 bytes in place of 1, and no scale of the filter
-        rows.append(LayerSensitivity(i, f"layers.{i}", own[i], gain, extra, table[i].macs, scores[i]))
+        rows.append(LayerSensitivity(i, table[i].name, own[i], gain, extra, table[i].macs, scores[i]))
     return Sensitivity(output, tuple(rows), score)
 
 

@@ -40,7 +40,7 @@ def layer_table(architecture: Architecture, image_size: int | None = None) -> li
     return [
         LayerSize(
             i,
-            f"layers.{i}",
+            at_size.names[i],
             kind_name(type(layer)),
             given.channels,
             given.side,

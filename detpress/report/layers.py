@@ -28,7 +28,7 @@ def layer_states(bundle: Path) -> dict[str, LayerState]:
     for i, encoding in network.encodings.items():
         weight = stored_weight(network, i)
         zeros = 1 - int(torch.count_nonzero(weight)) / weight.numel()
-        found[f"layers.{i}"] = LayerState(len(weight), zeros, encoding.stored_bits)
+        found[network.architecture.names[i]] = LayerState(len(weight), zeros, encoding.stored_bits)
     return found
 
 

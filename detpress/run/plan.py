@@ -108,8 +108,9 @@ def _plan(step: Step, model: Model) -> Plan:
 
 def _row(index: int, name: str, accepts: tuple[Form, ...], form: Form, before: Model, plan: Plan) -> PlannedStage:
     """The row of a step applied to the model `before`."""
-    layers = before.architecture.layers
-    convolutions = [f"layers.{i}" for i, layer in enumerate(layers) if isinstance(layer, Convolution)]
+    architecture = before.architecture
+    named = zip(architecture.names, architecture.layers, strict=True)
+    convolutions = [name for name, layer in named if isinstance(layer, Convolution)]
     return PlannedStage(
         index,
         name,

@@ -1,7 +1,7 @@
 """Layers that bring several maps together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -39,6 +39,9 @@ class Shortcut(Layer):
     @property
     def refers_to(self) -> tuple[int, ...]:
         return (self.source,)
+
+    def referring_to(self, numbers: Sequence[int]) -> Self:
+        return replace(self, source=numbers[0])
 
     def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
         before, other = taken
@@ -81,6 +84,9 @@ class ScaleChannels(Layer):
     def refers_to(self) -> tuple[int, ...]:
         return (self.source,)
 
+    def referring_to(self, numbers: Sequence[int]) -> Self:
+        return replace(self, source=numbers[0])
+
     def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
         before, other = taken
         if before != FeatureMap(other.channels, 1):
@@ -120,6 +126,9 @@ class Route(Layer):
     @property
     def refers_to(self) -> tuple[int, ...]:
         return self.sources
+
+    def referring_to(self, numbers: Sequence[int]) -> Self:
+        return replace(self, sources=tuple(numbers))
 
     @property
     def passes_on(self) -> bool:  # type: ignore[override]
