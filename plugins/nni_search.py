@@ -42,7 +42,10 @@ class NAS(Plugin):
     arXiv:1904.00420, 2020, who search those by evolution and compute BatchNorm's statistics anew for each.
 
     The last five train one supernet, whose blocks are choices between all kinds, kernels and bottlenecks, and, beyond
-    the smallest of `blocks`, nothing at all; its widths are fixed. It is trained without augmentation.
+    the smallest of `blocks`, nothing at all; its widths are fixed. Trials and the winner are trained by the one
+    trainer; the supernet is trained by NNI's loop, since its strategies own the optimizers and change the choices
+    between the steps: on the detection loss, without augmentation, at a constant learning rate, in 32 bits, without a
+    moving average, a checkpoint or a curve. Killed, its training begins anew, and ends the same.
     """
 
     Config = NASOptions

@@ -1,6 +1,7 @@
-"""An objective of another package, in one file and one entry point: a critic with an optimizer of its own."""
+"""An objective of another package, in one file and one entry point: the manual's critic with its own optimizer."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,55 +13,12 @@ from command_line import Command
 from test_interruption import digests
 
 from detpress import doors
+from detpress.detector.architecture import build_architecture
+from detpress.detector.model import new_model
+from detpress.encodings.bundle import save_bundle
+from detpress.voc.digits import CLASSES
 
-STRANGER = '''
-"""Adversarial distillation: a critic tells the teacher's raw maps from the student's."""
-
-import torch
-from pydantic import Field
-from torch import nn
-
-from detpress.api import BundleName, InputError, Model, Objective, Options, Teacher, Terms, TrainingStart, TrainingStep
-
-
-class CriticOptions(Options):
-    teacher: BundleName = Field(description="the teacher's bundle")
-    weight: float = Field(0.1, gt=0, description="factor of what the critic says")
-    rate: float = Field(5e-4, gt=0, description="the critic's learning rate")
-
-
-class Critic(Objective):
-    """The student learns to give coarse maps that a critic takes for the teacher's."""
-
-    Config = CriticOptions
-
-    def check(self, model: Model) -> None:
-        if len(model.architecture.classes) != 10:
-            raise InputError(f"teacher: knows 10 classes, the student {len(model.architecture.classes)}")
-
-    def prepare(self, start: TrainingStart) -> None:
-        self.teacher = Teacher(start.load(self.config.teacher))
-        channels = start.architecture.output_channels[start.architecture.heads[0]]
-        self.critic = nn.Sequential(
-            nn.Conv2d(channels, 8, 1), nn.LeakyReLU(0.2), nn.Dropout(0.1), nn.Flatten(), nn.LazyLinear(1)
-        )
-        self.critic(torch.zeros(1, channels, start.architecture.image_size // 32, start.architecture.image_size // 32))
-
-    def optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.critic.parameters(), lr=self.config.rate, betas=(0.5, 0.999))
-
-    def own_terms(self, step: TrainingStep) -> Terms:
-        (coarse, *_), _ = self.teacher(step.images)
-        return {"critic": self.critic(step.maps[0].float()).mean() - self.critic(coarse.float()).mean()}
-
-    def terms(self, step: TrainingStep) -> Terms:
-        return {"adversarial": -self.config.weight * self.critic(step.maps[0].float()).mean()}
-
-    def after_step(self, step: TrainingStep) -> None:
-        with torch.no_grad():
-            for parameter in self.critic.parameters():
-                parameter.clamp_(-0.03, 0.03)
-'''
+MANUAL = Path(__file__).parents[2] / "docs/plugins.md"
 
 # `detpress run small.yaml`, killed with SIGKILL in the last of the training's epochs.
 KILLED = """
@@ -80,13 +38,20 @@ cli.main()
 """
 
 
+def example() -> str:
+    """The manual's file."""
+    found = re.search(r"```python\n(# my_package/critic\.py\n.*?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    return found[1]
+
+
 @pytest.fixture
 def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The file of a distribution with this objective, installed."""
     folder = tmp_path / "stranger"
     info = folder / "stranger-1.2.dist-info"
     info.mkdir(parents=True)
-    (folder / "stranger_critic.py").write_text(STRANGER)
+    (folder / "stranger_critic.py").write_text(example())
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text("[detpress.objectives]\nmine.critic = stranger_critic:Critic\n")
     monkeypatch.syspath_prepend(folder)
@@ -102,7 +67,7 @@ def recipe(workplace: Path, bundle: Path) -> Path:
     path = workplace / "small.yaml"
     path.write_text(
         "name: small\n"
-        "data: {root: digits}\n"
+        f"data: {{root: digits, classes: [{', '.join(CLASSES)}]}}\n"
         "model: {arch: yolov3-tiny, width: 0.0625, image_size: 64}\n"
         "chain:\n"
         "  - train.scratch:\n"
@@ -164,11 +129,10 @@ def test_what_is_wrong_with_an_objective_is_said_with_its_place(
     assert message in said.err.splitlines()[-1]
 
 
-@pytest.mark.usefixtures("recipe")
-def test_an_objective_is_checked_before_anything_is_computed(detpress: Command, stranger: Path, cache: Path) -> None:
-    stranger.write_text(STRANGER.replace("!= 10", "!= 11"))
-    sys.modules.pop("stranger_critic", None)
-    said = detpress("run", "small.yaml")
+@pytest.mark.usefixtures("stranger", "recipe")
+def test_an_objective_is_checked_before_anything_is_computed(detpress: Command, workplace: Path, cache: Path) -> None:
+    save_bundle(new_model(build_architecture("yolov3-tiny", ["cat", "dog"], 64, width=0.0625), 0), workplace / "cats")
+    said = detpress("run", "small.yaml", "--set", "chain[0].objectives=[{mine.critic: {teacher: cats}}]")
     assert said.code == 2
-    assert "small.yaml:8: chain[0].train.scratch.objectives: mine.critic: teacher: knows 10 classes" in said.err
-    assert not (cache / "store").exists()
+    assert "objectives: mine.critic: teacher: knows cat, dog; expected the student's classes" in said.err
+    assert not (cache / "store/stages").exists()
