@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from detpress.detector.channels import coupled_convolutions, masks_of_filters
     from detpress.detector.encoding import EncodedConvolution, Encoding, UnpackedConvolution
     from detpress.detector.folding import folded_weight
+    from detpress.detector.input_scale import InputScale
     from detpress.detector.kinds import (
         AveragePool,
         Convolution,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from detpress.detector.narrowing import narrowed_network
     from detpress.detector.network import Network, with_encoded
     from detpress.encodings.bundle import load_bundle, save_bundle
+    from detpress.encodings.int8_from_scales import int8_network
     from detpress.training.loss import Targets
     from detpress.training.objective import Objective, Terms, TrainingStart, TrainingStep
     from detpress.training.snapshot import Snapshot
@@ -60,6 +62,7 @@ __all__ = [
     "Form",
     "ImageCounts",
     "InputError",
+    "InputScale",
     "Judge",
     "Layer",
     "LayerList",
@@ -95,6 +98,7 @@ __all__ = [
     "coupled_convolutions",
     "find_bundle",
     "folded_weight",
+    "int8_network",
     "load_bundle",
     "masks_of_filters",
     "narrowed_network",
@@ -110,6 +114,7 @@ NEED_TORCH = {
     "Dropout": "detpress.detector.kinds",
     "EncodedConvolution": "detpress.detector.encoding",
     "Encoding": "detpress.detector.encoding",
+    "InputScale": "detpress.detector.input_scale",
     "LayerList": "detpress.detector.layer_list",
     "MaxPool": "detpress.detector.kinds",
     "Model": "detpress.detector.model",
@@ -131,6 +136,7 @@ NEED_TORCH = {
     "build_architecture": "detpress.detector.architecture",
     "coupled_convolutions": "detpress.detector.channels",
     "folded_weight": "detpress.detector.folding",
+    "int8_network": "detpress.encodings.int8_from_scales",
     "load_bundle": "detpress.encodings.bundle",
     "masks_of_filters": "detpress.detector.channels",
     "narrowed_network": "detpress.detector.narrowing",
