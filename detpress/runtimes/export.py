@@ -3,7 +3,7 @@
 onnx      .onnx            float or int8 as ONNX Runtime executes it; metadata as of `detector.onnx_model`
 openvino  .xml and .bin    float or int8 as OpenVINO executes it; the same metadata in `rt_info/detpress`
 torch     .pt2             a program of torch.export, any batch; int8 with `quantized_decomposed` operators
-darknet   .cfg, .weights   float only
+darknet   .cfg, .weights   what is computed in float, with the float values of encoded weights
 """
 
 import math
@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detpress.detector.float32 import Float32
 from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.network import Network
+from detpress.encodings.in_float import without_encodings
 from detpress.encodings.int8_onnx import OPSET
 from detpress.encodings.onnx_model import metadata, onnx_model
 from detpress.errors import InputError
@@ -103,16 +103,18 @@ def write_darknet(model: Model, path: Path) -> Difference:
     """Writes Darknet's `path` (.cfg) and, beside it, the .weights; both read again. See `write_onnx`.
 
     The weights of a model that was imported, and not changed since, are the file that they came from, byte for byte.
-    Raises InputError for a model that is not in float, too.
+    Encoded weights are written as the values that they stand for. Raises InputError for a model that is not computed in
+    float, too.
     """
     from detpress.detector.darknet import WeightsHeader, read_model, write_model
 
     network = model.network
-    if not isinstance(network, Network) or set(map(type, network.encodings.values())) != {Float32}:
+    assert isinstance(network, Network)
+    if any(encoding.rounds_input or encoding.precision != "fp32" for encoding in network.encodings.values()):
         raise InputError(f"a model of the form {model.form} has no Darknet form; expected one in float")
     weights = path.with_suffix(".weights")
     try:
-        write_model(network, path, weights, WeightsHeader.of(model))
+        write_model(without_encodings(network), path, weights, WeightsHeader.of(model))
     except OSError as error:
         raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from error
     again = read_model(path, weights, list(model.architecture.classes))

@@ -20,9 +20,10 @@ from detpress.encodings.half import DTYPES, Half
 from detpress.encodings.int8 import Int8
 from detpress.encodings.packed import Packed, pack
 from detpress.encodings.simulated import Grid, Simulated
+from detpress.errors import InputError
 from detpress.measure.size import parameter_count, storage_bytes
 from detpress.report.layers import layer_states
-from detpress.runtimes.export import write_onnx
+from detpress.runtimes.export import write_darknet, write_onnx
 from detpress.runtimes.opening import open_runtime
 
 MIXED: dict[int, Encoding] = {
@@ -126,3 +127,11 @@ def test_the_onnx_file_computes_what_the_network_does(
             noise = (one - other).square().mean() / one.var()
             assert float(noise) < 1e-3, "a value at the half is rounded otherwise here and there; bf16 is not float32"
     assert runtime.precision == ("fp32+int8" if 12 in layers else "fp32")
+
+
+def test_darknets_files_have_the_values_that_weights_stand_for(tiny: Model, tmp_path: Path) -> None:
+    difference = write_darknet(mixed(tiny, 6), tmp_path / "packed.cfg")
+    assert difference.largest <= 1e-6 * difference.size
+    for layers in ((4,), (8,), (2, 6)):
+        with pytest.raises(InputError, match="has no Darknet form; expected one in float"):
+            write_darknet(mixed(tiny, *layers), tmp_path / "other.cfg")
