@@ -131,7 +131,8 @@ class YamlSource:
     def set(self, assignment: str) -> None:
         """Changes one value by `a.b[0].c=VALUE`, VALUE being YAML; keys that are missing are added.
 
-        The step of a chain holds its options under the plugin's name, which may be left out: `chain[0].sparsity=0.5`.
+        The step of a chain holds its options under the plugin's name, which may be left out: `chain[0].sparsity=0.5`,
+        and so does an objective: `chain[0].objectives[0].weight=0.1`.
         Raises InputError for a path through something that is neither a mapping nor a list.
         """
         said = f"--set {cut_short(assignment)}"
@@ -162,7 +163,7 @@ class YamlSource:
         place: list[str | int] = []
         target = self.data
         while True:
-            if _is_step(place) and isinstance(target, dict) and len(target) == 1:
+            if _is_named(place) and isinstance(target, dict) and len(target) == 1:
                 name = next(iter(target))
                 rest = name.split(".")
                 keys = keys[len(rest) :] if keys[: len(rest)] == rest else keys
@@ -252,8 +253,9 @@ def spell(place: Place) -> str:
     return text
 
 
-def _is_step(place: list[str | int]) -> bool:
-    return len(place) == 2 and place[0] == "chain" and isinstance(place[1], int)
+def _is_named(place: list[str | int]) -> bool:
+    """Whether what is there has its options under a name: a step of the chain, or an objective of a step."""
+    return place[0:-1] == ["chain"] or (len(place) > 3 and place[-2] == "objectives")
 
 
 def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:

@@ -16,6 +16,8 @@ from detpress import doors
 from detpress.detector.architecture import build_architecture
 from detpress.detector.model import new_model
 from detpress.encodings.bundle import save_bundle
+from detpress.recipe.file import read_recipe
+from detpress.run.keys import stage_key
 from detpress.voc.digits import CLASSES
 
 MANUAL = Path(__file__).parents[2] / "docs/plugins.md"
@@ -59,6 +61,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     doors.entries_of.cache_clear()
     yield folder / "stranger_critic.py"
     doors.entries_of.cache_clear()
+    sys.modules.pop("stranger_critic", None)
 
 
 @pytest.fixture
@@ -136,3 +139,23 @@ def test_an_objective_is_checked_before_anything_is_computed(detpress: Command, 
     assert said.code == 2
     assert "objectives: mine.critic: teacher: knows cat, dog; expected the student's classes" in said.err
     assert not (cache / "store/stages").exists()
+
+
+@pytest.mark.usefixtures("recipe")
+def test_the_key_has_what_decides_what_an_objective_does(stranger: Path, workplace: Path) -> None:
+    def key(*assignments: str) -> str:
+        recipe = read_recipe(Path("small.yaml"), assignments)
+        return stage_key("parent", recipe.chain[0], recipe, "data")
+
+    before = key()
+    assert key() == before
+    assert key("chain[0].objectives[0].mine.critic.weight=0.1") == before, "the default"
+    assert key("chain[0].objectives[0].weight=0.2") != before
+    assert key("chain[0].objectives=[]") != before
+    stranger.write_text(example() + "# changed\n")
+    assert key() != before
+    stranger.write_text(example())
+    save_bundle(new_model(build_architecture("yolov3-tiny", CLASSES, 64, width=0.0625), 1), workplace / "other")
+    (workplace / "teacher").unlink()
+    (workplace / "teacher").symlink_to("other")
+    assert key() != before
