@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from detpress.detector.architecture import Architecture
+from detpress.detector.images import network_input
 from detpress.detector.network import Network, run_layers
 from detpress.engine_log import engine_messages
 from detpress.errors import InputError, StageError
@@ -168,7 +169,7 @@ class SupernetTraining(LightningModule):  # type: ignore[misc]
 
     def _loss(self, batch: tuple[Tensor, Targets]) -> Tensor:
         images, targets = batch
-        loss = yolo_loss(self.model(images.float() / 255), targets, self.architecture, self.config).total
+        loss = yolo_loss(self.model(network_input(images)), targets, self.architecture, self.config).total
         if not torch.isfinite(loss):
             raise StageError("the loss of the supernet is not finite: try a lower learning_rate")
         return loss

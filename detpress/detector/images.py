@@ -140,6 +140,11 @@ def place_image(image: Tensor, size: int, resize: Resize) -> tuple[Tensor, Place
     return square, Placement(inner_width / width, inner_height / height, left, top)
 
 
+def network_input(squares: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W), as images are read and kept -> float32 in [0, 1], as networks take them."""
+    return squares.float() / 255
+
+
 def read_squares(
     paths: Sequence[Path], architecture: Architecture, sizes: Sequence[tuple[int, int] | None] | None = None
 ) -> Tensor:
@@ -148,4 +153,4 @@ def read_squares(
     sizes = sizes or [None] * len(paths)
     images = (read_image(path, size) for path, size in zip(paths, sizes, strict=True))
     squares = [place_image(image, side, architecture.resize)[0] for image in images]
-    return torch.stack(squares).float() / 255 if squares else torch.zeros(0, 3, side, side)
+    return network_input(torch.stack(squares)) if squares else torch.zeros(0, 3, side, side)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.boxes import MAX_DETECTIONS, Detections, decode, suppress
-from detpress.detector.images import Placement, place_image, read_image
+from detpress.detector.images import Placement, network_input, place_image, read_image
 from detpress.progress import Progress
 from detpress.voc.annotation import Annotation
 from detpress.voc.coordinates import voc_from_edges
@@ -47,7 +47,7 @@ def predict(
         for i in range(len(chunks)):
             loaded = [waiting.get() for waiting in ahead]
             ahead = [pool.apply_async(load, (picture,)) for picture in (chunks[i + 1] if i + 1 < len(chunks) else [])]
-            images = torch.stack([square for square, *_ in loaded]).float() / 255
+            images = network_input(torch.stack([square for square, *_ in loaded]))
             with torch.inference_mode():  # not around the yield: it would hold for the caller, too
                 found = suppress(*decode(run(images), architecture), max_detections)
             for detections, (_, placement, height, width) in zip(found, loaded, strict=True):

@@ -13,7 +13,7 @@ import torch
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.boxes import decode, suppress
-from detpress.detector.images import place_image, read_image
+from detpress.detector.images import network_input, place_image, read_image
 from detpress.measure.energy import joules_between, read_energy
 from detpress.runtimes.runtime import Runtime
 
@@ -102,7 +102,7 @@ def measure_processing(runtime: Runtime, architecture: Architecture, paths: Sequ
         read_image(path)
         started = time.perf_counter()
         square, _ = place_image(read_image(path), architecture.image_size, architecture.resize)
-        images = square[None].float() / 255
+        images = network_input(square[None])
         before.append(time.perf_counter() - started)
         with torch.inference_mode():
             maps = runtime.run(images)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from detpress.builtin import find_bundle
 from detpress.detector.architecture import Architecture
-from detpress.detector.images import read_squares
+from detpress.detector.images import network_input, read_squares
 from detpress.detector.model import Model
 from detpress.detector.predict import BATCH, Run
 from detpress.encodings.bundle import load_bundle, save_bundle
@@ -127,7 +127,7 @@ class StageWorkbench:
         for start in range(0, len(chosen), BATCH):
             batch = chosen[start : start + BATCH]
             squares, targets = collate([data[i] for i in batch])
-            maps = network(squares.to(self.device).float() / 255)
+            maps = network(network_input(squares.to(self.device)))
             loss = yolo_loss(maps, targets.to(self.device), model.architecture, config).total
             torch.autograd.backward(loss * len(batch) / len(chosen))
             self.progress("images differentiated", start + len(batch), len(chosen))

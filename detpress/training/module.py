@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler
 
+from detpress.detector.images import network_input
 from detpress.errors import StageError
 from detpress.training.augment import augment
 from detpress.training.best_average import BestAverage
@@ -126,7 +127,7 @@ class DetectorTraining(pl.LightningModule):
         generator = _generator(self.seed, self.current_epoch, step, self.global_rank)
         mosaic = self.current_epoch < MOSAIC_UNTIL * self.config.epochs
         with torch.autocast(raw.device.type, enabled=False):
-            return augment(raw.float() / 255, targets, self.config.augmentation, mosaic, generator)
+            return augment(network_input(raw), targets, self.config.augmentation, mosaic, generator)
 
     def _step(self, batch: tuple[Tensor, Targets], step: int) -> None:
         images, targets = batch
