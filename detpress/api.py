@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from detpress.detector.model import Model, apply_masks, new_model
     from detpress.detector.narrowing import narrowed_network
     from detpress.detector.network import Network, with_encoded
+    from detpress.detector.replacement import replace_layer
     from detpress.encodings.bundle import load_bundle, save_bundle
     from detpress.encodings.int8_from_scales import int8_network
     from detpress.training.loss import Targets
@@ -103,6 +104,7 @@ __all__ = [
     "masks_of_filters",
     "narrowed_network",
     "new_model",
+    "replace_layer",
     "save_bundle",
     "with_encoded",
 ]
@@ -141,6 +143,7 @@ NEED_TORCH = {
     "masks_of_filters": "detpress.detector.channels",
     "narrowed_network": "detpress.detector.narrowing",
     "new_model": "detpress.detector.model",
+    "replace_layer": "detpress.detector.replacement",
     "save_bundle": "detpress.encodings.bundle",
     "with_encoded": "detpress.detector.network",
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from detpress.detector.darknet_section import Section
+    from detpress.detector.onnx_graph import Graph
 
 LARGEST_COUNT = 2**16  # filters, classes, pixels of a side: more is a mistake, and would be allocated
 
@@ -104,6 +105,14 @@ class Layer(ABC):
     def macs(self, taken: Sequence[FeatureMap], given: FeatureMap) -> int:
         """Multiply-accumulates with weights, for one image; additions, activations and BatchNorm are not counted."""
         return 0
+
+    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
+        """Adds what computes it to the graph of an int8 network, other than by PyTorch's exporter; gives its output.
+
+        taken: names of the maps that it takes. name: of its output. Layers that pass on are not written.
+        Raises InputError, without the layer's number, where it cannot be written.
+        """
+        raise InputError(f"{type(self).__name__} is not written into the ONNX graph of an int8 model")
 
     def as_dict(self) -> dict[str, Any]:
         """The options as plain data for JSON; `from_dict` is its inverse."""

@@ -16,18 +16,16 @@ A symmetric scale is written for OpenVINO as signed codes about 0, each 127 less
 for in every run, by sums over the weights wherever a convolution pads: most of the time of a small network. The code
 255, which only the largest value of the calibration has, becomes 127 instead of 128.
 
-How a convolution is written says its encoding (`Encoding.to_onnx`).
+How a convolution is written says its encoding, how another layer its kind (`to_onnx` of both).
 """
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from torch import nn
 
-from detpress.detector.architecture import Architecture, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
 from detpress.detector.encoding import EncodedConvolution, geometry
 from detpress.detector.folding import folded_weight
-from detpress.detector.layer_kinds import kind_name
+from detpress.detector.kinds import Convolution, Yolo
 from detpress.detector.network import Network, origin
 from detpress.detector.onnx_graph import Graph, Target
 from detpress.errors import InputError
@@ -39,57 +37,40 @@ def int8_onnx(network: Network, target: Target) -> onnx.ModelProto:
     """Input `images`, outputs `map_32`, ... as `detpress.detector.export` names them; weights are int8 constants."""
     architecture, between = network.architecture, network.between
     graph = Graph(target)
-    channels = (3, *architecture.output_channels)
-    strides = [1]
     given = ["images"]  # by layer, from the one before the first on: the name of its output
-    outputs: list[str] = []
+    outputs: list[onnx.ValueInfoProto] = []
 
     def taken(layer: int) -> str:
         scale = between.get(f"layers.{origin(architecture, layer)}")
         return graph.rounded(given[layer + 1], scale) if scale else given[layer + 1]
 
-    for i, layer in enumerate(architecture.layers):
-        x, name, stride = given[i], f"layers.{i}", strides[i]
-        match layer:
-            case Convolution():
-                x = _convolution(graph, x, network, i)
-                if layer.activation == "leaky":
-                    scale = between.get(f"{name}.convolution") if target == "onnxruntime" else None
-                    x = graph.add("LeakyRelu", [graph.rounded(x, scale) if scale else x], name, alpha=0.1)
-                elif layer.activation == "relu":  # both runtimes fuse it with the convolution
-                    x = graph.add("Relu", [x], name)
-                elif layer.activation != "linear":
-                    raise InputError(f"{name}: {layer.activation} of an int8 model is not written in ONNX")
-                stride *= layer.stride
-            case Shortcut(source=source):
-                x = graph.add("Add", [taken(i - 1), taken(source)], name)
-            case Route(sources=(source,)):
-                x, stride = given[source + 1], strides[source + 1]
-            case Route(sources=sources):
-                x, stride = graph.add("Concat", [taken(s) for s in sources], name, axis=1), strides[sources[0] + 1]
-            case Upsample():
-                x, stride = _upsample(graph, taken(i - 1), name, layer.stride), stride // layer.stride
-            case MaxPool():
-                x, stride = _pool(graph, taken(i - 1), name, layer), stride * layer.stride
-            case Yolo():
-                outputs.append(graph.add("Identity", [x], f"map_{stride}"))
-            case _:
-                raise InputError(f"{name}: a {kind_name(type(layer))} layer of an int8 model is not written in ONNX")
+    for i, (layer, of) in enumerate(zip(architecture.layers, architecture.output_maps, strict=True)):
+        inputs, name = layer.inputs(i), f"layers.{i}"
+        if isinstance(layer, Convolution):
+            x = _convolution(graph, given[i], network, i)
+            scale = between.get(f"{name}.convolution") if target == "onnxruntime" else None
+            if scale and layer.activation == "leaky":  # a relu it fuses with the convolution
+                x = graph.rounded(x, scale)
+            x = layer.activation_to_onnx(graph, x, name)
+        elif layer.passes_on:
+            x = given[inputs[0] + 1]
+        else:
+            try:
+                x = layer.to_onnx(graph, [taken(k) for k in inputs], name)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from error
+        if isinstance(layer, Yolo):
+            output = graph.add("Identity", [x], f"map_{architecture.image_size // of.side}")
+            outputs.append(_batch(output, of.channels, of.side))
         given.append(x)
-        strides.append(stride)
-    side = architecture.image_size
     proto = helper.make_graph(
         graph.nodes,
         architecture.name,
-        [_batch("images", 3, side)],
-        [_batch(f"map_{strides[i]}", channels[i], side // strides[i]) for i in _yolo_indices(architecture)],
+        [_batch("images", 3, architecture.image_size)],
+        outputs,
         graph.constants,
     )
     return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-
-
-def _yolo_indices(architecture: Architecture) -> list[int]:
-    return [i for i, layer in enumerate(architecture.layers) if isinstance(layer, Yolo)]
 
 
 def _batch(name: str, channels: int, side: int) -> onnx.ValueInfoProto:
@@ -103,18 +84,3 @@ def _convolution(graph: Graph, x: str, network: Network, i: int) -> str:
     if encoding.keeps_norm:
         return graph.convolution(x, name, geometry(convolution), *folded_weight(network, i))
     return encoding.to_onnx(graph, x, name, convolution)
-
-
-def _upsample(graph: Graph, x: str, name: str, stride: int) -> str:
-    scales = graph.constant(f"{name}.scales", np.array([1, 1, stride, stride], np.float32))
-    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return graph.add("Resize", [x, "", scales], name, **how)
-
-
-def _pool(graph: Graph, x: str, name: str, layer: MaxPool) -> str:
-    pads = [(layer.size - 1) // 2] * 4
-    if layer.stride == 1 and layer.size == 2:  # see SameMaxPool2
-        pads = [0] * 4
-        ends = graph.constant(f"{name}.pads", np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int64))
-        x = graph.add("Pad", [x, ends], f"{name}.padded", mode="edge")
-    return graph.add("MaxPool", [x], name, kernel_shape=[layer.size] * 2, strides=[layer.stride] * 2, pads=pads)

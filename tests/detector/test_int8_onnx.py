@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import onnx
 import onnxruntime
@@ -15,8 +16,9 @@ from torch import Tensor
 from detpress.detector.architecture import Architecture, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
 from detpress.detector.float32 import FoldedFloat32
 from detpress.detector.input_scale import MIDDLE, InputScale
+from detpress.detector.kinds import Activation, AveragePool, Dropout, ScaleChannels
 from detpress.detector.model import Model
-from detpress.detector.network import Network, filled_network
+from detpress.detector.network import Network, filled_network, folded_but
 from detpress.detector.onnx_graph import Target
 from detpress.encodings.bundle import save_bundle
 from detpress.encodings.calibration import with_scales_between
@@ -115,6 +117,33 @@ def test_without_scales_between_the_graph_is_the_network(images: Tensor) -> None
     with torch.inference_mode():
         off = (found - bare(images)[0]).abs()
     assert float(off.mean()) < 1e-3, "a value at the half is rounded otherwise here and there"
+
+
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_squeeze_and_excitation_and_every_activation_are_those_of_the_network(
+    activation: Activation, images: Tensor
+) -> None:
+    layers = (
+        Convolution(8, (3, 1), stride=2, activation=activation),
+        AveragePool(),
+        Convolution(8, 1, batch_normalize=False, activation="logistic"),
+        ScaleChannels(0),
+        Dropout(),
+        Convolution(21, size=1, batch_normalize=False, activation="linear"),
+        Yolo(ANCHORS),
+    )
+    architecture = Architecture("excited", layers, ("cat", "dog"), image_size=64)
+    network = Network(architecture, folded_but(architecture, {0: Int8(InputScale(1 / 255, 0))})).eval()
+    network.load_state_dict(
+        {
+            name: torch.randint(-127, 128, tensor.shape).to(torch.int8) if tensor.dtype == torch.int8 else tensor / 100
+            for name, tensor in network.state_dict().items()
+        }
+    )
+    session = onnxruntime.InferenceSession(int8_onnx(network, "onnxruntime").SerializeToString())
+    found = torch.from_numpy(session.run(["map_2"], {"images": images.numpy()})[0])
+    with torch.inference_mode():
+        assert torch.allclose(found, network(images)[0], atol=1e-3)
 
 
 def test_a_tensor_that_a_convolution_takes_keeps_its_scale_and_pooling_shares_one(images: Tensor) -> None:

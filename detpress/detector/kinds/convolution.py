@@ -3,13 +3,17 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
+import numpy as np
 from torch import nn
 
 from detpress.detector.darknet_section import Section
 from detpress.detector.layer import LARGEST_COUNT, Channels, FeatureMap, Layer
 from detpress.errors import InputError, shortened
+
+if TYPE_CHECKING:
+    from detpress.detector.onnx_graph import Graph
 
 # As Darknet names them and defines them, but for hard_swish, which it has not:
 #   leaky      x, 0.1 x below 0          logistic   1 / (1 + exp(-x))          mish         x tanh(log(1 + exp(x)))
@@ -115,6 +119,27 @@ class Convolution(Layer):
     def _weights(self, taken: Sequence[FeatureMap]) -> int:
         filters, incoming, height, width = self.weight_shape(taken[0].channels)
         return filters * incoming * height * width
+
+    def activation_to_onnx(self, graph: "Graph", x: str, name: str) -> str:
+        """The convolution's output `x` after the activation; how a convolution is written says its encoding."""
+        match self.activation:
+            case "leaky":
+                return graph.add("LeakyRelu", [x], name, alpha=0.1)
+            case "relu":
+                return graph.add("Relu", [x], name)
+            case "relu6":
+                return graph.add("Clip", [x, *(graph.scalar(np.float32(end)) for end in (0, 6))], name)
+            case "logistic":
+                return graph.add("Sigmoid", [x], name)
+            case "swish":
+                return graph.add("Mul", [x, graph.add("Sigmoid", [x], f"{name}.sigmoid")], name)
+            case "mish":
+                softplus = graph.add("Softplus", [x], f"{name}.softplus")
+                return graph.add("Mul", [x, graph.add("Tanh", [softplus], f"{name}.tanh")], name)
+            case "hard_swish":
+                return graph.add("HardSwish", [x], name)
+            case "linear":
+                return x
 
     @classmethod
     def checked(cls, option: str, value: Any) -> Any:

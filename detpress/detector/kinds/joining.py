@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from detpress.detector.darknet_section import Section
 from detpress.detector.layer import Channels, FeatureMap, Layer
 from detpress.errors import InputError, shortened
+
+if TYPE_CHECKING:
+    from detpress.detector.onnx_graph import Graph
 
 
 class Add(nn.Module):
@@ -55,6 +58,9 @@ class Shortcut(Layer):
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
         return "added"
 
+    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
+        return graph.add("Add", taken, name)
+
     @classmethod
     def checked(cls, option: str, value: Any) -> int:
         return checked_source(value)
@@ -98,6 +104,9 @@ class ScaleChannels(Layer):
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
         return "multiplied"
+
+    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
+        return graph.add("Mul", taken, name)
 
     @classmethod
     def checked(cls, option: str, value: Any) -> int:
@@ -145,6 +154,9 @@ class Route(Layer):
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
         return "beside"
+
+    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
+        return graph.add("Concat", taken, name, axis=1)
 
     @classmethod
     def checked(cls, option: str, value: Any) -> tuple[int, ...]:

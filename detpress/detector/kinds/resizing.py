@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
 from detpress.detector.darknet_section import Section
 from detpress.detector.layer import Channels, FeatureMap, Layer
 from detpress.errors import InputError
+
+if TYPE_CHECKING:
+    from detpress.detector.onnx_graph import Graph
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,11 @@ class Upsample(Layer):
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
         return "passed"
+
+    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
+        scales = graph.constant(f"{name}.scales", np.array([1, 1, self.stride, self.stride], np.float32))
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return graph.add("Resize", [*taken, "", scales], name, **how)
 
     @classmethod
     def from_section(cls, section: Section, index: int) -> Self:
@@ -64,6 +73,15 @@ class MaxPool(Layer):
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
         return "passed"
 
+    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
+        [x] = taken
+        pads = [(self.size - 1) // 2] * 4
+        if (self.size, self.stride) == (2, 1):  # see SameMaxPool2
+            pads = [0] * 4
+            ends = graph.constant(f"{name}.pads", np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int64))
+            x = graph.add("Pad", [x, ends], f"{name}.padded", mode="edge")
+        return graph.add("MaxPool", [x], name, kernel_shape=[self.size] * 2, strides=[self.stride] * 2, pads=pads)
+
     @classmethod
     def from_section(cls, section: Section, index: int) -> Self:
         stride = section.whole_number("stride", 1, 1, 32)
@@ -91,6 +109,9 @@ class AveragePool(Layer):
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
         return "passed"
+
+    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
+        return graph.add("GlobalAveragePool", taken, name)
 
     @classmethod
     def from_section(cls, section: Section, index: int) -> Self:
