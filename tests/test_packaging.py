@@ -44,7 +44,11 @@ def test_the_wheel_has_every_module_recipe_and_bundle(built: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == sources()
-    assert {"detpress/py.typed", "detpress/recipes/first-steps/quickstart.yaml", "detpress/plugins/nni_prune.py"} <= names
+    assert {
+        "detpress/py.typed",
+        "detpress/recipes/first-steps/quickstart.yaml",
+        "detpress/plugins/nni_prune.py",
+    } <= names
 
 
 def test_the_wheel_has_the_entry_points(built: Path) -> None:
