@@ -149,6 +149,10 @@ NEED_TORCH = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name not in NEED_TORCH:
         raise AttributeError(f"module 'detpress.api' has no attribute '{name}'")

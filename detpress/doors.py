@@ -9,7 +9,7 @@ from importlib import metadata
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
 from typing import Any
 
-from detpress.errors import InputError, nearest, shortened
+from detpress.errors import InputError, NotInstalledError, nearest, shortened
 
 
 @cache
@@ -41,11 +41,12 @@ def distribution_of(name: str, group: str) -> tuple[str, str]:
 def load_class(name: str, group: str, kind: Any) -> Any:
     """The class called `name` in the group, a subclass of `kind`.
 
-    Raises InputError for a name that is unknown, given twice, or broken.
+    Raises InputError for a name that is given twice or no such class, NotInstalledError for one that is unknown or
+    cannot be imported.
     """
     word, found = group.rpartition(".")[2].removesuffix("s"), entries_of(group)
     if name not in found:
-        raise InputError(f"unknown {word} {shortened(name)}; {_guess(name, found)}")
+        raise NotInstalledError(f"unknown {word} {shortened(name)}; {_guess(name, found)}")
     entries = found[name]
     if len(entries) > 1:
         rivals = " and ".join(entry.dist.name if entry.dist else "?" for entry in entries)
@@ -54,7 +55,7 @@ def load_class(name: str, group: str, kind: Any) -> Any:
         loaded = entries[0].load()
     except Exception as error:  # a stranger's module may raise anything
         package = distribution_of(name, group)[0]
-        raise InputError(f"{word} '{name}' ({package}) cannot be imported: {error!r}") from error
+        raise NotInstalledError(f"{word} '{name}' ({package}) cannot be imported: {error!r}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, kind)):
         package = distribution_of(name, group)[0]
         raise InputError(f"{word} '{name}' ({package}): {entries[0].value} is no detpress {kind.__name__}")

@@ -21,6 +21,10 @@ class InputError(DetpressError):
     exit_code = 2
 
 
+class NotInstalledError(InputError):
+    """What a file names is of a package that is not installed here, or cannot be imported: the file may be whole."""
+
+
 class StageError(DetpressError):
     """The input was fine, the work failed: an engine broke, changed nothing, or the loss was not finite."""
 

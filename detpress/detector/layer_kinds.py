@@ -4,8 +4,8 @@ from functools import cache
 from typing import Any
 
 from detpress.detector.layer import Layer
-from detpress.doors import entries_of, load_class
-from detpress.errors import InputError, shortened
+from detpress.doors import distribution_of, entries_of, load_class
+from detpress.errors import InputError, NotInstalledError, cut_short, shortened
 
 LAYERS = "detpress.layers"
 
@@ -43,12 +43,21 @@ def layer_from_dict(where: str, data: Any) -> Layer:
     name = data.get("type") if isinstance(data, dict) else None
     if not isinstance(name, str):
         raise InputError(f"{where}: expected an object with a type, got {shortened(data)}")
+    package = data.get("package")
+    if name not in entries_of(LAYERS) and package is not None:
+        raise NotInstalledError(
+            f"{where}: the layer {shortened(name)} is not installed here; install {cut_short(str(package))}"
+        )
     try:
         kind = layer_kind(name)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    return kind.from_dict(where, data)
+        raise type(error)(f"{where}: {error}") from error
+    return kind.from_dict(where, {key: value for key, value in data.items() if key != "package"})
 
 
 def layer_as_dict(layer: Layer) -> dict[str, Any]:
-    return {"type": kind_name(type(layer)), **layer.as_dict()}
+    """The entry of model.json: the kind, the package that brings it if it is not detpress, and the options."""
+    name = kind_name(type(layer))
+    package, version = distribution_of(name, LAYERS)
+    of = {} if package == "detpress" else {"package": f"{package} {version}"}
+    return {"type": name, **of, **layer.as_dict()}

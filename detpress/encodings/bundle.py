@@ -94,7 +94,7 @@ def load_bundle(folder: Path) -> Model:
         history = _check_description(description)
         network = _skeleton(Architecture.from_dict(description["architecture"]), description)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     except (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"{path}: the layers make no network") from error
     try:

@@ -5,7 +5,7 @@ from typing import Any
 
 from detpress.detector.encoding import Encoding
 from detpress.doors import distribution_of, entries_of, load_class
-from detpress.errors import InputError, cut_short, shortened
+from detpress.errors import InputError, NotInstalledError, cut_short, shortened
 
 ENCODINGS = "detpress.encodings"
 
@@ -49,11 +49,11 @@ def encoding_from_dict(where: str, data: Any) -> Encoding:
     options = dict(data)
     name, package = options.pop("type"), options.pop("package", None)
     if name not in entries_of(ENCODINGS) and package is not None:
-        raise InputError(
+        raise NotInstalledError(
             f"{where}: the encoding {shortened(name)} is not installed here; install {cut_short(str(package))}"
         )
     try:
         kind = encoding_kind(name)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+        raise type(error)(f"{where}: {error}") from error
     return kind.from_dict(where, options)

@@ -273,7 +273,8 @@ def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource
         else:
             message = finding["msg"].removeprefix("Value error, ")
             expected = message.replace("Input should be ", "expected ", 1)
-            yield f"{where}: {expected[0].lower()}{expected[1:]}, got {shortened(finding['input'])}"
+            got = "" if expected.endswith("?") else f", got {shortened(finding['input'])}"
+            yield f"{where}: {expected[0].lower()}{expected[1:]}{got}"
 
 
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:

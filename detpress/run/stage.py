@@ -32,7 +32,7 @@ from detpress.detector.model import Model
 from detpress.doors import version
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.engine_log import standard_output_into
-from detpress.errors import DetpressError, InputError, StageError, no_room
+from detpress.errors import DetpressError, InputError, NotInstalledError, StageError, no_room
 from detpress.measure.metrics import measure_model
 from detpress.measure.scoring import protocol_id
 from detpress.recipe.file import Recipe
@@ -146,6 +146,8 @@ class StageMaker:
             return "it cannot be read"
         try:
             self._remember(key, load_bundle(self.store.stage(key) / "bundle"))
+        except NotInstalledError:  # the stage may be whole: nothing is put aside for it
+            raise
         except InputError as error:
             return str(error)
         return None

@@ -171,6 +171,25 @@ def test_a_bundle_whose_encoding_is_not_installed_says_what_to_install(
         load_bundle(workplace / "out/1-mine.share/bundle")
 
 
+def test_a_finished_stage_is_not_broken_where_its_encoding_is_not_installed(
+    detpress: Command, workplace: Path, cache: Path, codebook: Path
+) -> None:
+    tiny = ("--set", "model.arch=yolov3-tiny", "--set", "measure={runtimes: [], memory: false}")
+    command = ("run", "small.yaml", "--set", "chain=[mine.share]", *tiny, "--out", "out")
+    assert detpress(*command).code == 0
+    entries = codebook / "codebooks-1.2.dist-info/entry_points.txt"
+    whole = entries.read_text()
+    entries.write_text(whole.replace("[detpress.encodings]", "[elsewhere]"))
+    forget_what_is_installed()
+    said = detpress(*command)
+    assert said.code == 2
+    assert "'mine.codebook' is not installed here; install codebooks 1.2" in said.err.splitlines()[-1]
+    entries.write_text(whole)
+    forget_what_is_installed()
+    said = detpress(*command, "--json")
+    assert [stage["reused"] for stage in said.json["stages"]] == [True, True]
+
+
 def test_an_encoding_without_an_entry_point_is_not_saved(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Own(Int8):

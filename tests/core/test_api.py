@@ -11,6 +11,7 @@ from detpress import api
 @pytest.mark.parametrize("name", api.__all__)
 def test_every_name_is_there(name: str) -> None:
     assert getattr(api, name) is not None
+    assert name in dir(api)
 
 
 def test_what_is_not_part_of_it_is_an_attribute_error() -> None:
