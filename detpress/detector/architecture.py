@@ -32,7 +32,7 @@ from detpress.detector.kinds import (
 )
 from detpress.detector.layer import LARGEST_COUNT, FeatureMap, Layer
 from detpress.detector.layer_kinds import layer_as_dict, layer_from_dict
-from detpress.errors import InputError, shortened
+from detpress.errors import InputError, cut_short, shortened
 from detpress.files.plain_json import check_keys
 
 __all__ = [
@@ -164,7 +164,14 @@ class Architecture:
 
 def map_of(layer: Layer, taken: Sequence[FeatureMap]) -> FeatureMap:
     """What `layer` gives. Raises InputError as it does, and where it would give more than any memory holds."""
-    given = layer.given(taken)
+    try:
+        given = layer.given(taken)
+    except InputError:
+        raise
+    except Exception as error:  # another package's kind may raise anything
+        raise InputError(f"{type(layer).__name__} failed: {type(error).__name__}: {cut_short(str(error))}") from error
+    if not isinstance(given, FeatureMap):
+        raise InputError(f"{type(layer).__name__} gives {shortened(given)} as its map; expected a FeatureMap")
     if max(given.channels, given.side) > LARGEST_COUNT:
         raise InputError(f"gives {given} pixels; expected at most {LARGEST_COUNT} of either")
     if given.channels * given.side**2 > LARGEST_MAP:
@@ -196,5 +203,11 @@ def build_architecture(
         anchors = [(w * image_size / scale, h * image_size / scale) for w, h in design.anchors]
     if len(anchors) != len(design.anchors):
         raise InputError(f"{name} takes {len(design.anchors)} anchors, not {len(anchors)}")
-    layers = design.layers(len(classes), anchors, image_size, width)
-    return Architecture(name, tuple(layers), tuple(classes), image_size, resize)
+    try:
+        layers = tuple(design.layers(len(classes), anchors, image_size, width))
+    except InputError:
+        raise
+    except Exception as error:  # another package's architecture may raise anything
+        said = f"{type(error).__name__}: {cut_short(str(error))}"
+        raise InputError(f"the architecture '{name}' gives no layer list: {said}") from error
+    return Architecture(name, layers, tuple(classes), image_size, resize)

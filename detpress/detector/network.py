@@ -149,3 +149,26 @@ def origin(architecture: Architecture, layer: int) -> int:
     while layer >= 0 and architecture.layers[layer].passes_on:
         [layer] = architecture.layers[layer].inputs(layer)
     return layer
+
+
+def check_maps(network: nn.Module) -> None:
+    """Raises InputError, naming it, where a layer of another package gives another map than it says."""
+    assert isinstance(network, Network)
+    architecture = network.architecture
+    packages = [type(layer).__module__.partition(".")[0] for layer in architecture.layers]
+    foreign = [i for i, package in enumerate(packages) if package != "detpress"]
+
+    def check(i: int, found: object) -> None:
+        said = architecture.output_maps[i]
+        shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found).__name__
+        if shape != (said.channels, said.side, said.side):
+            raise InputError(f"layer {i}: {type(architecture.layers[i]).__name__} says {said}, and gives {shape}")
+
+    hooks = [network.layers[i].register_forward_hook(lambda *seen, i=i: check(i, seen[2])) for i in foreign]
+    try:
+        if foreign:
+            with torch.inference_mode():
+                network(torch.zeros(1, 3, architecture.image_size, architecture.image_size))
+    finally:
+        for hook in hooks:
+            hook.remove()

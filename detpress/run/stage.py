@@ -29,6 +29,7 @@ from detpress.detector import images
 from detpress.detector.architecture import Architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model
+from detpress.detector.network import check_maps
 from detpress.doors import version
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.engine_log import standard_output_into
@@ -231,9 +232,11 @@ def _save(model: Model, folder: Path) -> Model:
     """The model as it is read back. Raises StageError where it cannot be: it would never be of use."""
     try:
         save_bundle(model, folder)
-        return load_bundle(folder)
+        read_back = load_bundle(folder)
+        check_maps(read_back.network)
     except (InputError, ValueError, RuntimeError) as error:
         raise StageError(f"gave a model that no bundle can hold: {error}") from error
+    return read_back
 
 
 def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:

@@ -25,7 +25,16 @@ from detpress.training.dataset import TrainingSet, collate
 from detpress.training.history import LossHistory
 from detpress.training.loss import Targets
 from detpress.training.moving_average import MovingAverage
-from detpress.training.objective import Objective, Terms, TrainingStep, held, outputs_of, total, without_replaced
+from detpress.training.objective import (
+    Objective,
+    Terms,
+    TrainingStep,
+    checked_terms,
+    held,
+    outputs_of,
+    total,
+    without_replaced,
+)
 from detpress.training.process import Report, seeded
 from detpress.training.step import new_optimizer, new_schedule, parameters_of
 
@@ -155,7 +164,8 @@ class DetectorTraining(pl.LightningModule):
         own: dict[Objective, Terms | None] = {}
         for place, (i, optimizer) in enumerate(self.own_optimizers.items(), start=1):
             objective = self.objectives[i]
-            own[objective] = terms = objective.own_terms(now)
+            given = objective.own_terms(now)
+            own[objective] = terms = None if given is None else checked_terms(objective, given)
             if terms:
                 loss = self._finite_total(terms, step)
                 with torch.autocast(loss.device.type, enabled=False):
@@ -170,7 +180,7 @@ class DetectorTraining(pl.LightningModule):
         optimizers = dict(zip(self.own_optimizers, self._lightning_optimizers()[1:], strict=True))
         apart = [i for i in self.own_optimizers if own[self.objectives[i]] is not None]
         with held([p for i in apart for p in parameters_of(self.own_optimizers[i])]):
-            terms = without_replaced(list(self.objectives), lambda objective: objective.terms(now))
+            terms = without_replaced(list(self.objectives), lambda one: checked_terms(one, one.terms(now)))
         loss = self._finite_total(terms, step)
         self.losses.append(float(loss.detach()))
         stepping = [self._lightning_optimizers()[0], *(optimizers[i] for i in optimizers if i not in apart)]

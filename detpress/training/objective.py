@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
-from detpress.errors import InputError, StageError
+from detpress.errors import InputError, StageError, shortened
 from detpress.options import NoOptions, Options
 from detpress.training.config import TrainingConfig
 from detpress.training.loss import Targets
@@ -72,6 +72,18 @@ class TrainingStep:
         """The same without the way back into the network."""
         outputs = {name: output.detach() for name, output in self.outputs.items()}
         return replace(self, maps=[raw.detach() for raw in self.maps], outputs=outputs)
+
+
+def checked_terms(objective: "Objective", found: Any) -> Terms:
+    """What `terms` or `own_terms` gave. Raises StageError, naming the class, unless it is scalars by their names."""
+    said = type(objective).__name__
+    if not isinstance(found, dict):
+        raise StageError(f"the objective {said} gave {type(found).__name__}; expected terms by name, such as {{}}")
+    for name, term in found.items():
+        if not isinstance(name, str) or not isinstance(term, Tensor) or term.ndim:
+            shape = f"a tensor of shape {list(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            raise StageError(f"the objective {said} gave {shape} as the term {shortened(name)}; expected a scalar")
+    return found
 
 
 class Objective(nn.Module):

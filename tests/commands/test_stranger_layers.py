@@ -95,6 +95,42 @@ class Mobile(Design):
             net.add(Shortcut(before))
         net.head(anchors, classes)
         return net.layers
+
+
+@dataclass(frozen=True)
+class Halves(Size):
+    'Says that the map stays as it is.'
+
+    def module(self, taken):
+        return nn.MaxPool2d(2)
+
+
+@dataclass(frozen=True)
+class Raises(Size):
+    'Cannot say what it gives.'
+
+    def given(self, taken):
+        raise KeyError("width")
+
+
+class Wrong(Mobile):
+    kind = Halves
+
+    def layers(self, classes, anchors, image_size, width):
+        net = LayerList(width)
+        net.convolution(64, 3)
+        net.add(self.kind())
+        net.head(anchors, classes)
+        return net.layers
+
+
+class Raising(Wrong):
+    kind = Raises
+
+
+class Listless(Mobile):
+    def layers(self, classes, anchors, image_size, width):
+        return None
 """
 
 
@@ -108,7 +144,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger_layers\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text(
         "[detpress.layers]\nmine.gain = stranger_layers:Gain\nmine.size = stranger_layers:Size\n"
-        "[detpress.architectures]\nmine.mobile = stranger_layers:Mobile\n"
+        "mine.halves = stranger_layers:Halves\nmine.raises = stranger_layers:Raises\n"
+        "[detpress.architectures]\nmine.mobile = stranger_layers:Mobile\nmine.wrong = stranger_layers:Wrong\n"
+        "mine.raising = stranger_layers:Raising\nmine.listless = stranger_layers:Listless\n"
     )
     monkeypatch.syspath_prepend(folder)
     doors.entries_of.cache_clear()
@@ -194,3 +232,22 @@ def test_darknet_has_no_layer_of_others(detpress: Command, workplace: Path) -> N
     said = detpress("export", said.json["stages"][0]["bundle"], "--to", "darknet")
     assert said.code == 2
     assert "layers.1: Darknet has no mine.size layer" in said.err
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("wrong", 1, "layer 1: Halves says 4 channels of 64 x 64, and gives (4, 32, 32)"),
+        ("raising", 2, "layer 1: Raises failed: KeyError: 'width'"),
+        ("listless", 2, "the architecture 'mine.listless' gives no layer list: TypeError: "),
+    ],
+)
+def test_what_another_packages_network_gets_wrong_is_one_line(
+    detpress: Command, workplace: Path, name: str, code: int, message: str
+) -> None:
+    model = f"model={{arch: mine.{name}, width: 0.0625, image_size: 64}}"
+    said = detpress("run", "small.yaml", "--set", model, "--set", "chain=[]", *MEASURE)
+    assert said.code == code
+    assert message in said.err.splitlines()[-1]
+    assert "Traceback" not in said.err

@@ -16,7 +16,7 @@ from detpress.training import module as training_module
 from detpress.training.config import TrainingConfig
 from detpress.training.detection import Detection
 from detpress.training.module import DetectorTraining
-from detpress.training.objective import Objective, Terms, TrainingStart, TrainingStep
+from detpress.training.objective import Objective, Terms, TrainingStart, TrainingStep, checked_terms
 from detpress.training.snapshot import Snapshot
 from detpress.training.teacher import Teacher
 from detpress.voc.devkit import Devkit
@@ -267,3 +267,20 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_from(
     assert same_weights(resumed, whole)
     assert columns(tmp_path / "killed") == "epoch,box,objectness,classes"
     assert len((tmp_path / "killed/training.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "gave NoneType; expected terms by name"),
+        (torch.zeros(()), "gave Tensor; expected terms by name"),
+        ({"large": torch.zeros(3)}, r"gave a tensor of shape \[3\] as the term 'large'; expected a scalar"),
+        ({"large": 0.5}, "gave float as the term 'large'; expected a scalar"),
+        ({3: torch.zeros(())}, r"gave a tensor of shape \[\] as the term 3; expected a scalar"),
+    ],
+)
+def test_terms_are_scalars_by_their_names_and_what_is_not_is_said_with_the_objectives_name(
+    found: object, said: str
+) -> None:
+    with pytest.raises(StageError, match=f"^the objective Objective {said}"):
+        checked_terms(Objective(), found)
