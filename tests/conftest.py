@@ -1,12 +1,14 @@
 """Small detectors that several tests share; a test that changes one takes a copy."""
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import boto3
 import pytest
 import torch
+from distribution import Install, forget_what_is_installed, write_distribution
 from moto.server import ThreadedMotoServer
 from torch import Tensor
 
@@ -40,6 +42,24 @@ def s3() -> Iterator[str]:
         boto3.client("s3").create_bucket(Bucket="detpress")
         yield "s3://detpress"
     server.stop()
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Installs a distribution for as long as the test runs."""
+    modules: set[str] = set()
+
+    def install_it(name: str, version: str, sources: Mapping[str, str], entry_points: str) -> Path:
+        folder = write_distribution(tmp_path / "strangers", name, version, sources, entry_points)
+        modules.update(file.partition("/")[0].removesuffix(".py") for file in sources)
+        monkeypatch.syspath_prepend(folder)
+        forget_what_is_installed()
+        return folder
+
+    yield install_it
+    forget_what_is_installed()
+    for name in [name for name in sys.modules if name.partition(".")[0] in modules]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -121,9 +121,9 @@ class Layer(ABC):
 
     @classmethod
     def from_dict(cls, where: str, data: dict[str, Any]) -> Self:
-        """data: the options, and `type`. Raises InputError, beginning with `where`, for what no such layer has."""
+        """data: the options. Raises InputError, beginning with `where`, for what no such layer has."""
         options = [option.name for option in fields(cls) if option.name != "name"]
-        check_keys(where, data, ["type", *options], ["name"])
+        check_keys(where, data, options, ["name"])
         name = data.get("name")
         if not (name is None or (isinstance(name, str) and name)):
             raise InputError(f"{where}: name: expected a text, got {shortened(name)}")

@@ -5,14 +5,13 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import Command, Said
+from distribution import Install
 
-from detpress import doors
 from detpress.detector.architecture import build_architecture
 from detpress.detector.model import new_model
 from detpress.encodings.bundle import save_bundle
@@ -158,18 +157,9 @@ class Nothing(Plugin):
 
 
 @pytest.fixture
-def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def stranger(install: Install) -> None:
     """Another distribution, whose plugin `stranger.nothing` changes nothing."""
-    folder = tmp_path / "site"
-    info = folder / "stranger-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / "stranger.py").write_text(STRANGER)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[detpress.plugins]\nstranger.nothing = stranger:Nothing\n")
-    monkeypatch.syspath_prepend(folder)
-    doors.entries_of.cache_clear()
-    yield
-    doors.entries_of.cache_clear()
+    install("stranger", "1.0", {"stranger.py": STRANGER}, "[detpress.plugins]\nstranger.nothing = stranger:Nothing\n")
 
 
 def test_a_stage_that_changed_nothing_fails_and_says_so(

@@ -2,21 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import Command
+from distribution import Install, forget_what_is_installed
 
-from detpress import doors
 from detpress.detector.architecture import build_architecture
 from detpress.detector.form import Form
 from detpress.detector.input_scale import InputScale
 from detpress.detector.model import new_model
 from detpress.detector.network import Network
-from detpress.encodings import known
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.encodings.int8 import Int8
 from detpress.errors import InputError
@@ -87,28 +85,16 @@ class Share(Plugin):
 """
 
 
-def forget_what_is_installed() -> None:
-    doors.entries_of.cache_clear()
-    known.encoding_name.cache_clear()
-
-
 @pytest.fixture
-def codebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def codebook(install: Install) -> Path:
     """A distribution with the encoding and the plugin, installed; the folder that it lies in."""
-    folder = tmp_path / "strangers"
-    info = folder / "codebooks-1.2.dist-info"
-    info.mkdir(parents=True)
-    (folder / "codebook_encoding.py").write_text(ENCODING)
-    (folder / "codebook_plugin.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: codebooks\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(
+    return install(
+        "codebooks",
+        "1.2",
+        {"codebook_encoding.py": ENCODING, "codebook_plugin.py": PLUGIN},
         "[detpress.plugins]\nmine.share = codebook_plugin:Share\n"
-        "[detpress.encodings]\nmine.codebook = codebook_encoding:Codebook\n"
+        "[detpress.encodings]\nmine.codebook = codebook_encoding:Codebook\n",
     )
-    monkeypatch.syspath_prepend(folder)
-    forget_what_is_installed()
-    yield folder
-    forget_what_is_installed()
 
 
 def test_a_chain_with_an_encoding_of_another_package(detpress: Command, workplace: Path, codebook: Path) -> None:

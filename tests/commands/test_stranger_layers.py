@@ -1,8 +1,6 @@
 """A package of others that brings kinds of layers and an architecture: one file, and an entry point for each."""
 
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +8,8 @@ import onnxruntime
 import pytest
 import torch
 from command_line import Command
+from distribution import Install, forget_what_is_installed
 
-from detpress import doors
 from detpress.detector.architecture import build_architecture
 from detpress.encodings.bundle import load_bundle
 
@@ -135,24 +133,17 @@ class Listless(Mobile):
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The distribution, installed."""
-    folder = tmp_path / "strangers"
-    info = folder / "stranger_layers-1.2.dist-info"
-    info.mkdir(parents=True)
-    (folder / "stranger_layers.py").write_text(STRANGER)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger_layers\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(
+def package(install: Install) -> Path:
+    """The distribution, installed; the folder that it lies in."""
+    return install(
+        "stranger_layers",
+        "1.2",
+        {"stranger_layers.py": STRANGER},
         "[detpress.layers]\nmine.gain = stranger_layers:Gain\nmine.size = stranger_layers:Size\n"
         "mine.halves = stranger_layers:Halves\nmine.raises = stranger_layers:Raises\n"
         "[detpress.architectures]\nmine.mobile = stranger_layers:Mobile\nmine.wrong = stranger_layers:Wrong\n"
-        "mine.raising = stranger_layers:Raising\nmine.listless = stranger_layers:Listless\n"
+        "mine.raising = stranger_layers:Raising\nmine.listless = stranger_layers:Listless\n",
     )
-    monkeypatch.syspath_prepend(folder)
-    doors.entries_of.cache_clear()
-    yield folder
-    doors.entries_of.cache_clear()
-    sys.modules.pop("stranger_layers", None)
 
 
 MOBILE = ["--set", "model={arch: mine.mobile, width: 0.0625, image_size: 96}"]
@@ -193,7 +184,7 @@ def test_what_is_not_installed_any_more_is_said_by_its_name(
     said = detpress("run", "small.yaml", *MOBILE, "--set", "chain=[]", "--out", "out", "--json")
     bundle = said.json["stages"][0]["bundle"]
     shutil.rmtree(package)
-    doors.entries_of.cache_clear()
+    forget_what_is_installed()
     said = detpress("model", bundle)
     assert said.code == 2
     assert "layer 1: the layer 'mine.size' is not installed here; install stranger_layers 1.2" in said.err

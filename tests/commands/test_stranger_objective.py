@@ -5,14 +5,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import Command
+from distribution import Install
 from test_interruption import digests
 
-from detpress import doors
 from detpress.detector.architecture import build_architecture
 from detpress.detector.model import new_model
 from detpress.encodings.bundle import save_bundle
@@ -48,20 +47,12 @@ def example() -> str:
 
 
 @pytest.fixture
-def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of a distribution with this objective, installed."""
-    folder = tmp_path / "stranger"
-    info = folder / "stranger-1.2.dist-info"
-    info.mkdir(parents=True)
-    (folder / "stranger_critic.py").write_text(example())
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text("[detpress.objectives]\nmine.critic = stranger_critic:Critic\n")
-    monkeypatch.syspath_prepend(folder)
+def stranger(install: Install, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a distribution with this objective, installed, for child processes, too."""
+    entries = "[detpress.objectives]\nmine.critic = stranger_critic:Critic\n"
+    folder = install("stranger", "1.2", {"stranger_critic.py": example()}, entries)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
-    doors.entries_of.cache_clear()
-    yield folder / "stranger_critic.py"
-    doors.entries_of.cache_clear()
-    sys.modules.pop("stranger_critic", None)
+    return folder / "stranger_critic.py"
 
 
 @pytest.fixture

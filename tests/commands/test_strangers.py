@@ -1,14 +1,13 @@
 """Plugins of strangers: plans that are missing, poor or broken, and options that name bundles at any depth."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import Command
+from distribution import Install
 
-from detpress import doors
 from detpress.recipe.file import read_recipe
 from detpress.run.store import Store
 from detpress.study.definition import open_studies
@@ -226,20 +225,11 @@ class Committee(Plugin):
 
 
 @pytest.fixture
-def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def strangers(install: Install) -> None:
     """A distribution with these plugins, installed."""
-    folder = tmp_path / "strangers"
-    info = folder / "stranger-1.2.dist-info"
-    info.mkdir(parents=True)
-    (folder / "stranger_with_plans.py").write_text(STRANGER)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
     kinds = re.findall(r"^class (\w+)", STRANGER, re.MULTILINE)
     entries = "".join(f"mine.{kind.lower()} = stranger_with_plans:{kind}\n" for kind in kinds)
-    (info / "entry_points.txt").write_text(f"[detpress.plugins]\n{entries}")
-    monkeypatch.syspath_prepend(folder)
-    doors.entries_of.cache_clear()
-    yield
-    doors.entries_of.cache_clear()
+    install("stranger", "1.2", {"stranger_with_plans.py": STRANGER}, f"[detpress.plugins]\n{entries}")
 
 
 @pytest.mark.usefixtures("strangers")

@@ -2,8 +2,7 @@
 
 import json
 import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distribution import Install
 
-from detpress import doors
 from detpress.errors import InputError
 from detpress.options import Options
 from detpress.plugins.inc_autotune import Autotune, AutotuneOptions
@@ -60,22 +59,16 @@ class Halve(Plugin):
 
 
 @pytest.fixture
-def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def stranger(install: Install) -> Path:
     """The package of another distribution, which brings the plugin `stranger.halve`."""
-    package, info = tmp_path / "site" / "stranger_keys", tmp_path / "site" / "stranger_keys-1.0.dist-info"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "halve.py").write_text(HALVE)
-    (package / "factor.py").write_text("FACTOR = 0.5\n")
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger_keys\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[detpress.plugins]\nstranger.halve = stranger_keys.halve:Halve\n")
-    monkeypatch.syspath_prepend(str(package.parent))
-    doors.entries_of.cache_clear()
-    yield package
-    doors.entries_of.cache_clear()
-    for name in [name for name in sys.modules if name.startswith("stranger_keys")]:
-        del sys.modules[name]
+    sources = {"__init__.py": "", "halve.py": HALVE, "factor.py": "FACTOR = 0.5\n"}
+    folder = install(
+        "stranger_keys",
+        "1.0",
+        {f"stranger_keys/{file}": text for file, text in sources.items()},
+        "[detpress.plugins]\nstranger.halve = stranger_keys.halve:Halve\n",
+    )
+    return folder / "stranger_keys"
 
 
 @pytest.fixture

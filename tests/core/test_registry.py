@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from distribution import write_distribution
 
 from detpress.contract.card import option_lines
 from detpress.contract.plugin import Plugin
@@ -46,11 +47,7 @@ BUILT_IN = {
 
 def list_with(folder: Path, module: str, entries: str) -> str:
     """What `detpress plugins --json` prints where another distribution is installed in `folder`."""
-    (folder / "stranger.py").write_text(module)
-    info = folder / "stranger-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(f"[detpress.plugins]\n{entries}\n")
+    write_distribution(folder, "stranger", "1.2", {"stranger.py": module}, f"[detpress.plugins]\n{entries}\n")
     code = (
         f"import sys; sys.path.insert(0, {str(folder)!r}); sys.argv = ['detpress', 'plugins', '--json'];"
         "from detpress.cli import main; main()"
