@@ -31,13 +31,10 @@ class Concatenate(nn.Module):
 
 
 @dataclass(frozen=True)
-class Shortcut(Layer):
-    """Adds the output of layer `source` to the output of the layer before."""
+class WithSource(Layer):
+    """Brings the map of layer `source` together with that of the layer before."""
 
     source: int
-
-    section: ClassVar[str] = "shortcut"
-    section_options: ClassVar[str] = "from activation"
 
     @property
     def refers_to(self) -> tuple[int, ...]:
@@ -45,6 +42,24 @@ class Shortcut(Layer):
 
     def referring_to(self, numbers: Sequence[int]) -> Self:
         return replace(self, source=numbers[0])
+
+    @classmethod
+    def checked(cls, option: str, value: Any) -> int:
+        """Whether the layer lies before, the network checks."""
+        if type(value) is not int:
+            raise InputError(f"expected the number of a layer, got {shortened(value)}")
+        return value
+
+    def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
+        return {"from": self.source, "activation": "linear"}
+
+
+@dataclass(frozen=True)
+class Shortcut(WithSource):
+    """Adds the output of layer `source` to the output of the layer before."""
+
+    section: ClassVar[str] = "shortcut"
+    section_options: ClassVar[str] = "from activation"
 
     def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
         before, other = taken
@@ -62,36 +77,20 @@ class Shortcut(Layer):
         return graph.add("Add", taken, name)
 
     @classmethod
-    def checked(cls, option: str, value: Any) -> int:
-        return checked_source(value)
-
-    @classmethod
     def from_section(cls, section: Section, index: int) -> Self:
         return cls(section.source("from", index))
 
-    def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
-        return {"from": self.source, "activation": "linear"}
-
 
 @dataclass(frozen=True)
-class ScaleChannels(Layer):
+class ScaleChannels(WithSource):
     """Multiplies each channel of layer `source` by the one number that the layer before gives for it.
 
     With an average pooling and two convolutions before it, the second logistic, this is squeeze and excitation: Hu,
     Shen, Sun, "Squeeze-and-Excitation Networks", arXiv:1709.01507, 2018.
     """
 
-    source: int
-
     section: ClassVar[str] = "scale_channels"
     section_options: ClassVar[str] = "from activation scale_wh"
-
-    @property
-    def refers_to(self) -> tuple[int, ...]:
-        return (self.source,)
-
-    def referring_to(self, numbers: Sequence[int]) -> Self:
-        return replace(self, source=numbers[0])
 
     def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
         before, other = taken
@@ -109,17 +108,10 @@ class ScaleChannels(Layer):
         return graph.add("Mul", taken, name)
 
     @classmethod
-    def checked(cls, option: str, value: Any) -> int:
-        return checked_source(value)
-
-    @classmethod
     def from_section(cls, section: Section, index: int) -> Self:
         if section.whole_number("scale_wh", 0, 0, 1):
             raise section.error("scale_wh: only 0, a number for each channel, is computed", "scale_wh")
         return cls(section.source("from", index))
-
-    def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
-        return {"from": self.source, "activation": "linear"}
 
 
 @dataclass(frozen=True)
@@ -170,10 +162,3 @@ class Route(Layer):
 
     def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
         return {"layers": ",".join(map(str, self.sources))}
-
-
-def checked_source(value: Any) -> int:
-    """The number of one layer; whether it lies before, the network checks."""
-    if type(value) is not int:
-        raise InputError(f"expected the number of a layer, got {shortened(value)}")
-    return value
