@@ -36,16 +36,23 @@ class BundleName(str):
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(), serialization=as_text)
 
 
-def bundles_in(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Where options, or a part of them, name bundles, and which."""
-    if isinstance(value, BundleName):
-        yield place, str(value)
-    parts: Any = ()
+Place = tuple[str | int, ...]  # keys and list indices, from the outermost to a value
+
+
+def parts_of(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Options, or a part of them, and all that it holds at any depth, each with its place."""
+    yield place, value
+    inner: Any = ()
     if isinstance(value, Options):
-        parts = value
+        inner = value
     elif isinstance(value, dict):
-        parts = value.items()
+        inner = value.items()
     elif isinstance(value, list | tuple):
-        parts = enumerate(value)
-    for key, part in parts:
-        yield from bundles_in(part, (*place, key))
+        inner = enumerate(value)
+    for key, part in inner:
+        yield from parts_of(part, (*place, key))
+
+
+def bundles_in(options: Any) -> Iterator[tuple[Place, str]]:
+    """Where options name bundles, and which."""
+    return ((place, str(part)) for place, part in parts_of(options) if isinstance(part, BundleName))

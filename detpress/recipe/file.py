@@ -34,10 +34,10 @@ from detpress.contract.tuner import Assessor, Space, Tuner
 from detpress.detector.form import Form
 from detpress.errors import InputError, nearest
 from detpress.measure.section import Measure
-from detpress.options import Options, bundles_in
+from detpress.options import Options, Place, bundles_in
 from detpress.recipe.search import Search, SearchSection, check_metric, read_condition, read_distribution
 from detpress.recipe.sections import Data, ModelSource
-from detpress.recipe.yaml_source import Place, YamlSource, read_yaml, spell, spell_out
+from detpress.recipe.yaml_source import YamlSource, read_yaml, spell, spell_out
 
 
 class _Document(Options):

@@ -11,9 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from detpress.errors import InputError, cut_short, nearest, shortened
 from detpress.files.plain import plain
+from detpress.options import Place
 from detpress.training.named_objective import NamedObjective, load_objective
-
-Place = tuple[str | int, ...]  # keys and list indices from the root of the document to a value
 
 DEEPEST = 50
 MOST_REPEATED = 10_000  # values that stand in a document by way of an alias: a few lines could stand for any number

@@ -71,8 +71,7 @@ class StageWorkbench:
         objectives: tuple[Objective, ...] = (),
     ) -> Model:
         scored = chooses_best(training) or self._has_unseen_images()
-        score = self.evaluate if scored else None
-        return fit(model, training, self._training_context(), objectives, score)
+        return fit(model, training, self._training_context(), objectives, self.evaluate if scored else None)
 
     def train(
         self,

@@ -29,9 +29,9 @@ from pydantic import Field, ValidationError
 
 from detpress.errors import InputError, nearest
 from detpress.measure.figures import DEFAULT_FIGURES, check_figure
-from detpress.options import Options
+from detpress.options import Options, Place
 from detpress.recipe.file import Recipe, changed, check_recipe, find_recipe, shipped_recipes
-from detpress.recipe.yaml_source import Place, YamlSource, read_yaml, spell_out
+from detpress.recipe.yaml_source import YamlSource, read_yaml, spell_out
 
 Matrix = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

@@ -8,7 +8,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from detpress.doors import load_class
 from detpress.errors import InputError
-from detpress.options import Options
+from detpress.options import Options, parts_of
 
 if TYPE_CHECKING:
     from detpress.training.objective import Objective
@@ -66,8 +66,4 @@ class NamedObjective(dict[str, Options]):
 
 def objectives_in(options: Options) -> Iterator[NamedObjective]:
     """Those that the options name, at any depth."""
-    for _, value in options:
-        if isinstance(value, Options):
-            yield from objectives_in(value)
-        elif isinstance(value, list | tuple):
-            yield from (part for part in value if isinstance(part, NamedObjective))
+    return (part for _, part in parts_of(options) if isinstance(part, NamedObjective))
