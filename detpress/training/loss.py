@@ -84,6 +84,45 @@ def assign(targets: Targets, anchors: Tensor) -> tuple[Tensor, Tensor]:
     return objects, chosen
 
 
+@dataclass(frozen=True)
+class Responsible:
+    """The boxes of one scale that learn an object.
+
+    anchor, row, column: int64 (P,). size: float32 (P, 2), the anchor's, in pixels of the input. objects: P of them,
+    whose `image` is the box's.
+    """
+
+    anchor: Tensor
+    row: Tensor
+    column: Tensor
+    size: Tensor
+    objects: Targets
+
+    def of(self, by_anchor: Tensor) -> Tensor:
+        """by_anchor: (N, A, 5 + C, H, W), the map with its anchors apart. What it says of these boxes: (P, 5 + C)."""
+        return by_anchor[self.objects.image, self.anchor, :, self.row, self.column]
+
+
+def responsible_boxes(maps: Sequence[Tensor], targets: Targets, architecture: Architecture) -> list[Responsible]:
+    """Of each scale. maps: those of `yolo_loss`, of which the sizes alone count."""
+    scales = architecture.yolo_layers
+    anchors = maps[0].new_tensor([anchor for layer in scales for anchor in layer.anchors], dtype=torch.float32)
+    learnt = targets.take(~targets.difficult)
+    objects, chosen = assign(learnt, anchors)
+    found = []
+    first_anchor = 0
+    for raw, layer in zip(maps, scales, strict=True):
+        height, width = raw.shape[2:]
+        here = (chosen >= first_anchor) & (chosen < first_anchor + len(layer.anchors))
+        mine = learnt.take(objects[here])
+        centre = (mine.boxes[:, :2] + mine.boxes[:, 2:]) / 2 / (architecture.image_size / width)
+        column = centre[:, 0].long().clamp(0, width - 1)
+        row = centre[:, 1].long().clamp(0, height - 1)
+        found.append(Responsible(chosen[here] - first_anchor, row, column, anchors[chosen[here]], mine))
+        first_anchor += len(layer.anchors)
+    return found
+
+
 def overlap_with_objects(boxes: Tensor, targets: Targets) -> Tensor:
     """boxes: (N, M, 4). The highest IoU of each with an object of its image: (N, M), 0 where there is none."""
     counts = torch.bincount(targets.image, minlength=len(boxes))
@@ -109,37 +148,32 @@ def yolo_loss(maps: Sequence[Tensor], targets: Targets, architecture: Architectu
     scales = architecture.yolo_layers
     if len(config.objectness_weights) < len(scales):
         raise InputError(f"objectness_weights: {len(config.objectness_weights)} for a network of {len(scales)} scales")
-    anchors = maps[0].new_tensor([anchor for layer in scales for anchor in layer.anchors], dtype=torch.float32)
-    learnt = targets.take(~targets.difficult)
-    objects, chosen = assign(learnt, anchors)
+    responsible = responsible_boxes(maps, targets, architecture)
     with torch.no_grad():
         covered = overlap_with_objects(decode(maps, architecture)[0], targets) > config.ignore_threshold
     box_losses, class_losses = [], []
     objectness = maps[0].new_zeros((), dtype=torch.float32)
-    first_anchor = first_box = 0
-    for raw, layer, weight in zip(maps, scales, config.objectness_weights[: len(scales)], strict=True):
+    first_box = 0
+    for raw, layer, boxes, weight in zip(
+        maps, scales, responsible, config.objectness_weights[: len(scales)], strict=True
+    ):
         n, _, height, width = raw.shape
         count = len(layer.anchors)
-        raw = raw.float().reshape(n, count, -1, height, width)
-        here = (chosen >= first_anchor) & (chosen < first_anchor + count)
-        mine, anchor = learnt.take(objects[here]), chosen[here] - first_anchor
+        mine = boxes.objects
         stride = architecture.image_size / width
-        centre = (mine.boxes[:, :2] + mine.boxes[:, 2:]) / 2 / stride
-        column = centre[:, 0].long().clamp(0, width - 1)
-        row = centre[:, 1].long().clamp(0, height - 1)
-        predicted = raw[mine.image, anchor, :, row, column]  # (P, 5 + C)
-        cell = torch.stack([column, row], dim=1)
-        box_loss, reached = _box_loss(predicted, mine.boxes, cell, anchors[chosen[here]], stride, config)
+        raw = raw.float().reshape(n, count, -1, height, width)
+        predicted = boxes.of(raw)
+        cell = torch.stack([boxes.column, boxes.row], dim=1)
+        box_loss, reached = _box_loss(predicted, mine.boxes, cell, boxes.size, stride, config)
         box_losses.append(box_loss)
         wanted = functional.one_hot(mine.label, predicted.shape[1] - 5).float()
         class_losses.append(functional.binary_cross_entropy_with_logits(predicted[:, 5:], wanted, reduction="none"))
         target = raw.new_zeros(n, count, height, width)
-        target[mine.image, anchor, row, column] = reached
+        target[mine.image, boxes.anchor, boxes.row, boxes.column] = reached
         known = ~covered[:, first_box : first_box + count * height * width].reshape(n, count, height, width)
-        known[mine.image, anchor, row, column] = True
+        known[mine.image, boxes.anchor, boxes.row, boxes.column] = True
         logits = functional.binary_cross_entropy_with_logits(raw[:, :, 4], target, reduction="none")
         objectness = objectness + weight * (logits * known).mean()
-        first_anchor += count
         first_box += count * height * width
     return Loss(
         config.box_weight * _mean(torch.cat(box_losses)),
