@@ -1,6 +1,7 @@
 """Small detectors that several tests share; a test that changes one takes a copy."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,13 +47,14 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Installs a distribution for as long as the test runs."""
+    """Installs a distribution for as long as the test runs, for the processes that it starts, too."""
     modules: set[str] = set()
 
     def install_it(name: str, version: str, sources: Mapping[str, str], entry_points: str) -> Path:
         folder = write_distribution(tmp_path / "strangers", name, version, sources, entry_points)
         modules.update(file.partition("/")[0].removesuffix(".py") for file in sources)
         monkeypatch.syspath_prepend(folder)
+        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         forget_what_is_installed()
         return folder
 

@@ -11,45 +11,11 @@ from pathlib import Path
 
 import pytest
 from command_line import Command
+from killing import digests, run_killed
 
 from detpress.run.store import Store
 
-# `detpress run small.yaml`, killed with SIGKILL as soon as the stage that is worked on reports a progress that begins
-# as told, or, with "finish", when the stage is whole but not yet in the store.
-KILLED = """
-import os, signal, sys
-from detpress import cli
-from detpress.run import store
-from detpress.training import module as training_module
-from detpress.run.terminal import TerminalListener
-
-_, at_stage, at_progress = sys.argv
-stage = None
-
-def begin(self, index, total, name):
-    global stage
-    stage = name
-
-def progress(self, what, done, total):
-    if stage == at_stage and what.startswith(at_progress):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def finish(self, key, folder):
-    progress(None, "finish", 1, 1)
-    return whole(self, key, folder)
-
-training_module.CHECKPOINT_SECONDS = 0.0
-whole, store.Store.finish = store.Store.finish, finish
-TerminalListener.begin, TerminalListener.progress = begin, progress
-sys.argv = ["detpress", "run", "small.yaml"]
-cli.main()
-"""
 KILLS = (("nni.l1norm", "images scored"), ("nni.speedup", "finish"), ("train.finetune", "epoch 2"))
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA256SUMS of each stage's bundle in a run's folder."""
-    return {path.parents[1].name: path.read_text() for path in folder.glob("*/bundle/SHA256SUMS")}
 
 
 def test_a_run_killed_in_one_stage_after_another_ends_with_the_weights_of_one_undisturbed(
@@ -58,9 +24,7 @@ def test_a_run_killed_in_one_stage_after_another_ends_with_the_weights_of_one_un
     recipe = workplace / "small.yaml"
     recipe.write_text(recipe.read_text().replace("runtimes: [torch]", "runtimes: []"))
     for stage, at in KILLS:
-        command = [sys.executable, "-c", KILLED, stage, at]
-        killed = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        run_killed(stage, at)
     made = [entry.plugin for entry in Store(cache / "store").listing()]
     assert sorted(made) == ["model", "nni.l1norm", "nni.speedup", "train.scratch"]
     assert list((cache / "store/scratch").glob("*/fit-0/last.ckpt"))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from command_line import Command
 from distribution import Install, forget_what_is_installed
+from killing import digests, run_killed
 
 from detpress.detector.architecture import build_architecture
 from detpress.detector.form import Form
@@ -67,21 +68,27 @@ class Share(Plugin):
     returns = Form.PACKED
 
     def apply(self, model, config, bench):
-        import torch
-        from codebook_encoding import Codebook
+        shared = bench.remember_model({}, lambda: share(model))
+        bench.progress("layers shared", 1, 1)
+        return shared
 
-        from detpress.api import folded_weight, with_encoded
 
-        layers = {}
-        for i in list(model.encodings)[1:]:
-            if i in model.architecture.heads:
-                continue
-            weight, bias = folded_weight(model.network, i)
-            values = torch.linspace(float(weight.min()), float(weight.max()), 16)
-            codes = (weight.flatten()[:, None] - values).abs().argmin(dim=1).to(torch.uint8)
-            codes = torch.nn.functional.pad(codes, (0, len(codes) % 2))
-            layers[i] = Codebook(), {"values": values, "codes": codes[0::2] | codes[1::2] << 4, "bias": bias}
-        return model.with_network(with_encoded(model.network, layers), Form.PACKED)
+def share(model):
+    import torch
+    from codebook_encoding import Codebook
+
+    from detpress.api import folded_weight, with_encoded
+
+    layers = {}
+    for i in list(model.encodings)[1:]:
+        if i in model.architecture.heads:
+            continue
+        weight, bias = folded_weight(model.network, i)
+        values = torch.linspace(float(weight.min()), float(weight.max()), 16)
+        codes = (weight.flatten()[:, None] - values).abs().argmin(dim=1).to(torch.uint8)
+        codes = torch.nn.functional.pad(codes, (0, len(codes) % 2))
+        layers[i] = Codebook(), {"values": values, "codes": codes[0::2] | codes[1::2] << 4, "bias": bias}
+    return model.with_network(with_encoded(model.network, layers), Form.PACKED)
 """
 
 
@@ -142,6 +149,24 @@ def test_a_chain_with_an_encoding_of_another_package(detpress: Command, workplac
         assert len(weight.unique()) <= 16
     said = detpress("export", bundle, "--to", "onnx", "--out", "exported.onnx")
     assert said.code == 0, said.err
+
+
+@pytest.mark.usefixtures("codebook")
+def test_a_chain_killed_after_the_encoding_was_made_goes_on_to_the_same_bits(
+    detpress: Command, workplace: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the plugin had made, in its own encoding, is read back from the folder in which the stage is made."""
+    chain = "chain=[{train.scratch: {epochs: 1, batch_size: 4}}, mine.share]"
+    tiny = ("--set", chain, "--set", "model.arch=yolov3-tiny", "--set", "measure={runtimes: [], memory: false}")
+    run_killed("mine.share", "layers shared", *tiny)
+    assert list((cache / "store/scratch").glob("*/remembered/*/bundle"))
+    said = detpress("run", "small.yaml", *tiny, "--out", "killed", "--json")
+    assert said.code == 0, said.err
+    assert [stage["reused"] for stage in said.json["stages"]] == [True, True, False]
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "another"))
+    assert detpress("run", "small.yaml", *tiny, "--out", "undisturbed").code == 0
+    assert len(digests(workplace / "killed")) == 3
+    assert digests(workplace / "killed") == digests(workplace / "undisturbed")
 
 
 def test_a_bundle_whose_encoding_is_not_installed_says_what_to_install(

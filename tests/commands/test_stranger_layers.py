@@ -9,6 +9,7 @@ import pytest
 import torch
 from command_line import Command
 from distribution import Install, forget_what_is_installed
+from killing import digests, run_killed
 
 from detpress.detector.architecture import build_architecture
 from detpress.encodings.bundle import load_bundle
@@ -148,6 +149,7 @@ def package(install: Install) -> Path:
 
 MOBILE = ["--set", "model={arch: mine.mobile, width: 0.0625, image_size: 96}"]
 CHAIN = ["--set", "chain=[{train.scratch: {epochs: 1}}, {nni.l1norm: {sparsity: 0.5}}, nni.speedup]"]
+QUICKLY = ["--set", "measure={runtimes: [], memory: false}"]
 MEASURE = ["--set", "measure={runtimes: [torch, onnxruntime], threads: 1, memory: false}"]
 
 
@@ -178,10 +180,26 @@ def test_another_packages_network_is_trained_pruned_exported_and_scored(
     assert scored.json["map"] == pytest.approx(detpress("evaluate", bundle, "--data", "digits", "--json").json["map"])
 
 
+@pytest.mark.usefixtures("package")
+def test_a_chain_of_another_packages_network_that_is_killed_goes_on_to_the_same_bits(
+    detpress: Command, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = ["--set", "chain=[{train.scratch: {epochs: 1}}, {train.finetune: {epochs: 2}}]"]
+    run_killed("train.finetune", "epoch 2", *MOBILE, *chain, *QUICKLY)
+    said = detpress("run", "small.yaml", *MOBILE, *chain, *QUICKLY, "--out", "killed", "--json")
+    assert said.code == 0, said.err
+    assert [stage["reused"] for stage in said.json["stages"]] == [True, True, False]
+    assert "going on from" in (workplace / "killed/2-train.finetune/stage.log").read_text()
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "another"))
+    assert detpress("run", "small.yaml", *MOBILE, *chain, *QUICKLY, "--out", "undisturbed").code == 0
+    assert len(digests(workplace / "killed")) == 3
+    assert digests(workplace / "killed") == digests(workplace / "undisturbed")
+
+
 def test_what_is_not_installed_any_more_is_said_by_its_name(
     detpress: Command, workplace: Path, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = detpress("run", "small.yaml", *MOBILE, "--set", "chain=[]", "--out", "out", "--json")
+    said = detpress("run", "small.yaml", *MOBILE, "--set", "chain=[]", *QUICKLY, "--out", "out", "--json")
     bundle = said.json["stages"][0]["bundle"]
     shutil.rmtree(package)
     forget_what_is_installed()
@@ -195,7 +213,7 @@ def test_what_is_not_installed_any_more_is_said_by_its_name(
 
 def test_the_code_of_a_kind_is_in_the_key(detpress: Command, workplace: Path, package: Path) -> None:
     def key() -> str:
-        said = detpress("run", "small.yaml", *MOBILE, "--set", "chain=[]", *MEASURE, "--json")
+        said = detpress("run", "small.yaml", *MOBILE, "--set", "chain=[]", *QUICKLY, "--json")
         [stage] = said.json["stages"]
         return str(stage["key"])
 
@@ -219,7 +237,7 @@ def test_architectures_of_others_are_listed(detpress: Command) -> None:
 
 @pytest.mark.usefixtures("package")
 def test_darknet_has_no_layer_of_others(detpress: Command, workplace: Path) -> None:
-    said = detpress("run", "small.yaml", *MOBILE, "--set", "chain=[]", *MEASURE, "--json")
+    said = detpress("run", "small.yaml", *MOBILE, "--set", "chain=[]", *QUICKLY, "--json")
     said = detpress("export", said.json["stages"][0]["bundle"], "--to", "darknet")
     assert said.code == 2
     assert "layers.1: Darknet has no mine.size layer" in said.err
@@ -238,7 +256,7 @@ def test_what_another_packages_network_gets_wrong_is_one_line(
     detpress: Command, workplace: Path, name: str, code: int, message: str
 ) -> None:
     model = f"model={{arch: mine.{name}, width: 0.0625, image_size: 64}}"
-    said = detpress("run", "small.yaml", "--set", model, "--set", "chain=[]", *MEASURE)
+    said = detpress("run", "small.yaml", "--set", model, "--set", "chain=[]", *QUICKLY)
     assert said.code == code
     assert message in said.err.splitlines()[-1]
     assert "Traceback" not in said.err

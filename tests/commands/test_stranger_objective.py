@@ -1,16 +1,12 @@
 """An objective of another package, in one file and one entry point: the manual's critic with its own optimizer."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from command_line import Command
 from distribution import Install
-from test_interruption import digests
+from killing import digests, run_killed
 
 from detpress.detector.architecture import build_architecture
 from detpress.detector.model import new_model
@@ -21,23 +17,6 @@ from detpress.voc.digits import CLASSES
 
 MANUAL = Path(__file__).parents[2] / "docs/plugins.md"
 
-# `detpress run small.yaml`, killed with SIGKILL in the last of the training's epochs.
-KILLED = """
-import os, signal, sys
-from detpress import cli
-from detpress.run.terminal import TerminalListener
-from detpress.training import module as training_module
-
-def progress(self, what, done, total):
-    if what.startswith("epoch 3"):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-training_module.CHECKPOINT_SECONDS = 0.0
-TerminalListener.progress = progress
-sys.argv = ["detpress", "run", "small.yaml"]
-cli.main()
-"""
-
 
 def example() -> str:
     """The manual's file."""
@@ -47,12 +26,10 @@ def example() -> str:
 
 
 @pytest.fixture
-def stranger(install: Install, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of a distribution with this objective, installed, for child processes, too."""
+def stranger(install: Install) -> Path:
+    """The file of a distribution with this objective, installed."""
     entries = "[detpress.objectives]\nmine.critic = stranger_critic:Critic\n"
-    folder = install("stranger", "1.2", {"stranger_critic.py": example()}, entries)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
-    return folder / "stranger_critic.py"
+    return install("stranger", "1.2", {"stranger_critic.py": example()}, entries) / "stranger_critic.py"
 
 
 @pytest.fixture
@@ -77,8 +54,7 @@ def recipe(workplace: Path, bundle: Path) -> Path:
 def test_a_training_with_a_critic_that_was_killed_goes_on_to_the_same_bits(
     detpress: Command, workplace: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run_killed("train.scratch", "epoch 3")
     assert list((cache / "store/scratch").glob("*/fit-0/last.ckpt"))
     said = detpress("run", "small.yaml", "--out", "killed")
     assert said.code == 0, said.err
