@@ -3,9 +3,14 @@
 from typing import Any
 
 from detpress.detector.encoding import Encoding
-from detpress.doors import class_of_entry, entry_of
+from detpress.doors import class_of_entry, entry_of, name_of
 
 ENCODINGS = "detpress.encodings"
+
+
+def encoding_name(kind: type[Encoding]) -> str:
+    """The name by which model.json has the encoding. Raises InputError for one that no package brings by a name."""
+    return name_of(kind, ENCODINGS, Encoding)
 
 
 def encoding_as_dict(encoding: Encoding) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The keys of a chain's stages, known before anything is computed.
 
-    key 0 = sha256(layer list, weights or seed, torch, other packages' kinds of layers)
+    key 0 = sha256(layer list, weights or seed, torch, other packages' kinds of layers and encodings in the model)
     key n = sha256(key n-1, plugin, options that are not at their defaults, versions, seed, data, device, protocol)
 
 Two runs share a stage where nothing differs that decides what it becomes. The number of threads is left out: another
@@ -13,7 +13,7 @@ import inspect
 import json
 import os.path
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from pydantic_core import to_jsonable_python
 from detpress.builtin import find_bundle
 from detpress.contract.registry import PLUGINS, engine_version
 from detpress.detector import images
-from detpress.detector.architecture import Architecture
+from detpress.detector.encoding import Encoding
 from detpress.detector.form import Form
+from detpress.detector.layer import Layer
 from detpress.detector.layer_kinds import LAYERS, kind_name
 from detpress.detector.model import Model
-from detpress.doors import distribution_of, version
+from detpress.doors import classes_of, distribution_of, version
 from detpress.encodings.bundle import bundle_digest
+from detpress.encodings.known import ENCODINGS, encoding_name
 from detpress.measure.scoring import protocol_id, scoring_runtime
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import model_identity
@@ -37,6 +39,7 @@ from detpress.run.store import digest
 from detpress.training import augment, dataset, loss
 from detpress.training import trainer as training
 from detpress.training.named_objective import OBJECTIVES, NamedObjective, load_objective, objectives_in
+from detpress.training.objective import Objective
 from detpress.voc.devkit import Devkit
 
 VERSIONS = {
@@ -47,12 +50,13 @@ VERSIONS = {
     "images": images.VERSION,
 }
 PACKAGES = ("torch", "torchvision", "pytorch-lightning")
+DOORS: dict[str, Any] = {LAYERS: Layer, ENCODINGS: Encoding, OBJECTIVES: Objective}  # a plugin may use what they bring
 
 
 def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
     """The keys of all stages; `model` is the one before the first plugin."""
     first = {"model": model_identity(recipe, model), "torch": version("torch")}
-    keys = [digest(first | _kinds_of_others(model.architecture))]
+    keys = [digest(first | _kinds_of_others(model))]
     sets = [recipe.data.train]
     if recipe.data.val in devkit.image_set_names:  # needed only where something chooses by it
         sets.append(recipe.data.val)
@@ -87,6 +91,7 @@ def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
     }
     if distribution_of(step.name, PLUGINS)[0] != "detpress":
         parts["code"] = code_digest(type(plugin))
+        parts |= _at_hand(distribution_of(step.name, PLUGINS)[0])
     if objectives := {named.name: _objective_identity(named) for named in objectives_in(config)}:
         parts["objectives"] = objectives
     if plugin.chooses_by_map:
@@ -131,12 +136,31 @@ def _files(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _kinds_of_others(architecture: Architecture) -> dict[str, Any]:
-    """What other packages bring of the network: nothing where it is of detpress alone."""
-    kinds = {kind_name(kind): kind for kind in {type(layer) for layer in architecture.layers}}
-    brought = {name: distribution_of(name, LAYERS) for name in sorted(kinds)}
-    of_others = {name: (*by, code_digest(kinds[name])) for name, by in brought.items() if by[0] != "detpress"}
-    return {"layers": of_others} if of_others else {}
+def _kinds_of_others(model: Model) -> dict[str, Any]:
+    """What other packages bring of the model: nothing where it is of detpress alone.
+
+    An architecture is not among it: the layer list that it gave is in the key.
+    """
+    kinds = {kind_name(kind): kind for kind in {type(layer) for layer in model.architecture.layers}}
+    encodings = {encoding_name(kind): kind for kind in {type(encoding) for encoding in model.encodings.values()}}
+    found = {"layers": _of_others(kinds, LAYERS), "encodings": _of_others(encodings, ENCODINGS)}
+    return {door: brought for door, brought in found.items() if brought}
+
+
+def _at_hand(package: str) -> dict[str, Any]:
+    """What a plugin of `package` may use of third ones, whatever it does use: that is known only when it has run."""
+    found = {}
+    for group, kind in DOORS.items():
+        brought = _of_others(classes_of(group, kind), group)
+        if of_third := {name: identity for name, identity in brought.items() if identity[0] != package}:
+            found[f"at hand: {group}"] = of_third
+    return found
+
+
+def _of_others(kinds: Mapping[str, type], group: str) -> dict[str, tuple[str, str, str]]:
+    """Package, its version and its code, by the names of those that are not of detpress."""
+    brought = {name: distribution_of(name, group) for name in sorted(kinds)}
+    return {name: (*by, code_digest(kinds[name])) for name, by in brought.items() if by[0] != "detpress"}
 
 
 def code_digest(kind: type) -> str:

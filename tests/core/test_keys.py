@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distribution import Install
+from distribution import Install, forget_what_is_installed
 
+from detpress.builtin import find_bundle
+from detpress.detector.encoding import Encoding
+from detpress.detector.folding import folded_weight
+from detpress.detector.network import Network, with_encoded
+from detpress.doors import load_class
+from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import InputError
 from detpress.options import Options
 from detpress.plugins.inc_autotune import Autotune, AutotuneOptions
 from detpress.plugins.nni_search import NAS
 from detpress.plugins.nni_search_space import NASOptions
 from detpress.recipe.file import read_recipe
+from detpress.recipe.sections import ModelSource
 from detpress.run.chain import NOT_REPEATABLE, Chain
-from detpress.run.keys import PACKAGES, VERSIONS, chosen, stage_key
+from detpress.run.initial_model import initial_model
+from detpress.run.keys import PACKAGES, VERSIONS, chain_keys, chosen, stage_key
 from detpress.run.store import Store
 from detpress.training.process import seeded
 from detpress.voc.named import open_data
@@ -55,6 +64,29 @@ class Halve(Plugin):
             for parameter in network.parameters():
                 parameter *= FACTOR
         return model.with_network(network)
+"""
+
+# Classes that are called as the doors by which they come.
+THIRD = """
+from dataclasses import dataclass
+
+from detpress.api import Layer, Objective
+from detpress.detector.float32 import FoldedFloat32
+
+
+@dataclass(frozen=True)
+class encodings(FoldedFloat32):
+    pass
+
+
+@dataclass(frozen=True)
+class layers(Layer):
+    def given(self, taken):
+        return taken[0]
+
+
+class objectives(Objective):
+    pass
 """
 
 
@@ -189,6 +221,56 @@ def test_an_edited_file_of_a_strangers_package_is_another_stage(key: Callable[..
     assert key("stranger.halve") == before
     (stranger / "factor.py").write_text("FACTOR = 0.25\n")
     assert key("stranger.halve") != before
+
+
+@pytest.mark.parametrize("door", ["encodings", "layers", "objectives"])
+def test_what_a_strangers_plugin_finds_of_third_packages_is_in_its_key(
+    door: str, key: Callable[..., str], stranger: Path, install: Install
+) -> None:
+    alone, built_in = key("stranger.halve"), key("nni.l1norm", "{sparsity: 0.5}")
+    third = install(
+        "third", "1.0", {"third_package.py": THIRD}, f"[detpress.{door}]\nthird.own = third_package:{door}\n"
+    )
+    with_third = key("stranger.halve")
+    assert key("stranger.halve") == with_third != alone
+    (third / "third_package.py").write_text(THIRD + "# changed\n")
+    assert key("stranger.halve") not in (alone, with_third)
+    assert key("nni.l1norm", "{sparsity: 0.5}") == built_in, "detpress's own plugins use nothing of others"
+
+
+def test_an_encoding_of_the_plugins_own_package_adds_nothing_to_its_key(
+    key: Callable[..., str], stranger: Path
+) -> None:
+    before = key("stranger.halve")
+    (stranger / "third_package.py").write_text(THIRD)
+    whole = key("stranger.halve")
+    entries = stranger.parent / "stranger_keys-1.0.dist-info/entry_points.txt"
+    entries.write_text(entries.read_text() + "[detpress.encodings]\nown.same = stranger_keys.third_package:encodings\n")
+    forget_what_is_installed()
+    assert key("stranger.halve") == whole != before
+
+
+def test_the_code_of_an_encoding_in_the_weights_is_in_the_first_key(install: Install, tmp_path: Path) -> None:
+    third = install(
+        "third", "1.0", {"third_package.py": THIRD}, "[detpress.encodings]\nthird.own = third_package:encodings\n"
+    )
+    model = load_bundle(find_bundle("builtin:digits"))
+    assert isinstance(model.network, Network)
+    weight, bias = folded_weight(model.network, 0)
+    encoding = load_class("third.own", "detpress.encodings", Encoding)()
+    encoded = with_encoded(model.network, {0: (encoding, {"weight": weight, "bias": bias})})
+    save_bundle(model.with_network(encoded), tmp_path / "bundle")
+    recipe = read(tmp_path, "nni.l1norm", "{sparsity: 0.5}")
+    recipe = replace(recipe, model=ModelSource(weights=str(tmp_path / "bundle")))
+
+    def first() -> str:
+        devkit = open_data(recipe.data.root, None)
+        return chain_keys(recipe, devkit, initial_model(recipe, devkit))[0]
+
+    before = first()
+    assert first() == before
+    (third / "third_package.py").write_text(THIRD + "# changed\n")
+    assert first() != before
 
 
 def test_a_file_that_an_option_names_enters_the_key_by_its_contents(
