@@ -7,6 +7,7 @@ from pydantic import Field
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
 from detpress.errors import InputError
+from detpress.options import Options
 from detpress.training.config import ChoosingConfig
 from detpress.training.image_counts import ImageCounts
 from detpress.training.named_objective import NamedObjective
@@ -67,3 +68,43 @@ class Finetune(Training):
 
     def apply(self, model: "Model", config: TrainOptions, bench: Workbench) -> "Model":
         return self.fit(model, config, bench)
+
+
+class StatisticsOptions(Options):
+    """What is seen."""
+
+    images: int = Field(256, ge=2, description="training images that means and variances are taken from")
+    batch_size: int = Field(16, ge=2, description="images, at most, that are normalised together")
+
+
+class BatchNorm(Plugin):
+    """Takes the means and variances of every BatchNorm anew from training images; weights stay as they are.
+
+    After weights or filters were taken out, the means that a network remembers are those of activations that it gives
+    no more. The statistics here are the mean over batches of each batch's own, each BatchNorm fed by those before it as
+    in training, but without augmentation. Li, Wu, Su, Wang, "EagleEye: Fast Sub-net Evaluation for Efficient Neural
+    Network Pruning", arXiv:2007.02491, 2020, judge pruned networks after it (adaptive batch normalisation: a moving
+    average over 100 batches there, the plain mean over `images` here, as PyTorch's `update_bn` has it).
+    """
+
+    Config = StatisticsOptions
+    accepts = frozenset({Form.DENSE, Form.MASKED})
+    returns = None
+
+    def plan(self, model: "Model", config: StatisticsOptions) -> Plan:
+        from detpress.training.statistics import batch_norms
+
+        if not batch_norms(model.network):
+            raise InputError("the network has no BatchNorm, whose statistics could be taken anew")
+        return Plan((), model)
+
+    def check(self, model: "Model", config: StatisticsOptions, images: ImageCounts) -> None:
+        images.check_asked(config, "images")
+
+    def apply(self, model: "Model", config: StatisticsOptions, bench: Workbench) -> "Model":
+        from detpress.training.statistics import with_statistics_of
+
+        images = bench.calibration(config.images, config.is_default("images"))
+        network = with_statistics_of(model.network, images, config.batch_size, bench.device)
+        bench.log.info("statistics of %d images", len(images))
+        return model.with_network(network)
