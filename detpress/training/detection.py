@@ -1,6 +1,6 @@
 """The detection loss, as an objective."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from detpress.training.loss import yolo_loss
 from detpress.training.objective import Objective, Terms, TrainingStart, TrainingStep
@@ -11,14 +11,20 @@ class Detection(Objective):
 
     It is learnt in every training unless other objectives replace its terms `box`, `objectness` and `classes`. Its
     numbers are options of the training: box_loss, box_weight, class_weight, objectness_weights, ignore_threshold.
+    weight: factor of all three.
     """
 
     TERMS: ClassVar[frozenset[str]] = frozenset({"box", "objectness", "classes"})
     on_several_devices = True
+
+    def __init__(self, config: Any = None, weight: float = 1.0) -> None:
+        super().__init__(config)
+        self.weight = weight
 
     def prepare(self, start: TrainingStart) -> None:
         self.architecture, self.training_config = start.architecture, start.config
 
     def terms(self, step: TrainingStep) -> Terms:
         loss = yolo_loss(step.maps, step.targets, self.architecture, self.training_config)
-        return {"box": loss.box, "objectness": loss.objectness, "classes": loss.classes}
+        terms = {"box": loss.box, "objectness": loss.objectness, "classes": loss.classes}
+        return {name: self.weight * term for name, term in terms.items()}

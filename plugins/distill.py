@@ -1,0 +1,80 @@
+"""Distillations: a student learns its own task and, beside it, from a teacher.
+
+chain:
+  - nni.l1norm: {sparsity: 0.5}
+  - nni.speedup: {}
+  - distill.pkd: {teacher: "builtin:digits", training: {epochs: 8}}
+
+Each is an objective of the same name (`detpress.distillation`), so that other trainings can have it beside what they
+learn: `train.finetune: {epochs: 8, objectives: [{distill.pkd: {teacher: "builtin:digits"}}]}`.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
+from detpress.distillation.options import PkdOptions
+from detpress.options import Options
+from detpress.training.config import ChoosingConfig
+from detpress.training.image_counts import ImageCounts
+from detpress.training.named_objective import load_objective
+
+if TYPE_CHECKING:
+    from detpress.detector.model import Model
+
+
+class Training(Options):
+    """How the student is trained, and how much its own loss counts."""
+
+    detection_weight: float = Field(1.0, ge=0, description="factor of the detector's own loss; 0: the teacher alone")
+    training: ChoosingConfig
+
+
+class Distiller(Plugin):
+    """Trains a student with a teacher beside the detector's own loss.
+
+    The teacher may be any bundle with the same classes in the same order, of another architecture, width or input size;
+    the student any dense network or one with masks, which are held.
+    """
+
+    accepts = frozenset({Form.DENSE, Form.MASKED})
+    returns = None
+    engine = "pytorch-lightning"
+    objective: ClassVar[str]  # its name among `detpress.objectives`
+
+    def plan(self, model: "Model", config: Any) -> Plan:
+        return Plan((), model)
+
+    def check(self, model: "Model", config: Any, images: ImageCounts) -> None:
+        super().check(model, config, images)
+        load_objective(self.objective)(config).check(model)
+
+    def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
+        from detpress.training.detection import Detection
+
+        detection = Detection(weight=config.detection_weight)
+        return bench.fit(model, config.training, (detection, load_objective(self.objective)(config)))
+
+
+class PkdConfig(PkdOptions, Training):
+    """PKD's, and the training."""
+
+
+class Pkd(Distiller):
+    """Draws each linked map of the student to one that correlates with the teacher's, channel by channel.
+
+    Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient",
+    arXiv:2207.02039, 2022; its loss was read in open-mmlab/mmrazor. Both maps are standardised by channel over images
+    and places, so that neither scale nor shift counts; half of their mean squared difference is the loss, 1 - r. weight
+    is that of the published one-stage detectors (RetinaNet, RepPoints); they have 6 for Faster R-CNN.
+
+    What differs: there, levels of a feature pyramid of equal channels in both networks are linked; here by default what
+    YOLOv3's heads take, after the activation. Where channels differ, a 1x1 convolution that is thrown away afterwards
+    maps the student's to the teacher's. Channels that are constant in either map are left out. score_weighted is not in
+    the paper.
+    """
+
+    Config = PkdConfig
+    objective = "distill.pkd"

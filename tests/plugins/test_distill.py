@@ -1,0 +1,155 @@
+"""The distillers of a recipe, each on a tiny student and a teacher of another architecture, width and input size."""
+
+import copy
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detpress.contract.registry import load_plugin
+from detpress.detector.architecture import build_architecture
+from detpress.detector.model import Model, new_model
+from detpress.encodings.bundle import save_bundle
+from detpress.errors import InputError
+from detpress.measure.section import Measure
+from detpress.recipe.sections import Data
+from detpress.run.workbench import StageWorkbench
+from detpress.training import module as training_module
+from detpress.training.image_counts import ImageCounts
+from detpress.voc.devkit import Devkit, open_devkit
+from detpress.voc.digits import write_digits
+
+LOG = logging.getLogger("tests.distill")
+SHORT = {"epochs": 2, "batch_size": 4}
+STEPS = 6  # of SHORT: twelve images
+TERMS = {
+    "distill.pkd": {"pkd"},
+}
+MASKED = "layers.13.convolution.weight"  # of what the first head takes
+
+
+class KilledError(Exception):
+    """Ends a training where it is."""
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
+    root = tmp_path_factory.mktemp("digits") / "devkit"
+    write_digits(root, {"train": 12})
+    return open_devkit(root)
+
+
+@pytest.fixture(scope="module")
+def teacher(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "bundle"
+    save_bundle(new_model(build_architecture("yolov3", devkit.classes, 96, width=0.05), seed=1), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student(devkit: Devkit) -> Model:
+    """With two filters of a layer that learns from the teacher masked."""
+    model = new_model(build_architecture("yolov3-tiny", devkit.classes, 64, width=0.0625), seed=0)
+    weight = model.network.get_parameter(MASKED)
+    mask = torch.ones_like(weight, dtype=torch.bool)
+    mask[:2] = False
+    with torch.no_grad():
+        weight.mul_(mask)
+    return model.with_network(model.network, masks={MASKED: mask})
+
+
+def workbench(devkit: Devkit, model: Model, teacher: Path, scratch: Path, stop_at: int | None = None) -> StageWorkbench:
+    def progress(what: str, done: int, total: int) -> None:
+        if done == stop_at:
+            raise KilledError
+
+    scratch.mkdir(exist_ok=True)
+    return StageWorkbench(
+        0,
+        scratch,
+        LOG,
+        progress,
+        devkit,
+        model.architecture,
+        Data(root=str(devkit.root)),
+        Measure(),
+        bundles=(str(teacher),),
+    )
+
+
+def options(name: str, teacher: Path | str, **changes: Any) -> Any:
+    config = load_plugin(name).Config
+    return config.model_validate({"teacher": str(teacher), "training": SHORT} | changes)
+
+
+def distilled(name: str, student: Model, config: Any, bench: StageWorkbench) -> Model:
+    return load_plugin(name).apply(student, config, bench)
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A student taught without a disturbance, and where its training lies."""
+
+    name: str
+    model: Model
+    scratch: Path
+
+
+@pytest.fixture(scope="module", params=TERMS)
+def whole(
+    request: pytest.FixtureRequest,
+    devkit: Devkit,
+    student: Model,
+    teacher: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Distilled:
+    scratch = tmp_path_factory.mktemp("whole")
+    config = options(request.param, teacher)
+    model = distilled(request.param, student, config, workbench(devkit, student, teacher, scratch))
+    return Distilled(request.param, model, scratch)
+
+
+def same(one: Model, other: Model) -> bool:
+    mine, others = one.network.state_dict(), other.network.state_dict()
+    return mine.keys() == others.keys() and all(torch.equal(mine[key], others[key]) for key in mine)
+
+
+def test_the_student_learns_its_own_task_and_from_the_teacher_and_its_masks_hold(
+    whole: Distilled, student: Model
+) -> None:
+    header = (whole.scratch / "fit-0/training.csv").read_text().splitlines()[0].split(",")
+    assert set(header) == {"epoch", "box", "objectness", "classes"} | TERMS[whole.name]
+    assert not same(whole.model, student)
+    assert not whole.model.network.get_parameter(MASKED)[:2].any()
+    assert whole.model.network.state_dict().keys() == student.network.state_dict().keys()
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_bits(
+    whole: Distilled,
+    devkit: Devkit,
+    student: Model,
+    teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
+    config = options(whole.name, teacher)
+    before = copy.deepcopy(student)
+    with pytest.raises(KilledError):
+        distilled(whole.name, student, config, workbench(devkit, student, teacher, tmp_path, stop_at=STEPS - 1))
+    again = distilled(whole.name, student, config, workbench(devkit, student, teacher, tmp_path))
+    assert same(again, whole.model)
+    assert same(student, before)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_computed(
+    name: str, student: Model, teacher: Path
+) -> None:
+    load_plugin(name).check(student, options(name, teacher), ImageCounts())
+    reordered = replace(student.architecture, classes=student.architecture.classes[::-1])
+    with pytest.raises(InputError, match=r"^teacher: knows the classes .*; expected .*, as the student does$"):
+        load_plugin(name).check(new_model(reordered, seed=0), options(name, teacher), ImageCounts())
