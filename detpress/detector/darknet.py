@@ -25,8 +25,9 @@ from torch import Tensor
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.darknet_cfg import read_cfg, write_cfg
+from detpress.detector.kinds import Convolution
 from detpress.detector.model import Model, new_model
-from detpress.detector.network import Network
+from detpress.detector.network import Network, filled_network
 from detpress.errors import InputError
 from detpress.files.plain import plain
 
@@ -135,8 +136,20 @@ def read_model(cfg: Path, weights: Path, classes: list[str]) -> Model:
 
 def write_model(network: Network, cfg: Path, weights: Path, header: WeightsHeader | None = None) -> None:
     """Writes the network, of any widths, as Darknet's two files, from which `read_model` gives the same outputs."""
+    network = _with_biases(network)
     cfg.write_text(write_cfg(network.architecture), encoding="utf-8")
     write_weights(weights, network, header)
+
+
+def _with_biases(network: Network) -> Network:
+    """Every convolution of Darknet's has a bias, or batch normalisation: zeros where there was neither."""
+    layers, state = list(network.architecture.layers), network.state_dict()
+    for i, layer in enumerate(layers):
+        if isinstance(layer, Convolution) and not layer.bias:
+            layers[i] = replace(layer, bias=True)
+            if not layer.batch_normalize:
+                state[f"layers.{i}.convolution.bias"] = torch.zeros(layer.filters)
+    return filled_network(replace(network.architecture, layers=tuple(layers)), {}, state)
 
 
 def _tensors(network: Network, layers: int | None) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ built-in ones too.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -66,6 +66,7 @@ class Layer(ABC):
     section: ClassVar[str | None] = None  # what Darknet calls it; None: Darknet has no such layer
     section_options: ClassVar[str] = ""  # which a section may have, and
     training_options: ClassVar[str] = ""  # those that only matter when Darknet trains: read over
+    unless_said: ClassVar[Mapping[str, Any]] = {"name": None}  # options that model.json has where they differ from this
 
     @property
     def refers_to(self) -> tuple[int, ...]:
@@ -117,22 +118,26 @@ class Layer(ABC):
     def as_dict(self) -> dict[str, Any]:
         """The options as plain data for JSON; `from_dict` is its inverse."""
         options = asdict(self)
-        return options if self.name else {key: value for key, value in options.items() if key != "name"}
+        for option, usual in self.unless_said.items():
+            if options[option] == usual:
+                del options[option]
+        return options
 
     @classmethod
     def from_dict(cls, where: str, data: dict[str, Any]) -> Self:
         """data: the options. Raises InputError, beginning with `where`, for what no such layer has."""
-        options = [option.name for option in fields(cls) if option.name != "name"]
-        check_keys(where, data, options, ["name"])
+        required = [option.name for option in fields(cls) if option.name not in cls.unless_said]
+        check_keys(where, data, required, list(cls.unless_said))
         name = data.get("name")
         if not (name is None or (isinstance(name, str) and name)):
             raise InputError(f"{where}: name: expected a text, got {shortened(name)}")
         checked = {}
-        for option in options:
-            try:
-                checked[option] = cls.checked(option, data[option])
-            except InputError as error:
-                raise InputError(f"{where}: {option}: {error}") from error
+        for option, value in data.items():
+            if option != "name":
+                try:
+                    checked[option] = cls.checked(option, value)
+                except InputError as error:
+                    raise InputError(f"{where}: {option}: {error}") from error
         return cls(**checked, name=name)
 
     @classmethod

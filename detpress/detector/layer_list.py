@@ -1,15 +1,19 @@
 """Layers collected in order, and the parts that published detectors are made of."""
 
-from detpress.detector.kinds import Anchors, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
+from detpress.detector.kinds import Activation, Anchors, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
 from detpress.detector.layer import Layer
 
 
 class LayerList:
-    """Collects layers in order, scaling the number of filters; indices are those of the finished network."""
+    """Collects layers in order, scaling the number of filters; indices are those of the finished network.
 
-    def __init__(self, width: float) -> None:
+    activation: of the convolutions that are given no other.
+    """
+
+    def __init__(self, width: float, activation: Activation = "leaky") -> None:
         self.layers: list[Layer] = []
         self.width = width
+        self.activation = activation
 
     def add(self, layer: Layer) -> int:
         self.layers.append(layer)
@@ -19,8 +23,13 @@ class LayerList:
         """So many at the list's width."""
         return max(1, round(filters * self.width))
 
-    def convolution(self, filters: int, size: int, stride: int = 1) -> int:
-        return self.add(Convolution(self.filters(filters), size, stride))
+    def convolution(self, filters: int, size: int, stride: int = 1, activation: Activation | None = None) -> int:
+        return self.add(Convolution(self.filters(filters), size, stride, activation=activation or self.activation))
+
+    def depthwise(self, channels: int, size: int, stride: int = 1) -> int:
+        """A filter for each of the channels before it, `channels` at full width."""
+        own = self.filters(channels)
+        return self.add(Convolution(own, size, stride, activation=self.activation, groups=own))
 
     def alternate(self, filters: int, times: int) -> int:
         """`times` convolutions, by turns 1x1 with `filters` and 3x3 with twice as many; the last one's index."""
@@ -57,6 +66,27 @@ class LayerList:
             Convolution(len(anchors) * (5 + classes), 1, batch_normalize=False, activation="linear"),
         )
         self.add(Yolo(tuple(anchors)))
+
+    def yolov3_heads(
+        self, stride_8: int, stride_16: int, anchors: Anchors, classes: int, pyramid: bool = False
+    ) -> None:
+        """YOLOv3's heads of three scales behind a backbone, whose maps of strides 8 and 16 are given by these layers.
+
+        anchors: nine, from the smallest to the largest. pyramid: with spatial pyramid pooling at the coarsest scale.
+        """
+        if pyramid:
+            self.alternate(512, 3)
+            self.pyramid()
+        branch = self.alternate(512, 3 if pyramid else 5)
+        self.convolution(1024, 3)
+        self.head(anchors[6:9], classes)
+        self.join(branch, 256, stride_16)
+        branch = self.alternate(256, 5)
+        self.convolution(512, 3)
+        self.head(anchors[3:6], classes)
+        self.join(branch, 128, stride_8)
+        self.alternate(128, 6)
+        self.head(anchors[0:3], classes)
 
     def join(self, source: int, filters: int, with_layer: int) -> None:
         """Goes up one scale: from `source` through a 1x1 convolution, doubled in size, beside `with_layer`."""

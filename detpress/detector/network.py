@@ -69,7 +69,7 @@ def _of_every_convolution(architecture: Architecture, given: Mapping[int, Encodi
 
 def _encoded(layer: Convolution, incoming: int, encoding: Encoding) -> nn.Sequential:
     with torch.device("meta"):
-        like = layer.float_convolution(incoming, bias=not layer.batch_normalize)
+        like = layer.float_convolution(incoming)
     return layer.block(encoding.module(like), layer.batch_normalize and encoding.keeps_norm)
 
 

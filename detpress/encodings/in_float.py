@@ -35,7 +35,7 @@ def without_encodings(network: Network) -> Network:
     float_network = in_float(network)
     architecture, encodings = network.architecture, float_network.encodings
     layers = tuple(
-        replace(layer, batch_normalize=False)
+        replace(layer, batch_normalize=False, bias=True)
         if isinstance(layer, Convolution) and isinstance(encodings[i], FoldedFloat32)
         else layer
         for i, layer in enumerate(architecture.layers)

@@ -21,6 +21,7 @@ from detpress.detector.design import architecture_names
 from detpress.detector.kinds.resizing import SameMaxPool2
 from detpress.detector.network import Network
 from detpress.errors import InputError
+from detpress.measure.size import layer_table, macs
 
 COCO = [f"class{i}" for i in range(80)]
 
@@ -36,11 +37,30 @@ def parameters(network: torch.nn.Module) -> int:
         ("yolov3", 80, 61_949_149),
         ("yolov3-tiny", 80, 8_852_366),
         ("yolov3-spp", 80, 62_998_749),
+        ("yolo-nano", 20, 2_890_527),  # Salvi and Barros, IJCNN 2021
     ],
 )
 def test_parameters_of_the_published_networks(name: str, classes: int, expected: int) -> None:
     with torch.device("meta"):
         assert parameters(Network(build_architecture(name, COCO[:classes], 416))) == expected
+
+
+def test_yolo_nanos_multiply_accumulates() -> None:
+    """Of github.com/liux0614/yolo_nano at 416 pixels, counted block by block by hand."""
+    assert macs(build_architecture("yolo-nano", COCO[:20], 416)) == 2_031_908_624
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "expected", "norms"),
+    [
+        ("mobile-yolov3", 27, 3_206_976, 2),  # MobileNet 1.0: 4,231,976 with its classifier of 1,000 classes
+        ("squeezenet-yolov3", 44, 735_424, 1),  # SqueezeNet 1.0: 1,248,424; a bias a filter, where here is a norm
+    ],
+)
+def test_parameters_of_the_published_backbones(name: str, end: int, expected: int, norms: int) -> None:
+    rows = layer_table(build_architecture(name, COCO, 416))[:end]
+    filters = sum(row.channels for row in rows if row.type == "convolution")
+    assert sum(row.parameters for row in rows) == expected + (2 - norms) * filters
 
 
 @pytest.mark.parametrize(

@@ -25,19 +25,7 @@ class Yolov3(Design):
     def layers(self, classes: int, anchors: Anchors, image_size: int, width: float) -> Sequence[Layer]:
         net = LayerList(width)
         stride_8, stride_16 = net.darknet53()
-        if self.pyramid:
-            net.alternate(512, 3)
-            net.pyramid()
-            branch = net.alternate(512, 4) - 1
-        else:
-            branch = net.alternate(512, 6) - 1
-        net.head(anchors[6:9], classes)
-        net.join(branch, 256, stride_16)
-        branch = net.alternate(256, 6) - 1
-        net.head(anchors[3:6], classes)
-        net.join(branch, 128, stride_8)
-        net.alternate(128, 6)
-        net.head(anchors[0:3], classes)
+        net.yolov3_heads(stride_8, stride_16, anchors, classes, self.pyramid)
         return net.layers
 
 

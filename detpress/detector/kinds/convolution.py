@@ -1,7 +1,7 @@
 """Convolutions: the one built-in kind with weights."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
@@ -39,6 +39,7 @@ class Convolution(Layer):
 
     size: pixels, of the height and the width where it is a pair. groups: the filters, and the channels that it takes,
     are cut into so many parts that see only each other; depthwise where a part is one filter and one channel.
+    bias: whether each filter has one; with batch normalisation that is in the normalisation.
     """
 
     filters: int
@@ -47,7 +48,9 @@ class Convolution(Layer):
     batch_normalize: bool = True
     activation: Activation = "leaky"
     groups: int = 1
+    bias: bool = True
 
+    unless_said: ClassVar[Mapping[str, Any]] = {**Layer.unless_said, "bias": True}
     section: ClassVar[str] = "convolutional"
     section_options: ClassVar[str] = "filters size stride pad padding groups batch_normalize activation"
 
@@ -80,8 +83,7 @@ class Convolution(Layer):
 
     def module(self, taken: Sequence[FeatureMap]) -> nn.Sequential:
         [before] = taken
-        convolution = self.float_convolution(before.channels, bias=not self.batch_normalize)
-        return self.block(convolution, self.batch_normalize)
+        return self.block(self.float_convolution(before.channels), self.batch_normalize)
 
     def block(self, convolution: nn.Module, norm: bool) -> nn.Sequential:
         """What computes the convolution, then normalisation, where that is not in it, and the activation."""
@@ -93,8 +95,9 @@ class Convolution(Layer):
             parts["activation"] = ACTIVATIONS[self.activation]()
         return nn.Sequential(parts)
 
-    def float_convolution(self, incoming: int, bias: bool) -> nn.Conv2d:
+    def float_convolution(self, incoming: int) -> nn.Conv2d:
         """With new weights, without normalisation and activation."""
+        bias = self.bias and not self.batch_normalize
         return nn.Conv2d(incoming, self.filters, self.kernel, self.stride, self.padding, groups=self.groups, bias=bias)
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
@@ -111,7 +114,7 @@ class Convolution(Layer):
         return replace(self, filters=filters, groups=filters if 1 < self.groups == self.filters else self.groups)
 
     def parameters(self, taken: Sequence[FeatureMap]) -> int:
-        return self._weights(taken) + (2 if self.batch_normalize else 1) * self.filters
+        return self._weights(taken) + (2 if self.batch_normalize else int(self.bias)) * self.filters
 
     def macs(self, taken: Sequence[FeatureMap], given: FeatureMap) -> int:
         return self._weights(taken) * given.side**2
@@ -179,4 +182,5 @@ class Convolution(Layer):
 
     def weights_in_order(self) -> tuple[str, ...]:
         norm = ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var")
-        return (*(norm if self.batch_normalize else ("convolution.bias",)), "convolution.weight")
+        bias = ("convolution.bias",) if self.bias else ()
+        return (*(norm if self.batch_normalize else bias), "convolution.weight")
