@@ -33,8 +33,8 @@ def evaluate(
         typer.Option(metavar="DIR", help="Score comp4_det_* files of any detector instead of a bundle."),
     ] = None,
     split: Annotated[str, typer.Option(help="The image set.")] = "test",
-    protocol: Annotated[str, typer.Option(help="voc07 (11 points), voc10 (area) or coco (.5:.95).")] = "voc07",
-    iou: Annotated[float, typer.Option(help="A detection matches above this IoU (voc07, voc10).")] = 0.5,
+    protocol: Annotated[str, typer.Option(help="voc07 (11 points), voc10 (area), coco, salvi2020.")] = "voc07",
+    iou: Annotated[float, typer.Option(help="A detection matches above this IoU (not coco).")] = 0.5,
     max_detections: MaxDetections = 100,
     runtime: RuntimeName = None,
     as_json: Json = False,
@@ -47,9 +47,9 @@ def evaluate(
     detpress evaluate --results results --data VOCdevkit/VOC2007 --protocol voc10
     """
     from detpress.errors import InputError, nearest
-    from detpress.voc.evaluate import PROTOCOLS
     from detpress.voc.evaluate import evaluate as evaluate_detections
     from detpress.voc.named import open_data
+    from detpress.voc.protocol import PROTOCOLS
     from detpress.voc.results import read_results
 
     if (bundle is None) == (results is None):
@@ -123,6 +123,7 @@ def detect(
 
     from torchvision.transforms.v2 import functional as transforms
 
+    from detpress.detector.boxes import Suppression
     from detpress.detector.images import read_image
     from detpress.detector.predict import predict
     from detpress.errors import InputError
@@ -141,7 +142,7 @@ def detect(
         print(lettering.legend(), file=sys.stderr)
     found = []
     out.mkdir(parents=True, exist_ok=True)
-    everything = predict(run, architecture, images, max_detections=max_detections)
+    everything = predict(run, architecture, images, rules=Suppression(most=max_detections))
     for path, detections in zip(images, everything, strict=True):
         kept = detections.scores >= score
         if int(kept.sum()) == max_detections:

@@ -5,25 +5,34 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.images import Placement
 
-SCORE_THRESHOLD = 0.005  # Darknet's when it writes results for VOC
-NMS_IOU = 0.45  # Darknet's, too
-MAX_DETECTIONS = 100  # an image, unless a recipe or a command says otherwise
 FIRST_TRIED = 1000  # candidates of an image; more are only tried where these do not fill it, which changes no result
-
-
-def decoding_rules(max_detections: int) -> str:
-    """What a protocol's name says of how boxes are chosen."""
-    return f"score>{SCORE_THRESHOLD:g}/nms{NMS_IOU:g}/max{max_detections}"
-
-
-PROTOCOL = decoding_rules(MAX_DETECTIONS)
-
 LARGEST_EXPONENT = 10.0  # a box 22,026 times its anchor: keeps an untrained network's boxes finite
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """Which candidates become detections; by default as Darknet has it where it writes results for VOC.
+
+    score: above it. nms: IoU above which the lesser of two of one class is dropped. most: of an image, the best.
+    merged: a detection's box is the mean of its own and those that it dropped, weighted by their scores.
+    """
+
+    score: float = 0.005
+    nms: float = 0.45
+    most: int = 100
+    merged: bool = False
+
+    def __str__(self) -> str:
+        """What a protocol's name says of it."""
+        return f"score>{self.score:g}/nms{self.nms:g}{'/merged' if self.merged else ''}/max{self.most}"
+
+
+OF_DARKNET = Suppression()
 
 
 @dataclass(frozen=True)
@@ -71,14 +80,14 @@ def decode(maps: Sequence[Tensor], architecture: Architecture) -> tuple[Tensor, 
     return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
 
 
-def suppress(boxes: Tensor, scores: Tensor, max_detections: int = MAX_DETECTIONS) -> list[Detections]:
+def suppress(boxes: Tensor, scores: Tensor, rules: Suppression = OF_DARKNET) -> list[Detections]:
     """boxes: (N, M, 4); scores: (N, M, C), as `decode` gives them.
 
     Every class of a box scored above the threshold is a candidate; within a class, a candidate that overlaps a better
-    one by more than `NMS_IOU` is dropped; the best `max_detections` of an image are returned. Of equal scores the
-    earlier box, then the lower class, comes first.
+    one by more than the rules say is dropped; the best of an image are returned. Of equal scores the earlier box, then
+    the lower class, comes first.
     """
-    image, box, label = (scores > SCORE_THRESHOLD).nonzero(as_tuple=True)
+    image, box, label = (scores > rules.score).nonzero(as_tuple=True)
     order = scores[image, box, label].argsort(descending=True, stable=True)
     order = order[image[order].argsort(stable=True)]
     image, box, label = image[order], box[order], label[order]  # by image, then by descending score
@@ -90,12 +99,26 @@ def suppress(boxes: Tensor, scores: Tensor, max_detections: int = MAX_DETECTIONS
     tried = FIRST_TRIED
     while True:  # what is kept among the best candidates is the beginning of what is kept among all
         best = (rank < tried).nonzero().squeeze(1)
-        kept = best[batched_nms(positive[best], confidence[best].double(), group[best], NMS_IOU)].sort().values
-        if ((image[kept].bincount(minlength=len(boxes)) >= max_detections) | (counts <= tried)).all():
+        kept = best[batched_nms(positive[best], confidence[best].double(), group[best], rules.nms)].sort().values
+        if ((image[kept].bincount(minlength=len(boxes)) >= rules.most) | (counts <= tried)).all():
             break
         tried *= 4
     found = []
     for i in range(len(boxes)):
-        mine = kept[image[kept] == i][:max_detections]
-        found.append(Detections(candidates[mine], confidence[mine], label[mine]))
+        mine = kept[image[kept] == i][: rules.most]
+        chosen = candidates[mine]
+        if rules.merged:
+            of_image = image == i
+            chosen = _merged(chosen, label[mine], candidates[of_image], confidence[of_image], label[of_image], rules)
+        found.append(Detections(chosen, confidence[mine], label[mine]))
     return found
+
+
+def _merged(
+    chosen: Tensor, chosen_labels: Tensor, candidates: Tensor, scores: Tensor, labels: Tensor, rules: Suppression
+) -> Tensor:
+    """Boxes (n, 4) of the chosen, each the weighted mean of the candidates (m, 4) of its class that overlap it."""
+    dropped = (box_iou(chosen, candidates) > rules.nms) & (chosen_labels[:, None] == labels)
+    weights = dropped * scores
+    own = weights.sum(dim=1, keepdim=True)
+    return torch.where(own > 0, weights @ candidates / own, chosen)

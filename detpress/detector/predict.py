@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.boxes import MAX_DETECTIONS, Detections, decode, suppress
+from detpress.detector.boxes import OF_DARKNET, Detections, Suppression, decode, suppress
 from detpress.detector.images import Placement, network_input, place_image, read_image
 from detpress.progress import Progress
 from detpress.voc.annotation import Annotation
@@ -29,11 +29,11 @@ def predict(
     paths: Sequence[Path],
     progress: Progress | None = None,
     sizes: Sequence[Size] | None = None,
-    max_detections: int = MAX_DETECTIONS,
+    rules: Suppression = OF_DARKNET,
 ) -> Iterator[Detections]:
     """What `run` finds in each image, in pixels of the image. The next images are read while a batch is computed.
 
-    sizes: of each image, as its annotation says; see `read_image`. max_detections: the most that an image may have.
+    sizes: of each image, as its annotation says; see `read_image`. rules: which boxes are detections.
     """
     pictures = list(zip(paths, sizes or [None] * len(paths), strict=True))
 
@@ -49,7 +49,7 @@ def predict(
             ahead = [pool.apply_async(load, (picture,)) for picture in (chunks[i + 1] if i + 1 < len(chunks) else [])]
             images = network_input(torch.stack([square for square, *_ in loaded]))
             with torch.inference_mode():  # not around the yield: it would hold for the caller, too
-                found = suppress(*decode(run(images), architecture), max_detections)
+                found = suppress(*decode(run(images), architecture), rules)
             for detections, (_, placement, height, width) in zip(found, loaded, strict=True):
                 yield detections.to_image(placement, height, width)
             if progress:
@@ -62,13 +62,13 @@ def predict_image_set(
     devkit: Devkit,
     split: str,
     progress: Progress | None = None,
-    max_detections: int = MAX_DETECTIONS,
+    rules: Suppression = OF_DARKNET,
 ) -> dict[str, ClassDetections]:
     """What `run` finds in the images of an image set, by class, as the evaluator takes it."""
     annotations = devkit.image_set(split)
     paths = [devkit.image_path(annotation) for annotation in annotations]
     sizes = [annotation.size for annotation in annotations]
-    found = list(predict(run, architecture, paths, progress, sizes, max_detections))
+    found = list(predict(run, architecture, paths, progress, sizes, rules))
     return collect(found, annotations, architecture.classes)
 
 

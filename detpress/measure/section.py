@@ -1,17 +1,16 @@
 """The section `measure` of a recipe."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from detpress.options import Options
 from detpress.runtimes.names import RuntimeName
+from detpress.voc.protocol import Protocol
 
 
 class Measure(Options):
     """How every stage is measured."""
 
-    protocol: Literal["voc07", "voc10", "coco"] = Field("voc07", description="how average precision is computed")
+    protocol: Protocol = Field("voc07", description="how average precision is computed")
     iou: float = Field(0.5, gt=0, lt=1, description="IoU above which a detection matches (coco has its own ten)")
     runtimes: list[RuntimeName] = Field(["torch", "openvino"], description="runtimes whose latency is measured")
     max_detections: int = Field(

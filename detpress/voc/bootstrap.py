@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detpress.voc.evaluate import Protocol
+from detpress.voc.evaluate import area_at_101_points
 from detpress.voc.matches import ClassMatches
+from detpress.voc.protocol import Protocol
 
 RESAMPLES = 5000
 LEVEL = 0.95
@@ -87,7 +88,8 @@ def _map_of_chunk(
 def _average_precision(found: ClassMatches, protocol: Protocol, counts: Counts) -> NDArray[np.float64]:
     """AP (resamples,) of one class at one IoU; NaN where no object of it was drawn.
 
-    Precision is highest just after a true detection, so only these are followed.
+    Precision is highest just after a true detection, so only these are followed, but where lines are drawn between
+    the points.
     """
     positives = counts @ found.positives
     hits = np.cumsum(counts[:, found.images[found.true]], axis=1)
@@ -95,6 +97,8 @@ def _average_precision(found: ClassMatches, protocol: Protocol, counts: Counts) 
     misses = np.concatenate([np.zeros((len(counts), 1), np.int64), misses], axis=1)
     misses_before = misses[:, np.cumsum(found.false)[found.true]]
     precision = hits / np.maximum(hits + misses_before, np.finfo(np.float64).eps)
+    if protocol == "salvi2020":
+        return _average_at_101_points(hits, misses_before, misses[:, -1], precision, positives)
     best_from = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     recall = hits / np.maximum(positives, 1)[:, None]
     if protocol == "voc10":
@@ -104,3 +108,24 @@ def _average_precision(found: ClassMatches, protocol: Protocol, counts: Counts) 
         reached = np.stack([(recall < level).sum(axis=1) for level in RECALLS[protocol]], axis=1)
         average = np.take_along_axis(best_from, reached, axis=1).mean(axis=1)
     return np.where(positives > 0, average, np.nan)
+
+
+def _average_at_101_points(
+    hits: Counts, misses_before: Counts, misses: Counts, precision: NDArray[np.float64], positives: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The lines go from just before a true detection to just after it: after the first of its copies.
+
+    hits: (resamples, true detections), up to and with each. misses_before: alike. precision: just after it. misses:
+    (resamples,), in all.
+    """
+    misses_after = np.concatenate([misses_before[:, 1:], misses[:, None]], axis=1)
+    before_next = hits / np.maximum(hits + misses_after, np.finfo(np.float64).eps)
+    averages = np.zeros(len(hits))
+    for i in np.flatnonzero(hits.max(axis=1, initial=0)):
+        recall = hits[i] / positives[i]
+        first_copy = np.minimum(np.append(0.0, recall[:-1]) + 1 / positives[i], recall)
+        points = np.stack([precision[i], precision[i], before_next[i]], axis=1).ravel()
+        best_from = np.maximum.accumulate(points[::-1])[::-1]
+        at = np.stack([first_copy, recall, recall], axis=1).ravel()
+        averages[i] = area_at_101_points(np.append(0.0, at), np.append(best_from[0], best_from))
+    return np.where(positives > 0, averages, np.nan)

@@ -12,13 +12,16 @@ IJCV 88, 2010) as the Python reference `voc_eval.py` (py-faster-rcnn) has them:
 - VOC 2007: the mean, over the 11 recalls `np.arange(0, 1.1, 0.1)`, of the best precision from that recall on; VOC
   2010 and later: the area under the precision made monotone.
 
+`salvi2020` is how Salvi and Barros (KDMiLe 2020, IJCNN 2021) scored, by the program that they published: difficult
+objects count as ordinary ones, and average precision is the area under the straight lines between 101 recalls of the
+monotone precision, which ends at 0 behind the last recall (so a perfect detector has 0.995).
+
 The mean is over the classes that the annotations name. A class without detections counts 0; one whose objects are all
 difficult has no recall and is left out.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +30,9 @@ from detpress.errors import InputError
 from detpress.voc.annotation import Annotation
 from detpress.voc.coco import coco_average_precision, coco_matches
 from detpress.voc.matches import ClassMatches
+from detpress.voc.protocol import Protocol, protocol_name
 from detpress.voc.results import NO_DETECTIONS, ClassDetections
 
-Protocol = Literal["voc07", "voc10", "coco"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 NO_IMAGES = np.zeros(0, np.int64)
 DIGITS = 12  # of an average precision: those after them are of the order of its sums, as in 1.0000000000000002
 
@@ -60,10 +62,6 @@ class Score(float):
         return score
 
 
-def protocol_name(protocol: Protocol, iou: float) -> str:
-    return "coco@0.5:0.95" if protocol == "coco" else f"{protocol}@{iou:g}+1px"
-
-
 def evaluate(
     annotations: Sequence[Annotation],
     detections: Mapping[str, ClassDetections],
@@ -76,13 +74,14 @@ def evaluate(
     Raises InputError for detections of an image that is not in the set or with a score or coordinate that is not
     finite, and where no class can be scored.
     """
+    annotations = _as_counted(annotations, protocol)
     objects = class_objects(annotations)
     left_out = tuple(name for name, found in objects.items() if not found.positives.any())
     if protocol == "coco":
         scored, images = _scored(objects, annotations, detections)
         ap = coco_average_precision(annotations, detections, images, list(scored))
     else:
-        average = average_precision_11_points if protocol == "voc07" else average_precision_area
+        average = AVERAGES[protocol]
         ap = {
             name: average(*precision_recall(found.true, found.false, int(found.positives.sum())))
             for name, (found,) in find_matches(annotations, detections, protocol, iou).items()
@@ -101,6 +100,7 @@ def find_matches(
 
     Classes whose objects are all difficult are left out. Raises InputError as `evaluate` does.
     """
+    annotations = _as_counted(annotations, protocol)
     scored, images = _scored(class_objects(annotations), annotations, detections)
     positives = {name: found.positives for name, found in scored.items()}
     if protocol == "coco":
@@ -109,6 +109,13 @@ def find_matches(
         name: (match(found, images.get(name, NO_IMAGES), detections.get(name, NO_DETECTIONS), iou),)
         for name, found in scored.items()
     }
+
+
+def _as_counted(annotations: Sequence[Annotation], protocol: Protocol) -> Sequence[Annotation]:
+    """With the objects difficult that the protocol takes for such."""
+    if protocol != "salvi2020":
+        return annotations
+    return [replace(annotation, difficult=np.zeros_like(annotation.difficult)) for annotation in annotations]
 
 
 @dataclass(frozen=True)
@@ -214,6 +221,31 @@ def average_precision_area(precision: NDArray[np.float64], recall: NDArray[np.fl
     recall = np.concatenate([[0.0], recall, [1.0]])
     precision = np.maximum.accumulate(np.concatenate([[0.0], precision, [0.0]])[::-1])[::-1]
     return float(np.sum(np.diff(recall) * precision[1:]))
+
+
+def average_precision_101_points(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> float:
+    """Of salvi2020."""
+    if not len(recall):
+        return 0.0
+    best_from = np.maximum.accumulate(precision[::-1])[::-1]
+    return area_at_101_points(np.append(0.0, recall), np.append(best_from[0], best_from))
+
+
+def area_at_101_points(recall: NDArray[np.float64], best_from: NDArray[np.float64]) -> float:
+    """The trapezoids between 101 points of the line through (recall, best precision from there on).
+
+    The last of these is followed by precision 0, a thousandth further or at recall 1.
+    """
+    recalls = np.append(recall, min(recall[-1] + 1e-3, 1.0))
+    heights = np.interp(np.linspace(0.0, 1.0, 101), recalls, np.append(best_from, 0.0))
+    return float(np.sum(heights[1:] + heights[:-1]) / 200)
+
+
+AVERAGES: dict[Protocol, Callable[[NDArray[np.float64], NDArray[np.float64]], float]] = {
+    "voc07": average_precision_11_points,
+    "voc10": average_precision_area,
+    "salvi2020": average_precision_101_points,
+}
 
 
 def _scored(

@@ -11,11 +11,9 @@ from torch import Tensor
 from detpress.detector.architecture import Architecture, Convolution, MaxPool, Yolo, build_architecture
 from detpress.detector.boxes import (
     FIRST_TRIED,
-    MAX_DETECTIONS,
-    NMS_IOU,
-    PROTOCOL,
-    SCORE_THRESHOLD,
+    OF_DARKNET,
     Detections,
+    Suppression,
     decode,
     suppress,
 )
@@ -34,8 +32,8 @@ def logit(share: float) -> float:
 
 
 def test_the_protocols_name_holds_what_is_used() -> None:
-    assert PROTOCOL == "score>0.005/nms0.45/max100"
-    assert (SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS) == (0.005, 0.45, 100)
+    assert str(OF_DARKNET) == "score>0.005/nms0.45/max100"
+    assert str(Suppression(0.001, 0.6, 300, merged=True)) == "score>0.001/nms0.6/merged/max300"
 
 
 def test_a_box_is_a_sigmoid_from_its_cell_and_an_exponential_of_its_anchor() -> None:
@@ -96,13 +94,13 @@ def plain_loop(boxes: Tensor, scores: Tensor) -> list[tuple[list[float], float, 
         (boxes[m].tolist(), scores[m, c].item(), c)
         for m in range(boxes.shape[0])
         for c in range(scores.shape[1])
-        if scores[m, c] > SCORE_THRESHOLD
+        if scores[m, c] > OF_DARKNET.score
     ]
     kept: list[tuple[list[float], float, int]] = []
     for box, score, label in sorted(candidates, key=lambda candidate: -candidate[1]):
-        if all(label != other or overlap(box, better) <= NMS_IOU for better, _, other in kept):
+        if all(label != other or overlap(box, better) <= OF_DARKNET.nms for better, _, other in kept):
             kept.append((box, score, label))
-        if len(kept) == MAX_DETECTIONS:
+        if len(kept) == OF_DARKNET.most:
             break
     return kept
 
@@ -158,6 +156,17 @@ def test_a_huge_box_in_one_image_changes_nothing_in_another() -> None:
     apart = [[10.0, 10, 11, 11], [10.4, 10, 11.4, 11]]  # IoU 0.43; the same box where float32 has whole numbers only
     boxes = torch.tensor([[[0.0, 0, 9e6, 9e6], [0, 0, 1, 1]], apart])
     assert [len(found.labels) for found in suppress(boxes, torch.full((2, 2, 1), 0.5))] == [2, 2]
+
+
+def test_merged_boxes_are_the_mean_of_those_of_the_class_that_overlap_weighted_by_score() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [2, 0, 10, 10], [0, 4, 10, 14]]])
+    scores = torch.tensor([[[0.75, 0.0], [0.25, 0.5], [0.125, 0.0]]])  # the third is another object
+    (found,) = suppress(boxes, scores, Suppression(nms=0.6, merged=True))
+    assert as_tuples(found) == [
+        ([0.5, 0.0, 10.0, 10.0], 0.75, 0),
+        ([2.0, 0.0, 10.0, 10.0], 0.5, 1),
+        ([0.0, 4.0, 10.0, 14.0], 0.125, 0),
+    ]
 
 
 def test_nothing_above_the_threshold_is_nothing_found() -> None:

@@ -11,7 +11,8 @@ from scipy.stats import bootstrap
 
 from detpress.voc.annotation import Annotation
 from detpress.voc.bootstrap import centred, draw_images, interval, resampled_map
-from detpress.voc.evaluate import PROTOCOLS, Protocol, evaluate, find_matches
+from detpress.voc.evaluate import evaluate, find_matches
+from detpress.voc.protocol import PROTOCOLS, Protocol
 from detpress.voc.results import ClassDetections
 
 Annotate = Callable[..., Annotation]

@@ -13,7 +13,8 @@ from plain_loop import plain_loop
 from detpress.errors import InputError
 from detpress.voc.annotation import Annotation
 from detpress.voc.devkit import open_devkit
-from detpress.voc.evaluate import Evaluation, Protocol, evaluate
+from detpress.voc.evaluate import Evaluation, evaluate
+from detpress.voc.protocol import Protocol
 from detpress.voc.results import ClassDetections, read_results, write_results
 
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures/voc-eval"
@@ -103,6 +104,25 @@ def test_voc07_takes_recall_at_the_thresholds_as_floating_point_has_them(annotat
     annotations = [annotate(str(i), [("dog", BOX, False)]) for i in range(10)]
     three = detected(*((str(i), 0.9, BOX) for i in range(3)))
     assert evaluate(annotations, {"dog": three}, "voc07").map == pytest.approx(3 / 11)
+
+
+def test_salvi2020_draws_lines_between_101_recalls_down_to_0_behind_the_last(annotate: Annotate) -> None:
+    """Of T F T the monotone precision is 1 before recall 1/2 and 2/3 from there on; heights 50 x 1, 50 x 2/3, 0."""
+    two = [annotate("x", [("dog", BOX, False)]), annotate("y", [("dog", BOX, False)])]
+    perfect = detected(("x", 0.9, BOX), ("y", 0.8, BOX))
+    found = evaluate(two, {"dog": perfect}, "salvi2020")
+    assert (found.protocol, found.map) == ("salvi2020@0.5+1px", pytest.approx(0.995))
+    with_a_false = detected(("x", 0.9, BOX), ("x", 0.8, BOX), ("y", 0.7, BOX))
+    expected = (50 * 1 + 50 * 2 / 3 - 1 / 2) / 100
+    assert evaluate(two, {"dog": with_a_false}, "salvi2020").map == pytest.approx(expected)
+    assert evaluate(two, {}, "salvi2020").map == 0
+
+
+def test_salvi2020_counts_difficult_objects_like_any_other(annotate: Annotate) -> None:
+    both = [annotate("x", [("dog", BOX, False)]), annotate("y", [("dog", BOX, True)])]
+    found = {"dog": detected(("x", 0.9, BOX))}
+    assert evaluate(both, found, "voc10").map == 1
+    assert evaluate(both, found, "salvi2020").map == pytest.approx((51 - 1 / 2) / 100)  # from 0 to 0.5
 
 
 def test_ties_are_taken_in_the_order_given(annotate: Annotate) -> None:
