@@ -87,11 +87,11 @@ def coupled_convolutions(architecture: Architecture) -> list[tuple[int, ...]]:
     take, where maps are added that were concatenated in different ways, around layers of a kind that does not tell, and
     where what follows a filter of zeros is not zero (a logistic activation) and a convolution takes it.
     """
-    groups = _Groups(architecture)
+    groups, channels = _Groups(architecture), architecture.output_channels
     given: list[list[_Part]] = []  # by each layer: its channels, in order
     for i, (layer, maps) in enumerate(zip(architecture.layers, architecture.taken_maps, strict=True)):
         taken = [given[k] if k >= 0 else [_Part(None, 3, False)] for k in layer.inputs(i)]
-        own = _Part(i, architecture.output_channels[i], layer.keeps_zeros)
+        own = _Part(i, channels[i], layer.keeps_zeros)
         match layer.channels(maps):
             case "made":
                 groups.fix(*(part.convolution for parts in taken for part in parts if not part.zero))

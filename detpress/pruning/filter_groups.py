@@ -31,10 +31,10 @@ def prunable_groups(architecture: Architecture) -> list[Group]:
 
 def kept_filters(architecture: Architecture, masks: Mapping[str, Tensor]) -> dict[Group, Tensor]:
     """Group -> bool (filters,): those that are not masked in all of its convolutions."""
-    masked = masked_filters(architecture, masks)
+    masked, channels = masked_filters(architecture, masks), architecture.output_channels
     kept = {}
     for group in prunable_groups(architecture):
-        everything = torch.ones(architecture.output_channels[group[0]], dtype=torch.bool)
+        everything = torch.ones(channels[group[0]], dtype=torch.bool)
         kept[group] = torch.stack([~masked[i] if i in masked else everything for i in group]).any(dim=0)
     return kept
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from detpress.errors import StageError
+from detpress.errors import InputError
 
 Key = TypeVar("Key")
 Ranking = Literal["uniform", "global"]  # the same share of every entry, or the lowest scores of all entries
@@ -39,7 +39,7 @@ def select(
     """`kept` without its lowest scores, so that as much is left as after so many rounds of this share.
 
     scores: real, of the entry's shape. kept: bool, of the same keys and shapes. at_least: so many of each entry stay.
-    Raises StageError where fewer can go than should.
+    Raises InputError where fewer can go than should.
     """
     if ranking == "global":
         whole, there = (sum(int(count) for count in counts) for counts in _counts(kept))
@@ -71,7 +71,7 @@ def without_lowest(
     free = torch.cat([_free(scores[key], kept[key], at_least).flatten() for key in scores]) if at_least else still
     candidates = flat[free]
     if number > len(candidates):
-        raise StageError(f"{number} are to be removed, but at most {len(candidates)} can go")
+        raise InputError(f"{number} are to be removed, but at most {len(candidates)} can go")
     threshold = candidates.kthvalue(number).values
     below, level = free & (flat < threshold), free & (flat == threshold)
     gone = below | (level & (level.cumsum(0) <= number - below.sum()))

@@ -7,7 +7,7 @@ from torch import Tensor
 from detpress.detector.architecture import build_architecture
 from detpress.detector.channels import stored_parameters
 from detpress.detector.network import Network
-from detpress.errors import StageError
+from detpress.errors import InputError
 from detpress.pruning.selection import Ranking, left_after, random_scores, select, shuffled, without_lowest
 from detpress.pruning.single_weights import prunable_weights
 
@@ -85,7 +85,7 @@ def test_an_entry_keeps_its_highest_whatever_the_others_score() -> None:
     assert left["low"].tolist() == [False, True, True]
     assert left["high"].tolist() == [False] * 5 + [True] * 4
     assert counts(select(scores, all_of(scores), 0.9, "uniform", at_least=2)) == [2, 2]
-    with pytest.raises(StageError, match="9 are to be removed, but at most 8 can go"):
+    with pytest.raises(InputError, match="9 are to be removed, but at most 8 can go"):
         select(scores, all_of(scores), 0.75, "global", at_least=2)
 
 
