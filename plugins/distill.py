@@ -15,7 +15,7 @@ from pydantic import Field
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
-from detpress.distillation.options import PkdOptions
+from detpress.distillation.options import CrossKdOptions, DetectorOptions, PkdOptions
 from detpress.options import Options
 from detpress.training.config import ChoosingConfig
 from detpress.training.image_counts import ImageCounts
@@ -78,3 +78,44 @@ class Pkd(Distiller):
 
     Config = PkdConfig
     objective = "distill.pkd"
+
+
+class CrossKdConfig(CrossKdOptions, Training):
+    """CrossKD's, and the training."""
+
+
+class CrossKd(Distiller):
+    """The teacher's heads read the student's maps, and shall find there what they find in the teacher's own.
+
+    Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", arXiv:2306.11369, 2024; read in
+    jbwang1997/CrossKD. The student's map gets the teacher's mean and deviation in each channel and passes through the
+    teacher's last head layers, which are held. Scores found there are drawn to the teacher's by cross-entropy times the
+    distance of the two probabilities, boxes by GIoU with the teacher's score as weight, both with the factor 1. The
+    student's own heads learn from the objects alone.
+
+    What differs for YOLOv3: the head layers reused are the last 3x3 and 1x1 convolution, so the map is the one that
+    they take, after its activation; published are the last of four shared 3x3 and a 1x1, from before an activation.
+    Scores are an objectness and classes, each logistic: objectness is drawn everywhere, classes where the teacher's
+    objectness is. Each part has the weight and the mean of its counterpart in the detection loss, with the teacher's
+    scores instead of the boxes responsible for objects. Where channels differ, a 1x1 convolution that is thrown away
+    afterwards maps the student's to the teacher's; both networks of the paper have the same.
+    """
+
+    Config = CrossKdConfig
+    objective = "distill.crosskd"
+
+
+class DetectorConfig(DetectorOptions, Training):
+    """PKD's and CrossKD's, and the training."""
+
+
+class Detector(Distiller):
+    """PKD and CrossKD together: the maps that heads take correlate with the teacher's, whose heads read both alike.
+
+    `distill.pkd` and `distill.crosskd` have what is published of each. jbwang1997/CrossKD trains both together, too,
+    with PKD's weight at 2, which is the default here. score_weighted, PKD by the teacher's scores, is no part of that:
+    without it, places without an object are most of what PKD sees.
+    """
+
+    Config = DetectorConfig
+    objective = "distill.detector"

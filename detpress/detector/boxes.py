@@ -65,19 +65,24 @@ def decode(maps: Sequence[Tensor], architecture: Architecture) -> tuple[Tensor, 
         stride = architecture.image_size / width
         anchors = torch.tensor(layer.anchors, device=raw.device)
         raw = raw.float().reshape(n, len(anchors), -1, height, width)
-        rows = torch.arange(height, device=raw.device).view(1, 1, -1, 1)
-        columns = torch.arange(width, device=raw.device).view(1, 1, 1, -1)
-        centre_x = (raw[:, :, 0].sigmoid() + columns) * stride
-        centre_y = (raw[:, :, 1].sigmoid() + rows) * stride
-        half = raw[:, :, 2:4].clamp(max=LARGEST_EXPONENT).exp() * anchors.view(1, -1, 2, 1, 1) / 2
-        box = torch.stack(
-            [centre_x - half[:, :, 0], centre_y - half[:, :, 1], centre_x + half[:, :, 0], centre_y + half[:, :, 1]],
-            dim=-1,
-        )
+        box = decode_boxes(raw, anchors, stride)
         score = raw[:, :, 4:5].sigmoid() * raw[:, :, 5:].sigmoid()
         boxes.append(box.reshape(n, -1, 4))
         scores.append(score.permute(0, 1, 3, 4, 2).reshape(n, boxes[-1].shape[1], -1))
     return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
+
+
+def decode_boxes(raw: Tensor, anchors: Tensor, stride: float) -> Tensor:
+    """Of one scale: raw float32 (N, A, 5 + C, H, W), anchors (A, 2) in pixels -> edges (N, A, H, W, 4) in pixels."""
+    height, width = raw.shape[3:]
+    rows = torch.arange(height, device=raw.device).view(1, 1, -1, 1)
+    columns = torch.arange(width, device=raw.device).view(1, 1, 1, -1)
+    centre_x = (raw[:, :, 0].sigmoid() + columns) * stride
+    centre_y = (raw[:, :, 1].sigmoid() + rows) * stride
+    half = raw[:, :, 2:4].clamp(max=LARGEST_EXPONENT).exp() * anchors.view(1, -1, 2, 1, 1) / 2
+    return torch.stack(
+        [centre_x - half[:, :, 0], centre_y - half[:, :, 1], centre_x + half[:, :, 0], centre_y + half[:, :, 1]], dim=-1
+    )
 
 
 def suppress(boxes: Tensor, scores: Tensor, rules: Suppression = OF_DARKNET) -> list[Detections]:

@@ -30,3 +30,18 @@ class PkdOptions(LinkedOptions):
     score_weighted: bool = Field(
         False, description="whether a place counts by the teacher's best score there, instead of all places alike"
     )
+
+
+class CrossKdOptions(TeacherOptions):
+    """CrossKD's."""
+
+    weight: float = Field(1.0, gt=0, description="factor of what the teacher's heads say of the student's maps")
+
+
+class DetectorOptions(CrossKdOptions):
+    """CrossKD's, with PKD beside it."""
+
+    pkd_weight: float = Field(2.0, gt=0, description="factor of PKD on what each head takes")
+    score_weighted: bool = Field(
+        True, description="whether PKD counts a place by the teacher's best score there, instead of all places alike"
+    )

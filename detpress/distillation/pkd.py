@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from detpress.detector.architecture import Architecture
 from detpress.distillation.options import PkdOptions
 from detpress.distillation.standardised import moments, standardised
-from detpress.distillation.taught import Linked, adapters, resized
-from detpress.training.objective import Terms, TrainingStart, TrainingStep
+from detpress.distillation.taught import Linked, resized
+from detpress.training.objective import Terms, TrainingStep
 
 
 def pkd_loss(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -47,16 +48,16 @@ class Pkd(Linked):
     Config = PkdOptions
     config: PkdOptions
 
-    def prepare(self, start: TrainingStart) -> None:
-        super().prepare(start)
-        self.adapters = adapters(self.links)
-
     def terms(self, step: TrainingStep) -> Terms:
         raw_maps, outputs = self.taught(step.images)
-        loss = torch.zeros((), device=step.images.device)
-        for link, adapter in zip(self.links, self.adapters, strict=True):
-            theirs = outputs[f"layers.{link.teacher}"].float()
-            ours = resized(adapter(step.outputs[f"layers.{link.student}"]).float(), theirs)
-            weight = scores_at(raw_maps, theirs, len(self.student.classes)) if self.config.score_weighted else None
-            loss = loss + pkd_loss(ours, theirs, weight)
-        return {"pkd": self.config.weight * loss}
+        maps = self.compared(step, outputs)
+        return {"pkd": self.config.weight * pkd_of(maps, raw_maps if self.config.score_weighted else (), self.student)}
+
+
+def pkd_of(maps: Sequence[tuple[Tensor, Tensor]], raw_maps: Sequence[Tensor], student: Architecture) -> Tensor:
+    """The sum over the links. raw_maps: the teacher's, where places count by its scores; none where all count alike."""
+    losses = [
+        pkd_loss(ours, theirs, scores_at(raw_maps, theirs, len(student.classes)) if raw_maps else None)
+        for ours, theirs in maps
+    ]
+    return torch.stack(losses).sum()

@@ -1,6 +1,6 @@
 """An objective with a teacher: what all distillations share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ from torch.nn import functional
 from detpress.builtin import find_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
-from detpress.distillation.links import Link, check_classes, head_links, named_links
+from detpress.distillation.links import check_classes, head_links, named_links
 from detpress.distillation.options import LinkedOptions, TeacherOptions
 from detpress.encodings.bundle import load_bundle
-from detpress.training.objective import Objective, TrainingStart
+from detpress.training.objective import Objective, TrainingStart, TrainingStep
 from detpress.training.teacher import Teacher
 
 
@@ -51,27 +51,38 @@ class Taught(Objective):
 
 
 class Linked(Taught):
-    """Draws layers of the student to layers of the teacher: what the heads take, unless links are named."""
+    """Draws layers of the student to layers of the teacher: what the heads take, unless its options name others.
 
-    config: LinkedOptions
+    Where a layer has other channels than the teacher's, a 1x1 convolution that is thrown away afterwards gives it as
+    many.
+    """
 
     def pair(self, student: Architecture, teacher: Model) -> Sequence[str]:
-        links = self.config.links
-        self.links: tuple[Link, ...] = (
-            named_links(student, teacher.architecture, links) if links else head_links(student, teacher.architecture)
-        )
+        named = self.config.links if isinstance(self.config, LinkedOptions) else {}
+        other = teacher.architecture
+        self.links = named_links(student, other, named) if named else head_links(student, other)
         self.layers = [f"layers.{link.student}" for link in self.links]
         return [f"layers.{link.teacher}" for link in self.links]
 
+    def prepare(self, start: TrainingStart) -> None:
+        super().prepare(start)
+        self.adapters = nn.ModuleList(
+            nn.Identity()
+            if link.channels == link.teacher_channels
+            else nn.Conv2d(link.channels, link.teacher_channels, kernel_size=1)
+            for link in self.links
+        )
 
-def adapters(links: Sequence[Link]) -> nn.ModuleList:
-    """A 1x1 convolution to the teacher's channels for each link; nothing where there are as many already."""
-    return nn.ModuleList(
-        nn.Identity()
-        if link.channels == link.teacher_channels
-        else nn.Conv2d(link.channels, link.teacher_channels, kernel_size=1)
-        for link in links
-    )
+    def compared(self, step: TrainingStep, outputs: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """For each link the student's map, in the teacher's channels and size, and the teacher's: (N, C, H, W).
+
+        outputs: what the teacher's layers gave of the step's images.
+        """
+        found = []
+        for link, adapter in zip(self.links, self.adapters, strict=True):
+            theirs = outputs[f"layers.{link.teacher}"].float()
+            found.append((resized(adapter(step.outputs[f"layers.{link.student}"]).float(), theirs), theirs))
+        return found
 
 
 def resized(maps: Tensor, like: Tensor) -> Tensor:

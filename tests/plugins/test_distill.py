@@ -27,6 +27,8 @@ SHORT = {"epochs": 2, "batch_size": 4}
 STEPS = 6  # of SHORT: twelve images
 TERMS = {
     "distill.pkd": {"pkd"},
+    "distill.crosskd": {"cross_box", "cross_objectness", "cross_classes"},
+    "distill.detector": {"pkd", "cross_box", "cross_objectness", "cross_classes"},
 }
 MASKED = "layers.13.convolution.weight"  # of what the first head takes
 

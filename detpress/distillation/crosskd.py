@@ -1,0 +1,120 @@
+"""CrossKD: the teacher's heads read the student's maps (the card is that of the plugin `distill.crosskd`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import generalized_box_iou_loss
+
+from detpress.detector.architecture import Architecture
+from detpress.detector.form import Form
+from detpress.detector.model import Model
+from detpress.distillation.links import head_layers, heads_by_stride
+from detpress.distillation.options import CrossKdOptions, DetectorOptions
+from detpress.distillation.pkd import pkd_of
+from detpress.distillation.predictions import Predictions, predictions
+from detpress.distillation.standardised import moments, standardised
+from detpress.distillation.taught import Linked
+from detpress.errors import InputError
+from detpress.training.objective import Terms, TrainingStep
+
+
+def aligned(student: Tensor, teacher: Tensor) -> Tensor:
+    """The student's map (N, C, H, W) with the teacher's mean and deviation in each channel."""
+    theirs = moments(teacher)
+    return standardised(student, moments(student)) * theirs.deviation + theirs.mean
+
+
+def quality_focal_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Of logits of any shape, element by element: cross-entropy to the teacher's probability, times the distance of
+    the two probabilities. It is 0 where they are the same."""
+    wanted = teacher.sigmoid()
+    distance = (student.sigmoid() - wanted).abs()
+    return functional.binary_cross_entropy_with_logits(student, wanted, reduction="none") * distance
+
+
+@dataclass(frozen=True)
+class CrossLoss:
+    """Float32 scalars."""
+
+    boxes: Tensor
+    objectness: Tensor
+    classes: Tensor
+
+
+def crosskd_loss(
+    crossed: Sequence[Predictions], teacher: Sequence[Predictions], objectness_weights: Sequence[float]
+) -> CrossLoss:
+    """What the teacher's heads say of the student's maps against what they say of the teacher's own.
+
+    One element a scale, of the same places and anchors. Averaged as the detection loss is, the teacher's scores
+    standing for the boxes that are responsible for an object: objectness over all boxes of a scale, each scale with its
+    weight; boxes by the teacher's score, classes by its objectness.
+    """
+    objectness, boxes, classes, scores, sure = [], [], [], [], []
+    for ours, theirs, weight in zip(crossed, teacher, objectness_weights, strict=True):
+        objectness.append(weight * quality_focal_loss(ours.objectness, theirs.objectness).mean())
+        boxes.append(generalized_box_iou_loss(ours.boxes, theirs.boxes).flatten())
+        classes.append(quality_focal_loss(ours.classes, theirs.classes).mean(dim=-1).flatten())
+        scores.append(theirs.scores.flatten())
+        sure.append(theirs.objectness.sigmoid().flatten())
+    return CrossLoss(_weighted_mean(boxes, scores), torch.stack(objectness).sum(), _weighted_mean(classes, sure))
+
+
+def _weighted_mean(losses: list[Tensor], weights: list[Tensor]) -> Tensor:
+    """Over all scales; weights of less than one box in all count as one."""
+    weight = torch.cat(weights)
+    return (torch.cat(losses) * weight).sum() / weight.sum().clamp(min=1)
+
+
+class CrossKd(Linked):
+    """CrossKD, beside the detection loss."""
+
+    Config = CrossKdOptions
+    config: CrossKdOptions
+
+    def pair(self, student: Architecture, teacher: Model) -> Sequence[str]:
+        if teacher.form in (Form.INT8, Form.SIMULATED):
+            raise InputError(
+                f"teacher: is {teacher.form}, and no gradient passes through its heads; expected one that computes in "
+                "float"
+            )
+        self.heads = heads_by_stride(student, teacher.architecture)
+        return super().pair(student, teacher)
+
+    def terms(self, step: TrainingStep) -> Terms:
+        raw_maps, outputs = self.taught(step.images)
+        return self.crossed(self.compared(step, outputs), raw_maps)
+
+    def crossed(self, maps: Sequence[tuple[Tensor, Tensor]], raw_maps: Sequence[Tensor]) -> Terms:
+        """maps: what each head takes, the student's and the teacher's. raw_maps: the teacher's."""
+        architecture = self.teacher.architecture
+        ours, theirs = [], []
+        for (own, other), heads in zip(maps, self.heads, strict=True):
+            x = aligned(own, other)
+            for layer in head_layers(architecture, heads.teacher):
+                x = self.teacher.network.get_submodule(f"layers.{layer}")(x)
+            ours.append(predictions(x, architecture, heads.teacher))
+            theirs.append(predictions(raw_maps[heads.teacher], architecture, heads.teacher))
+        training, weight = self.student_training, self.config.weight
+        loss = crosskd_loss(ours, theirs, [training.objectness_weights[heads.student] for heads in self.heads])
+        return {
+            "cross_box": weight * training.box_weight * loss.boxes,
+            "cross_objectness": weight * loss.objectness,
+            "cross_classes": weight * training.class_weight * loss.classes,
+        }
+
+
+class Detector(CrossKd):
+    """PKD and CrossKD, beside the detection loss."""
+
+    Config = DetectorOptions
+    config: DetectorOptions
+
+    def terms(self, step: TrainingStep) -> Terms:
+        raw_maps, outputs = self.taught(step.images)
+        maps = self.compared(step, outputs)
+        pkd = pkd_of(maps, raw_maps if self.config.score_weighted else (), self.student)
+        return {"pkd": self.config.pkd_weight * pkd, **self.crossed(maps, raw_maps)}
