@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.kinds import Convolution
-from detpress.detector.network import Network
+from detpress.detector.network import Network, without_memory
 
 
 @dataclass(frozen=True)
@@ -190,5 +190,5 @@ def without_filters(architecture: Architecture, removed: Mapping[int, int]) -> A
 
 def stored_parameters(architecture: Architecture) -> int:
     """How many parameters a network of this layer list has; no weight is made to count them."""
-    with torch.device("meta"):
+    with without_memory():
         return sum(parameter.numel() for parameter in Network(architecture).parameters())

@@ -27,7 +27,7 @@ from detpress.detector.architecture import Architecture
 from detpress.detector.darknet_cfg import read_cfg, write_cfg
 from detpress.detector.kinds import Convolution
 from detpress.detector.model import Model, new_model
-from detpress.detector.network import Network, filled_network
+from detpress.detector.network import Network, filled_network, without_memory
 from detpress.errors import InputError
 from detpress.files.plain import plain
 
@@ -165,7 +165,7 @@ def _tensors(network: Network, layers: int | None) -> dict[str, Tensor]:
 
 def _layer_numbers(architecture: Architecture) -> list[int]:
     """How many numbers each layer has in the file."""
-    with torch.device("meta"):
+    with without_memory():
         state = Network(architecture).state_dict()
     return [
         sum(state[f"layers.{i}.{name}"].numel() for name in layer.weights_in_order())

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.kinds import Convolution
-from detpress.detector.network import Network
+from detpress.detector.network import Network, without_memory
 from detpress.errors import InputError, StageError
 
 
@@ -26,7 +25,7 @@ def narrowed_network(modules: nn.Module, architecture: Architecture) -> Network:
             else layer
             for i, layer in enumerate(architecture.layers)
         )
-        with torch.device("meta"):
+        with without_memory():
             network = Network(replace(architecture, layers=layers))
         network.load_state_dict({name: tensors[name] for name in network.state_dict()}, assign=True)
     except KeyError as error:

@@ -1,11 +1,13 @@
 """The network that a layer list describes. `forward` gives raw maps and can be traced by torch.fx."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.encoding import Encoding
@@ -15,6 +17,25 @@ from detpress.detector.kinds import Convolution, Yolo
 from detpress.errors import InputError
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
+FILLING = (Tensor.fill_, Tensor.zero_)  # and all of torch.nn.init
+
+
+class _Unfilled(TorchFunctionMode):
+    """Fills no tensor that has no memory, which PyTorch would do step by step for nothing."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in FILLING or getattr(function, "__module__", None) == nn.init.__name__:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks made meanwhile have tensors without memory, which are to be assigned others."""
+    with torch.device("meta"), _Unfilled():
+        yield
 
 
 class Network(nn.Module):
@@ -68,7 +89,7 @@ def _of_every_convolution(architecture: Architecture, given: Mapping[int, Encodi
 
 
 def _encoded(layer: Convolution, incoming: int, encoding: Encoding) -> nn.Sequential:
-    with torch.device("meta"):
+    with without_memory():
         like = layer.float_convolution(incoming)
     return layer.block(encoding.module(like), layer.batch_normalize and encoding.keeps_norm)
 
@@ -86,7 +107,7 @@ def filled_network(
     between: Mapping[str, InputScale] = NOTHING,
 ) -> Network:
     """A network that has `tensors`, which it shares, as its state; in eval mode and not to be trained."""
-    with torch.device("meta"):
+    with without_memory():
         network = Network(architecture, encodings, between)
     network.load_state_dict(tensors, assign=True)
     return network.eval().requires_grad_(False)

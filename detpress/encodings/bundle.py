@@ -25,7 +25,7 @@ from detpress.detector.encoding import Encoding
 from detpress.detector.float32 import Float32
 from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.detector.network import Network
+from detpress.detector.network import Network, without_memory
 from detpress.encodings.known import encoding_as_dict, encoding_from_dict
 from detpress.encodings.old_encodings import READERS, old_encodings, scales_from_dict
 from detpress.errors import InputError, shortened
@@ -148,7 +148,7 @@ def _skeleton(architecture: Architecture, description: dict[str, Any]) -> Networ
         encodings = _encodings(description["encodings"])
     if "between" in description:
         between = scales_from_dict("between", description["between"])
-    with torch.device("meta"):
+    with without_memory():
         return Network(architecture, encodings, between)
 
 

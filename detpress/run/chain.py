@@ -23,7 +23,6 @@ from detpress.detector.encoding import Encoding
 from detpress.detector.model import Model
 from detpress.detector.network import Network
 from detpress.doors import distribution_of, version
-from detpress.encodings.bundle import load_bundle
 from detpress.errors import InputError, StageError
 from detpress.measure.scoring import protocol_id
 from detpress.recipe.file import Recipe, Step
@@ -105,8 +104,8 @@ class Chain:
     def _make(self, index: int) -> Callable[[StageWorkbench], Model]:
         if index == 0:
             return lambda workbench: self.model
-        step, parent = self.recipe.chain[index - 1], self.store.stage(self.keys[index - 1])
-        return _Application(step, self.recipe.seed, parent / "bundle")
+        step, parent = self.recipe.chain[index - 1], self.keys[index - 1]
+        return _Application(step, self.recipe.seed, lambda: self.maker.take_model(parent))
 
 
 def stage_names(recipe: Recipe) -> list[str]:
@@ -127,15 +126,15 @@ def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store
 
 
 class _Application:
-    """Applies one step to the bundle of the stage before."""
+    """Applies one step to the model of the stage before."""
 
-    def __init__(self, step: Step, seed: int, parent: Path) -> None:
+    def __init__(self, step: Step, seed: int, parent: Callable[[], Model]) -> None:
         self.step, self.seed, self.parent = step, seed, parent
 
     def __call__(self, workbench: StageWorkbench) -> Model:
         step = self.step
-        before = load_bundle(self.parent)
-        given = _State.of(before)
+        before = self.parent()
+        given = _State.of(before).kept()
         workbench.bundles = step.plugin.bundles(step.config)
         with torch_as_it_was():
             after = step.plugin.apply(before, step.config, workbench)
@@ -185,8 +184,11 @@ class _State:
     @classmethod
     def of(cls, model: Model) -> "_State":
         tensors = model.network.state_dict() | {f"mask of {name}": mask for name, mask in model.masks.items()}
-        copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        return cls(model.encodings, model.architecture, copies)
+        return cls(model.encodings, model.architecture, {name: tensor.cpu() for name, tensor in tensors.items()})
+
+    def kept(self) -> "_State":
+        """A copy that does not change with the model."""
+        return replace(self, tensors={name: tensor.clone() for name, tensor in self.tensors.items()})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _State):

@@ -111,7 +111,8 @@ class StageMaker:
     store: Store
     listener: Listener
     split: str  # the image set that stages are scored on
-    _read_back: dict[str, Model] = field(default_factory=dict)  # by key, one: what is measured next
+    # By key, the model of one stage as it was read from its bundle: is measured, and what the next stage is made of.
+    _read_back: dict[str, Model] = field(default_factory=dict)
 
     def stage(self, index: int, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> Stage:
         """The stage `key`, from the store or by `make`.
@@ -140,6 +141,10 @@ class StageMaker:
             self.store.share(key)  # it may have been made before there was a shared store
         self.store.touch(key)
         return reused
+
+    def take_model(self, key: str) -> Model:
+        """The model of the finished stage `key`, the caller's to change. Raises InputError where it cannot be read."""
+        return self._read_back.pop(key, None) or load_bundle(self.store.stage(key) / "bundle")
 
     def _fault(self, key: str) -> str | None:
         """Why the store has no such stage, or none that is of use; None where it has."""
@@ -213,7 +218,7 @@ class StageMaker:
                     bundle = store.stage(key) / "bundle"
                     with standard_output_into(2):
                         metrics = measure_model(
-                            self._read_back.pop(key) if key in self._read_back else load_bundle(bundle),
+                            self._read_back.get(key) or load_bundle(bundle),
                             bundle,
                             self.devkit,
                             self.split,

@@ -19,7 +19,7 @@ from detpress.detector.architecture import (
 )
 from detpress.detector.design import architecture_names
 from detpress.detector.kinds.resizing import SameMaxPool2
-from detpress.detector.network import Network
+from detpress.detector.network import Network, without_memory
 from detpress.errors import InputError
 from detpress.measure.size import layer_table, macs
 
@@ -41,7 +41,7 @@ def parameters(network: torch.nn.Module) -> int:
     ],
 )
 def test_parameters_of_the_published_networks(name: str, classes: int, expected: int) -> None:
-    with torch.device("meta"):
+    with without_memory():
         assert parameters(Network(build_architecture(name, COCO[:classes], 416))) == expected
 
 
@@ -61,6 +61,22 @@ def test_parameters_of_the_published_backbones(name: str, end: int, expected: in
     rows = layer_table(build_architecture(name, COCO, 416))[:end]
     filters = sum(row.channels for row in rows if row.type == "convolution")
     assert sum(row.parameters for row in rows) == expected + (2 - norms) * filters
+
+
+def test_a_network_without_memory_has_the_shapes_of_one_with_weights_and_draws_none() -> None:
+    architecture = build_architecture("yolov3-tiny", ("cat",), 32, width=0.0625)
+    before = torch.get_rng_state()
+    with without_memory():
+        network = Network(architecture)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(tensor.is_meta for tensor in network.state_dict().values())
+    filled = Network(architecture).state_dict()
+    assert not any(tensor.is_meta for tensor in filled.values()), "the next one has weights again"
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in network.state_dict().items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in filled.items()
+    }
+
+
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Every runtime gives the maps of the network, and says truly what it computes in."""
 
+import copy
 import subprocess
 import sys
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo
 from detpress.detector.input_scale import InputScale
@@ -63,6 +64,26 @@ def test_torch_compile_gives_the_maps_of_the_network(images: Tensor) -> None:
     with torch.inference_mode():
         found = runtime.run(images[:5])
         torch.testing.assert_close(found[0], model.network(images[:5])[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_model_is_after_it_was_run_what_it_was_before(name: str, int8_of_few_layers: Model, images: Tensor) -> None:
+    """A chain makes the next stage of the model that was measured."""
+    for model in (new_model(FEW_LAYERS, seed=0), int8_of_few_layers):
+        before = copy.deepcopy(model.network)
+        with torch.inference_mode():
+            open_runtime(name, model, batch=2, threads=1).run(images[:2])
+        assert described(model.network) == described(before)
+        tensors, state = before.state_dict(), model.network.state_dict()
+        assert all(torch.equal(state[key], tensor) for key, tensor in tensors.items())
+
+
+def described(network: nn.Module) -> list[object]:
+    """Each module's class, mode, hooks and other attributes, tensors by their names and whether they are learnt."""
+    return [
+        (name, type(module), module.training, sorted(vars(module)), len(module._forward_hooks))
+        for name, module in network.named_modules()
+    ] + [(name, tensor.requires_grad, tensor.is_inference()) for name, tensor in network.named_parameters()]
 
 
 @pytest.mark.usefixtures("exact_int8")
