@@ -3,29 +3,36 @@
     python benchmarks/overhead.py local 100 1000 10000     a study run by processes of this machine, one after the other
     python benchmarks/overhead.py ray 100 1000 10000       the same on a Ray cluster that is started for it
     python benchmarks/overhead.py compare 1000             `detpress compare` of so many runs that are finished
+    python benchmarks/overhead.py parts 100                where the time of a stage goes, in this process
 
 A stage adds a number to one bias of a tiny YOLOv3 and is scored on one image: simulated work, but real keys, bundles,
 measurements, store and processes. A recipe has up to 100 of them. Seconds are those of the whole study, starting what
 runs it included; memory is the largest of the processes at any moment, summed over this one and those below it; bytes
-are the store's. The table is Markdown.
+are the store's. Time of a processor is that of all processes, spent in them and in the system for them: what else the
+machine does is hardly in it. `parts` times what a stage computes, its plugin and its measurement, apart from all else,
+in one process that has started; its figures are medians over the stages. The table is Markdown.
 """
 
 import argparse
 import itertools
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import yaml
 
+Times = np.ndarray[Any, np.dtype[np.float64]]
 STEPS = 100  # of a recipe, at most
 PLUGIN = '''
 import copy
@@ -58,14 +65,19 @@ class Nudge(Plugin):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("local", "ray", "compare"))
+    parser.add_argument("what", choices=("local", "ray", "compare", "parts"))
     parser.add_argument("sizes", type=int, nargs="+", help="stages, or finished runs")
     options = parser.parse_args()
     if options.what == "compare":
         print("| finished runs | seconds | seconds a run |\n|--:|--:|--:|")
+    elif options.what == "parts":
+        print("| of a stage | ms | ms of a processor |\n|---|--:|--:|")
     else:
-        print("| runner | stages | seconds | ms a stage | peak memory, MB | store, MB | bytes a stage |")
-        print("|---|--:|--:|--:|--:|--:|--:|")
+        print(
+            "| runner | stages | seconds | ms a stage | ms of a processor a stage | peak memory, MB | store, MB "
+            "| bytes a stage |"
+        )
+        print("|---|--:|--:|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder, plugin_installed(Path(folder)):
         for size in options.sizes:
             of_size = Path(folder, str(size))
@@ -73,6 +85,8 @@ def main() -> None:
             os.environ["DETPRESS_CACHE"] = str(of_size / "cache")
             if options.what == "compare":
                 compare_finished(size, of_size)
+            elif options.what == "parts":
+                time_parts(size, of_size)
             else:
                 run(options.what, size, of_size)
             shutil.rmtree(of_size)
@@ -122,20 +136,27 @@ def run(runner: str, stages: int, folder: Path) -> None:
     steps = min(stages, STEPS)
     study = write_study(stages // steps, steps, folder)
     command = [sys.executable, "-m", "detpress.cli", "compare", str(study), "--out", str(folder / "run"), "--quiet"]
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), processor_seconds()
     process = subprocess.Popen(
         command + (["--ray", "auto"] if runner == "ray" else []), stdout=subprocess.DEVNULL, cwd=folder
     )
     peak = peak_memory(process)
-    seconds = time.perf_counter() - started
+    seconds, worked = time.perf_counter() - started, processor_seconds() - worked
     if process.returncode:
         raise SystemExit(f"{runner}, {stages} stages: detpress compare ended with {process.returncode}")
     size = sum(path.stat().st_size for path in (folder / "cache/store").rglob("*") if path.is_file())
     print(
-        f"| {runner} | {stages:,} | {seconds:,.1f} | {1000 * seconds / stages:.1f} | {peak / 1e6:,.0f} "
+        f"| {runner} | {stages:,} | {seconds:,.1f} | {1000 * seconds / stages:.1f} | {1000 * worked / stages:.1f} "
+        f"| {peak / 1e6:,.0f} "
         f"| {size / 1e6:,.1f} | {size / stages:,.0f} |",
         flush=True,
     )
+
+
+def processor_seconds() -> float:
+    """What the processes that this one started, and that have ended, have worked."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def peak_memory(process: "subprocess.Popen[bytes]") -> int:
@@ -159,6 +180,56 @@ def peak_memory(process: "subprocess.Popen[bytes]") -> int:
     process.wait()
     ended.set()
     return peak
+
+
+def time_parts(stages: int, folder: Path) -> None:
+    from overhead_plugin import Nudge
+
+    import detpress.run.stage
+    from detpress.run.chain import run_chain
+    from detpress.run.store import open_store
+    from detpress.study.definition import read_study
+    from detpress.study.events import EventListener
+    from detpress.voc.named import open_data
+
+    recipe = read_study(write_study(1, stages, folder)).jobs[0].recipe
+    computed: list[Times] = []  # by the stage that goes on
+    measure, apply = detpress.run.stage.measure_model, Nudge.apply
+    detpress.run.stage.measure_model = timed(measure, computed)
+    Nudge.apply = timed(apply, computed)
+    whole, computing = [], []
+    before = now()
+    for _ in run_chain(recipe, open_data(recipe.data.root), open_store(), EventListener(lambda event: None)):
+        whole.append(now() - before)
+        computing.append(np.sum(computed, axis=0))
+        computed.clear()
+        before = now()
+    detpress.run.stage.measure_model, Nudge.apply = measure, apply
+    for name, times in (
+        ("all", whole),
+        ("computing: the plugin, and measuring", computing),
+        ("beside it", np.subtract(whole, computing)),
+    ):
+        wall, processor = 1000 * np.median(times[1:], axis=0)  # the first is the model before any plugin
+        print(f"| {name} | {wall:.1f} | {processor:.1f} |", flush=True)
+
+
+def now() -> Times:
+    """Seconds on the clock, and those that this process has worked: float64 (2,)."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def timed(compute: Callable[..., Any], took: list[Times]) -> Callable[..., Any]:
+    """The same function, which appends to `took` how long it took."""
+
+    def computed(*arguments: Any) -> Any:
+        before = now()
+        try:
+            return compute(*arguments)
+        finally:
+            took.append(now() - before)
+
+    return computed
 
 
 def compare_finished(runs: int, folder: Path) -> None:

@@ -77,8 +77,6 @@ def test_a_network_without_memory_has_the_shapes_of_one_with_weights_and_draws_n
     }
 
 
-
-
 @pytest.mark.parametrize(
     ("name", "layers", "heads", "routes"),
     [  # as in yolov3.cfg, yolov3-tiny.cfg, yolov3-spp.cfg, where -4 counts back from the route
