@@ -15,7 +15,13 @@ from pydantic import Field
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
-from detpress.distillation.options import CrossKdOptions, DetectorOptions, PkdOptions
+from detpress.distillation.options import (
+    ChenOptions,
+    CrossKdOptions,
+    DetectorOptions,
+    HintonOptions,
+    PkdOptions,
+)
 from detpress.options import Options
 from detpress.training.config import ChoosingConfig
 from detpress.training.image_counts import ImageCounts
@@ -43,6 +49,7 @@ class Distiller(Plugin):
     returns = None
     engine = "pytorch-lightning"
     objective: ClassVar[str]  # its name among `detpress.objectives`
+    replaces_detection: ClassVar[bool] = False  # it has the detector's own loss in it
 
     def plan(self, model: "Model", config: Any) -> Plan:
         return Plan((), model)
@@ -54,8 +61,9 @@ class Distiller(Plugin):
     def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
         from detpress.training.detection import Detection
 
-        detection = Detection(weight=config.detection_weight)
-        return bench.fit(model, config.training, (detection, load_objective(self.objective)(config)))
+        taught = load_objective(self.objective)(config)
+        own = () if self.replaces_detection else (Detection(weight=config.detection_weight),)
+        return bench.fit(model, config.training, (*own, taught))
 
 
 class PkdConfig(PkdOptions, Training):
@@ -119,3 +127,52 @@ class Detector(Distiller):
 
     Config = DetectorConfig
     objective = "distill.detector"
+
+
+class HintonConfig(HintonOptions, Training):
+    """Soft targets', and the training."""
+
+    detection_weight: float = Field(0.5, ge=0, description="factor of the detector's own loss; 0: the teacher alone")
+
+
+class Hinton(Distiller):
+    """The student's objectness and classes are drawn to the teacher's, both softened by a temperature.
+
+    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531, 2015: cross-entropy with
+    the teacher's softened probabilities, times T^2, and with the labels at a lower weight. T and that weight are those
+    of its speech recognizer, from memory: the paper could not be read here.
+
+    What differs for YOLOv3: classes are logistic, so each logit is softened by itself, as is the objectness; classes
+    count by the teacher's objectness, and both have the weights and means of the detection loss. Boxes learn from the
+    objects alone. Where anchors or sizes of maps differ, the teacher's nearest anchor and its surest place count.
+    """
+
+    Config = HintonConfig
+    objective = "distill.hinton"
+
+
+class ChenConfig(ChenOptions):
+    """Chen's, and the training."""
+
+    training: ChoosingConfig
+
+
+class Chen(Distiller):
+    """Scores learn from objects and teacher, boxes only where the teacher's are better, and linked maps by hints.
+
+    Chen et al., "Learning Efficient Object Detection Models with Knowledge Distillation", NIPS 2017: scores by mu times
+    the loss of the labels and 1 - mu times the cross-entropy with the teacher's, the background weighted 1.5; boxes by
+    their own loss and nu times |R_s - y|^2, 0 where |R_s - y|^2 + m <= |R_t - y|^2; hints by L2 through a 1x1
+    convolution, at equal widths, too. nu, the 1.5 and the hints' factor are the paper's, read second hand; mu and m are
+    not in it, these are those of Salvi and Barros, KDMiLe 2020 (AndreydeAguiarSalvi/yolo_compression), which also has
+    `hint: l1` and a LeakyReLU behind the convolution.
+
+    What differs for YOLOv3, which has no background class and one stage: an objectness that says no is the background;
+    classes are logistic, have the weight 1 and count by the teacher's objectness. The boxes' own loss is the
+    detector's (GIoU by default) instead of smooth L1; the bounded one is of YOLOv3's x, y, w, h, of each box that is
+    responsible for an object. By default the hints are what the heads take.
+    """
+
+    Config = ChenConfig
+    objective = "distill.chen"
+    replaces_detection = True

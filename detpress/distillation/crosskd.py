@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
@@ -11,12 +10,13 @@ from torchvision.ops import generalized_box_iou_loss
 from detpress.detector.architecture import Architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.distillation.links import head_layers, heads_by_stride
+from detpress.distillation.imitation import score_losses, weighted_mean
+from detpress.distillation.links import head_layers
 from detpress.distillation.options import CrossKdOptions, DetectorOptions
 from detpress.distillation.pkd import pkd_of
 from detpress.distillation.predictions import Predictions, predictions
 from detpress.distillation.standardised import moments, standardised
-from detpress.distillation.taught import Linked
+from detpress.distillation.taught import Linked, Taught
 from detpress.errors import InputError
 from detpress.training.objective import Terms, TrainingStep
 
@@ -49,24 +49,15 @@ def crosskd_loss(
 ) -> CrossLoss:
     """What the teacher's heads say of the student's maps against what they say of the teacher's own.
 
-    One element a scale, of the same places and anchors. Averaged as the detection loss is, the teacher's scores
-    standing for the boxes that are responsible for an object: objectness over all boxes of a scale, each scale with its
-    weight; boxes by the teacher's score, classes by its objectness.
+    One element a scale, of the same places and anchors. Scores are averaged as `score_losses` says, boxes by the
+    teacher's score.
     """
-    objectness, boxes, classes, scores, sure = [], [], [], [], []
-    for ours, theirs, weight in zip(crossed, teacher, objectness_weights, strict=True):
-        objectness.append(weight * quality_focal_loss(ours.objectness, theirs.objectness).mean())
-        boxes.append(generalized_box_iou_loss(ours.boxes, theirs.boxes).flatten())
-        classes.append(quality_focal_loss(ours.classes, theirs.classes).mean(dim=-1).flatten())
-        scores.append(theirs.scores.flatten())
-        sure.append(theirs.objectness.sigmoid().flatten())
-    return CrossLoss(_weighted_mean(boxes, scores), torch.stack(objectness).sum(), _weighted_mean(classes, sure))
-
-
-def _weighted_mean(losses: list[Tensor], weights: list[Tensor]) -> Tensor:
-    """Over all scales; weights of less than one box in all count as one."""
-    weight = torch.cat(weights)
-    return (torch.cat(losses) * weight).sum() / weight.sum().clamp(min=1)
+    objectness, classes = score_losses(crossed, teacher, objectness_weights, quality_focal_loss)
+    boxes = [
+        generalized_box_iou_loss(ours.boxes, theirs.boxes).flatten()
+        for ours, theirs in zip(crossed, teacher, strict=True)
+    ]
+    return CrossLoss(weighted_mean(boxes, [theirs.scores.flatten() for theirs in teacher]), objectness, classes)
 
 
 class CrossKd(Linked):
@@ -81,7 +72,7 @@ class CrossKd(Linked):
                 f"teacher: is {teacher.form}, and no gradient passes through its heads; expected one that computes in "
                 "float"
             )
-        self.heads = heads_by_stride(student, teacher.architecture)
+        Taught.pair(self, student, teacher)
         return super().pair(student, teacher)
 
     def terms(self, step: TrainingStep) -> Terms:
@@ -99,7 +90,7 @@ class CrossKd(Linked):
             ours.append(predictions(x, architecture, heads.teacher))
             theirs.append(predictions(raw_maps[heads.teacher], architecture, heads.teacher))
         training, weight = self.student_training, self.config.weight
-        loss = crosskd_loss(ours, theirs, [training.objectness_weights[heads.student] for heads in self.heads])
+        loss = crosskd_loss(ours, theirs, self.objectness_weights)
         return {
             "cross_box": weight * training.box_weight * loss.boxes,
             "cross_objectness": weight * loss.objectness,

@@ -1,5 +1,7 @@
 """What the objectives of this package may be told. No PyTorch, so that listing plugins stays quick."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from detpress.options import BundleName, Options
@@ -45,3 +47,23 @@ class DetectorOptions(CrossKdOptions):
     score_weighted: bool = Field(
         True, description="whether PKD counts a place by the teacher's best score there, instead of all places alike"
     )
+
+
+class HintonOptions(TeacherOptions):
+    """Soft targets'."""
+
+    temperature: float = Field(2.0, gt=0, description="T, by which both networks' logits are divided")
+    weight: float = Field(1.0, gt=0, description="factor of the soft targets' cross-entropy, T^2 apart")
+
+
+class ChenOptions(LinkedOptions):
+    """Chen's."""
+
+    mu: float = Field(
+        0.7, ge=0, le=1, description="share of the objects in what scores learn; the rest is the teacher's"
+    )
+    background_weight: float = Field(1.5, gt=0, description="of the background in the soft objectness; objects have 1")
+    nu: float = Field(0.5, ge=0, description="factor of the bounded loss of boxes")
+    margin: float = Field(1e-5, ge=0, description="m, by which a box must be better than the teacher's to be let alone")
+    hint: Literal["l2", "l1"] = Field("l2", description="distance of linked maps: mean squared or mean absolute")
+    hint_weight: float = Field(0.5, ge=0, description="factor of the linked maps' loss")

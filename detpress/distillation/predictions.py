@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.boxes import decode_boxes
+from detpress.distillation.links import Heads
+from detpress.training.loss import shape_iou
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,28 @@ def predictions(raw: Tensor, architecture: Architecture, place: int) -> Predicti
     raw = raw.float().reshape(n, len(anchors), -1, height, width)
     boxes = decode_boxes(raw, anchors, architecture.image_size / width)
     return Predictions(boxes, raw[:, :, 4], raw[:, :, 5:].permute(0, 1, 3, 4, 2))
+
+
+def for_the_student(
+    said: Predictions, teacher: Architecture, student: Architecture, heads: Heads, side: int
+) -> Predictions:
+    """What the teacher has said, for the boxes of the student: its anchors, side x side places, pixels of its input.
+
+    Each box of the student has the teacher's anchor whose shape is the nearest, relative to the inputs. Of several
+    places of the teacher in one of the student's the surest counts; where the teacher's are larger, several of the
+    student's have the same.
+    """
+    shapes = [
+        torch.tensor(one.yolo_layers[place].anchors, device=said.objectness.device) / one.image_size
+        for one, place in ((student, heads.student), (teacher, heads.teacher))
+    ]
+    anchors = shape_iou(*shapes).argmax(dim=1)
+    objectness, place = functional.adaptive_max_pool2d(said.objectness[:, anchors], (side, side), return_indices=True)
+
+    def there(values: Tensor) -> Tensor:
+        """values: (N, A', H', W', K) -> (N, A, side, side, K)."""
+        flat = values[:, anchors].flatten(2, 3)
+        index = place.flatten(2)[..., None].expand(-1, -1, -1, flat.shape[-1])
+        return flat.gather(2, index).reshape(*place.shape, flat.shape[-1])
+
+    return Predictions(there(said.boxes) * (student.image_size / teacher.image_size), objectness, there(said.classes))

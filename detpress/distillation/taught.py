@@ -1,7 +1,7 @@
 """An objective with a teacher: what all distillations share."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,8 +9,9 @@ from torch.nn import functional
 from detpress.builtin import find_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
-from detpress.distillation.links import check_classes, head_links, named_links
+from detpress.distillation.links import check_classes, head_links, heads_by_stride, named_links
 from detpress.distillation.options import LinkedOptions, TeacherOptions
+from detpress.distillation.predictions import Predictions, for_the_student, predictions
 from detpress.encodings.bundle import load_bundle
 from detpress.training.objective import Objective, TrainingStart, TrainingStep
 from detpress.training.teacher import Teacher
@@ -38,9 +39,15 @@ class Taught(Objective):
     def pair(self, student: Architecture, teacher: Model) -> Sequence[str]:
         """Decides what learns from what, and which `layers` are wanted of the student; gives those of the teacher.
 
-        Raises InputError where they do not fit.
+        By default heads learn from heads. Raises InputError where they do not fit.
         """
-        raise NotImplementedError
+        self.heads = heads_by_stride(student, teacher.architecture)
+        return ()
+
+    @property
+    def objectness_weights(self) -> list[float]:
+        """Of the scales of the student that learn from the teacher."""
+        return [self.student_training.objectness_weights[heads.student] for heads in self.heads]
 
     def taught(self, images: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """What the teacher says of images (N, 3, S, S), at its own size: its raw maps, and what its layers gave."""
@@ -49,6 +56,20 @@ class Taught(Objective):
             images = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
         return self.teacher(images)
 
+    def said(self, step: TrainingStep, raw_maps: Sequence[Tensor]) -> tuple[list[Predictions], list[Predictions]]:
+        """What the student and the teacher say of the student's boxes, for each pair of heads.
+
+        raw_maps: the teacher's, of the step's images.
+        """
+        teacher = self.teacher.architecture
+        ours, theirs = [], []
+        for heads in self.heads:
+            raw = step.maps[heads.student]
+            found = predictions(raw_maps[heads.teacher], teacher, heads.teacher)
+            ours.append(predictions(raw, self.student, heads.student))
+            theirs.append(for_the_student(found, teacher, self.student, heads, raw.shape[-1]))
+        return ours, theirs
+
 
 class Linked(Taught):
     """Draws layers of the student to layers of the teacher: what the heads take, unless its options name others.
@@ -56,6 +77,8 @@ class Linked(Taught):
     Where a layer has other channels than the teacher's, a 1x1 convolution that is thrown away afterwards gives it as
     many.
     """
+
+    always_adapted: ClassVar[bool] = False  # by such a convolution where it has as many already, too
 
     def pair(self, student: Architecture, teacher: Model) -> Sequence[str]:
         named = self.config.links if isinstance(self.config, LinkedOptions) else {}
@@ -67,9 +90,9 @@ class Linked(Taught):
     def prepare(self, start: TrainingStart) -> None:
         super().prepare(start)
         self.adapters = nn.ModuleList(
-            nn.Identity()
-            if link.channels == link.teacher_channels
-            else nn.Conv2d(link.channels, link.teacher_channels, kernel_size=1)
+            nn.Conv2d(link.channels, link.teacher_channels, kernel_size=1)
+            if self.always_adapted or link.channels != link.teacher_channels
+            else nn.Identity()
             for link in self.links
         )
 

@@ -182,6 +182,16 @@ def yolo_loss(maps: Sequence[Tensor], targets: Targets, architecture: Architectu
     )
 
 
+def encoded(boxes: Tensor, cell: Tensor, anchors: Tensor, stride: float) -> Tensor:
+    """Boxes (P, 4) as YOLOv3 predicts them, (P, 4): the centre's place in its cell, the logarithms of the sizes.
+
+    cell: (P, 2) column and row; anchors: (P, 2) pixels.
+    """
+    offset = ((boxes[:, :2] + boxes[:, 2:]) / 2 / stride - cell).clamp(0, 1)
+    size = ((boxes[:, 2:] - boxes[:, :2]) / anchors).clamp(min=1e-6).log()
+    return torch.cat([offset, size], dim=1)
+
+
 def _box_loss(
     predicted: Tensor, boxes: Tensor, cell: Tensor, anchors: Tensor, stride: float, config: TrainingConfig
 ) -> tuple[Tensor, Tensor]:
@@ -195,9 +205,7 @@ def _box_loss(
     reached = (1 - giou_loss.detach()).clamp(min=0)
     if config.box_loss == "giou":
         return giou_loss, reached
-    offset = ((boxes[:, :2] + boxes[:, 2:]) / 2 / stride - cell).clamp(0, 1)
-    size = ((boxes[:, 2:] - boxes[:, :2]) / anchors).clamp(min=1e-6).log()
-    wanted = torch.cat([offset, size], dim=1)
+    wanted = encoded(boxes, cell, anchors, stride)
     given = torch.cat([predicted[:, :2].sigmoid(), predicted[:, 2:4]], dim=1)
     return ((given - wanted) ** 2).sum(dim=1), reached
 

@@ -28,6 +28,8 @@ STEPS = 6  # of SHORT: twelve images
 TERMS = {
     "distill.pkd": {"pkd"},
     "distill.crosskd": {"cross_box", "cross_objectness", "cross_classes"},
+    "distill.hinton": {"soft_objectness", "soft_classes"},
+    "distill.chen": {"soft_objectness", "soft_classes", "bounded", "hint"},
     "distill.detector": {"pkd", "cross_box", "cross_objectness", "cross_classes"},
 }
 MASKED = "layers.13.convolution.weight"  # of what the first head takes
