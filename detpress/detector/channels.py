@@ -127,6 +127,26 @@ def _together(taken: Sequence[list[_Part]], zero: Callable[[Iterable[bool]], boo
     return [replace(parts[0], zero=zero(part.zero for part in parts)) for parts in zip(*taken, strict=True)]
 
 
+def follow_channels(architecture: Architecture, own: Mapping[int, Tensor], other: int) -> list[Tensor]:
+    """For each layer, what its convolutions say of the channels that it gives: (channels,), of `own`'s type.
+
+    own: convolution's layer number -> something for each of its filters, alike for coupled convolutions. other: for the
+    channels of the images, and of all others. Where maps are added, the first map's are told.
+    """
+    kind = next(iter(own.values())).dtype if own else torch.long
+    given: list[Tensor] = []
+    for i, (layer, maps) in enumerate(zip(architecture.layers, architecture.taken_maps, strict=True)):
+        taken = [given[k] if k >= 0 else torch.full((3,), other, dtype=kind) for k in layer.inputs(i)]
+        how = layer.channels(maps)
+        if how == "beside":
+            given.append(torch.cat(taken))
+        elif how in ("added", "multiplied", "passed"):
+            given.append(taken[0])
+        else:
+            given.append(own.get(i, torch.full((architecture.output_channels[i],), other, dtype=kind)))
+    return given
+
+
 def has_part(architecture: Architecture, layer: int, part: str) -> bool:
     """Whether the layer's module has a `convolution`, or a `norm`."""
     found = architecture.layers[layer]

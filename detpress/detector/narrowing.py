@@ -1,10 +1,12 @@
-"""A network made again from one whose convolutions another library has narrowed."""
+"""Networks of fewer filters: filters taken out of one, and one made again that another library has narrowed."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
+from detpress.detector.channels import follow_channels, without_filters
 from detpress.detector.kinds import Convolution
 from detpress.detector.network import Network, without_memory
 from detpress.errors import InputError, StageError
@@ -33,3 +35,32 @@ def narrowed_network(modules: nn.Module, architecture: Architecture) -> Network:
     except (InputError, RuntimeError) as error:
         raise StageError(f"the narrowed tensors make no network: {error}") from error
     return network.eval()
+
+
+def narrow(network: Network, kept: Mapping[int, Tensor]) -> Network:
+    """The network without the filters that are not kept: the same maps as with these masked (`masks_of_filters`).
+
+    kept: convolution's layer number -> bool (filters,), alike for coupled convolutions; all others keep theirs.
+    Raises StageError where a tensor of a layer of another package cannot go with its channels.
+    """
+    architecture = network.architecture
+    removed = {i: int((~filters).sum()) for i, filters in kept.items()}
+    left = follow_channels(architecture, kept, other=1)
+    with without_memory():
+        smaller = Network(without_filters(architecture, removed), network.encodings)
+    shapes = {name: tensor.shape for name, tensor in smaller.state_dict().items()}
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        i = int(name.split(".")[1])
+        [incoming, *_] = architecture.layers[i].inputs(i)
+        along = [left[i], left[incoming]] if incoming >= 0 else [left[i]]
+        for dimension, (is_now, becomes) in enumerate(zip(tensor.shape, shapes[name], strict=True)):
+            if is_now != becomes:
+                # A convolution's filters lie along its first dimension, what they take along its second.
+                channels = along[min(dimension, len(along) - 1)]
+                if (len(channels), int(channels.sum())) != (is_now, becomes):
+                    raise StageError(f"{name} does not go with its channels: {is_now} where {becomes} are left")
+                tensor = tensor.index_select(dimension, channels.nonzero().flatten())
+        tensors[name] = tensor.detach().clone()
+    smaller.load_state_dict(tensors, assign=True)
+    return smaller.eval()

@@ -1,0 +1,173 @@
+"""Filters trained towards zero and taken out in steps, until budgets are met."""
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field, model_validator
+
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
+from detpress.options import Options
+from detpress.pruning.sparsity_options import SparsityOptions
+from detpress.training.config import TrainingOptions
+from detpress.training.image_counts import ImageCounts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from detpress.detector.architecture import Architecture
+    from detpress.detector.model import Model
+    from detpress.pruning.budgets import Budget
+    from detpress.pruning.filter_groups import Group
+
+
+class SparseTrainingOptions(Options):
+    """How much goes, and how it is trained meanwhile. At least one of `parameters` and `macs` is given."""
+
+    parameters: float | None = Field(None, gt=0, lt=1, description="share of the parameters that shall be removed")
+    macs: float | None = Field(None, gt=0, lt=1, description="share of the multiply-accumulates that shall be removed")
+    steps: list[float] = Field(
+        [0.5, 0.75, 0.9],
+        description="shares that cuts before the last one remove, of each budget that asks for more; rising",
+    )
+    epochs: int = Field(10, ge=0, le=10_000, description="of training under the penalties before the first cut")
+    epochs_per_step: int = Field(4, ge=0, le=10_000, description="of training under the penalties between two cuts")
+    penalties: SparsityOptions = SparsityOptions()
+    floor: int = Field(3, ge=1, le=1024, description="filters that a layer keeps at least; at it, its block goes whole")
+    exclude: list[str] = Field(
+        [], description="patterns of layers left whole, such as `layers.0` or `layers.1?`; so are those added to them"
+    )
+    statistics_images: int = Field(256, ge=2, description="training images that BatchNorms see after each cut")
+    training: TrainingOptions = TrainingOptions()
+
+    @model_validator(mode="after")
+    def _there_is_a_way(self) -> Self:
+        if self.parameters is None and self.macs is None:
+            raise ValueError("expected `parameters`, `macs`, or both")
+        if not all(0 < share < 1 for share in self.steps) or any(one >= other for one, other in pairwise(self.steps)):
+            raise ValueError("steps: expected shares between 0 and 1, each larger than the one before")
+        return self
+
+    def cuts(self) -> list[tuple[float, float]]:
+        """Shares of parameters and MACs that each cut removes, 0 where that is no budget; the last as asked for."""
+        goal = (self.parameters or 0.0, self.macs or 0.0)
+        on_the_way = [(min(share, goal[0]), min(share, goal[1])) for share in self.steps if share < max(goal)]
+        return [*on_the_way, goal]
+
+
+class SparseTraining(Plugin):
+    """Trains under penalties that shrink whole filters, and takes out those worth least until budgets are met.
+
+    The penalties are network slimming's and DepGraph's: Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient
+    Convolutional Networks through Network Slimming", arXiv:1708.06519, 2017; Fang, Ma, Song, Mi, Wang, "DepGraph:
+    Towards Any Structural Pruning", arXiv:2301.12900, 2023. Filters that a residual stream couples are one; all are
+    ranked together by DepGraph's importance: the squared norm over a filter's rows, its scales and the columns that
+    take it, a mean over these tensors, divided by the group's mean, as its authors' code has it.
+
+    Between cuts it trains on under the same penalties; after each BatchNorm's statistics are taken anew. The last cut
+    is not trained on: `train.finetune` does that. What goes is taken out at once, with no mask left behind.
+
+    Changed: both penalties at once, under AdamW; two budgets, met together by tilting the ranking towards groups with
+    many MACs a parameter or few; down to 3 filters a layer (slimming on YOLOv3 kept 10 %), and residual blocks whose
+    inner width is down there go whole, as tanluren's YOLOv3 does by their scales. DepGraph cuts once, and trains on.
+    """
+
+    Config = SparseTrainingOptions
+    accepts = frozenset({Form.DENSE})
+    returns = Form.DENSE
+
+    def plan(self, model: "Model", config: SparseTrainingOptions) -> Plan:
+        import torch
+
+        from detpress.detector.model import new_model
+        from detpress.pruning.budgets import cut_to
+
+        channels = model.architecture.output_channels
+        evenly = {
+            group: torch.arange(1, channels[group[0]] + 1) / channels[group[0]]
+            for group in prunable(model.architecture, config)
+        }
+        cut = cut_to(model.architecture, evenly, budget_of(model.architecture, config.cuts()[-1]), config.floor)
+        names = tuple(model.architecture.names[i] for i in sorted(i for group in cut.kept for i in group))
+        left = new_model(cut.architecture, seed=0).network
+        note = "all filters are ranked together; figures from here on are as if each layer lost the same share"
+        return Plan(names, model.with_network(left), note)
+
+    def check(self, model: "Model", config: SparseTrainingOptions, images: ImageCounts) -> None:
+        super().check(model, config, images)
+        images.check_asked(config, "statistics_images")
+
+    def apply(self, model: "Model", config: SparseTrainingOptions, bench: Workbench) -> "Model":
+        whole = model.architecture
+        for number, shares in enumerate(config.cuts(), start=1):
+            budget = budget_of(whole, shares)
+            epochs = config.epochs if number == 1 else config.epochs_per_step
+
+            def trained_and_cut(model: "Model" = model, budget: "Budget" = budget, epochs: int = epochs) -> "Model":
+                return cut_down(trained(model, epochs, config, bench), budget, config, bench)
+
+            model = bench.remember_model({"cut": number}, trained_and_cut)
+        return model
+
+
+def prunable(architecture: "Architecture", config: SparseTrainingOptions) -> "list[Group]":
+    """Groups of filters that may go. Raises InputError for a pattern that matches no layer, and where none are left."""
+    from detpress.detector.layer_patterns import matching_layers
+    from detpress.errors import InputError
+    from detpress.pruning.filter_groups import prunable_groups
+
+    excluded = matching_layers(config.exclude, architecture.names, "exclude")
+    groups = [
+        group for group in prunable_groups(architecture) if not any(architecture.names[i] in excluded for i in group)
+    ]
+    if not groups:
+        raise InputError("exclude: no filter is left that could be taken out")
+    return groups
+
+
+def budget_of(architecture: "Architecture", shares: tuple[float, float]) -> "Budget":
+    """What may be left of this network when these shares of its parameters and MACs go."""
+    import math
+
+    from detpress.pruning.budgets import Budget, size_of
+
+    whole = size_of(architecture)
+    parameters, macs = shares
+    return Budget(
+        math.floor((1 - parameters) * whole.parameters + 1e-6) if parameters else None,
+        math.floor((1 - macs) * whole.macs + 1e-6) if macs else None,
+    )
+
+
+def trained(model: "Model", epochs: int, config: SparseTrainingOptions, bench: Workbench) -> "Model":
+    """Under the penalties; as it is where there are no epochs."""
+    from detpress.pruning.sparsity import Sparsity
+
+    if not epochs:
+        return model
+    return bench.fit(model, config.training.for_epochs(epochs), (Sparsity(config.penalties),))
+
+
+def cut_down(model: "Model", budget: "Budget", config: SparseTrainingOptions, bench: Workbench) -> "Model":
+    """Without the filters of the least importance, to the budget, with statistics of its own."""
+    from detpress.detector.network import Network
+    from detpress.pruning.budgets import cut_to
+    from detpress.pruning.coupled_tensors import coupled_tensors, importance
+    from detpress.pruning.cutting import carry_out
+    from detpress.training.statistics import with_statistics_of
+
+    network, architecture = model.network, model.architecture
+    assert isinstance(network, Network)
+    scores = importance(network, coupled_tensors(architecture, prunable(architecture, config)))
+    cut = cut_to(architecture, scores, budget, config.floor)
+    for group, kept in cut.kept.items():
+        names = ", ".join(architecture.names[i] for i in group)
+        bench.log.info("%s: %d -> %d filters, scores %s", names, len(kept), int(kept.sum()), spread(scores[group]))
+    for block in cut.blocks:
+        bench.log.info("%s to %s: gone", architecture.names[block.source + 1], architecture.names[block.shortcut])
+    images = bench.calibration(config.statistics_images, config.is_default("statistics_images"))
+    return model.with_network(with_statistics_of(carry_out(network, cut), images, device=bench.device))
+
+
+def spread(scores: "Tensor") -> str:
+    return f"{float(scores.min()):.3g} to {float(scores.max()):.3g}"

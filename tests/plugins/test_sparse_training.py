@@ -1,0 +1,133 @@
+"""`sparse_training` and what it leaves: budgets met after each cut, also where it was killed between two of them."""
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
+from detpress.detector.model import Model, new_model
+from detpress.errors import InputError
+from detpress.measure.section import Measure
+from detpress.measure.size import macs, parameter_count
+from detpress.plugins.sparse_training import SparseTraining, SparseTrainingOptions
+from detpress.pruning.sparsity_options import SparsityOptions
+from detpress.recipe.sections import Data
+from detpress.run.workbench import StageWorkbench
+from detpress.training import module as training_module
+from detpress.training.config import TrainingOptions
+from detpress.voc.devkit import Devkit, open_devkit
+from detpress.voc.digits import write_digits
+
+LOG = logging.getLogger("tests.sparse_training")
+CONFIG = SparseTrainingOptions(
+    parameters=0.6,
+    macs=0.4,
+    steps=[0.3],
+    epochs=2,
+    epochs_per_step=1,
+    floor=2,
+    exclude=["layers.13"],
+    training=TrainingOptions(batch_size=4),
+    statistics_images=8,
+)
+
+
+class KilledError(Exception):
+    """Ends a stage where it is."""
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
+    root = tmp_path_factory.mktemp("digits") / "devkit"
+    write_digits(root, {"train": 8})
+    return open_devkit(root)
+
+
+@pytest.fixture(scope="module")
+def model(devkit: Devkit) -> Model:
+    return new_model(build_architecture("yolov3-tiny", devkit.classes, 96, width=0.1), seed=0)
+
+
+def bench(
+    devkit: Devkit, model: Model, scratch: Path, progress: Callable[[str, int, int], None] = lambda *_: None
+) -> StageWorkbench:
+    scratch.mkdir(exist_ok=True)
+    data = Data(root=str(devkit.root))
+    return StageWorkbench(0, scratch, LOG, progress, devkit, model.architecture, data, Measure())
+
+
+def test_it_meets_both_budgets_and_ends_in_the_same_bits_when_it_is_killed_between_cuts(
+    devkit: Devkit, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = copy.deepcopy(model.network.state_dict())
+    whole = SparseTraining().apply(model, CONFIG, bench(devkit, model, tmp_path / "whole"))
+    assert whole.form is Form.DENSE
+    assert parameter_count(whole.network) <= 0.4 * parameter_count(model.network)
+    assert macs(whole.architecture) <= 0.6 * macs(model.architecture)
+    channels = whole.architecture.output_channels
+    assert channels[13] == model.architecture.output_channels[13], "excluded"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.network.state_dict().items())
+
+    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
+    steps = []
+
+    def kill(what: str, done: int, total: int) -> None:
+        steps.append(total)
+        if steps == [4] * 4 + [2] * 2:  # two epochs of two steps, a cut, and the last step of the one epoch after it
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        SparseTraining().apply(model, CONFIG, bench(devkit, model, tmp_path / "killed", kill))
+    seen = len(steps)
+    again = SparseTraining().apply(model, CONFIG, bench(devkit, model, tmp_path / "killed", kill))
+    assert set(steps[seen:]) == {2}, "the first training was remembered"
+    tensors = again.network.state_dict()
+    assert again.architecture == whole.architecture
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in whole.network.state_dict().items())
+
+
+def test_the_penalties_shrink_what_a_plain_training_does_not(devkit: Devkit, model: Model, tmp_path: Path) -> None:
+    def scales(penalties: SparsityOptions) -> float:
+        from detpress.plugins.sparse_training import trained
+
+        config = CONFIG.model_copy(update={"penalties": penalties})
+        scratch = tmp_path / f"{penalties.scales}-{penalties.groups}"
+        network = trained(model, 2, config, bench(devkit, model, scratch)).network
+        return sum(
+            float(p.detach().abs().sum()) for name, p in network.named_parameters() if name.endswith("norm.weight")
+        )
+
+    plain = scales(SparsityOptions(scales=0.0, groups=0.0))
+    assert scales(SparsityOptions(scales=10.0, groups=0.0)) < plain
+    assert scales(SparsityOptions(scales=0.0, groups=10.0)) < plain
+
+
+def test_what_a_budget_does_not_ask_for_no_step_takes() -> None:
+    assert SparseTrainingOptions(parameters=0.9, macs=0.6).cuts() == [(0.5, 0.5), (0.75, 0.6), (0.9, 0.6)]
+    assert SparseTrainingOptions(macs=0.988).cuts() == [(0, 0.5), (0, 0.75), (0, 0.9), (0, 0.988)]
+    assert SparseTrainingOptions(parameters=0.3).cuts() == [(0.3, 0.0)]
+
+
+def test_the_plan_says_what_is_left_without_training(model: Model) -> None:
+    plan = SparseTraining().plan(model, CONFIG)
+    assert parameter_count(plan.model.network) <= 0.4 * parameter_count(model.network)
+    assert macs(plan.model.architecture) <= 0.6 * macs(model.architecture)
+    assert "layers.2" in plan.layers
+    assert "layers.13" not in plan.layers
+
+
+def test_what_cannot_be_done_is_refused_before(model: Model) -> None:
+    with pytest.raises(ValidationError, match="expected `parameters`, `macs`, or both"):
+        SparseTrainingOptions()
+    with pytest.raises(ValidationError, match="steps: expected shares between 0 and 1, each larger"):
+        SparseTrainingOptions(macs=0.5, steps=[0.75, 0.5])
+    with pytest.raises(InputError, match=r"^parameters: [\d,]+ are asked for, and [\d,]+ stay"):
+        SparseTraining().plan(model, SparseTrainingOptions(parameters=0.999))
+    with pytest.raises(InputError, match=r"^exclude: 'layers.99' matches no layer"):
+        SparseTraining().plan(model, SparseTrainingOptions(parameters=0.5, exclude=["layers.99"]))
