@@ -1,0 +1,134 @@
+"""`continuous.sparsify`: what a training with gates leaves, also where it was killed in its second round."""
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo, build_architecture
+from detpress.detector.channels import masked_filters
+from detpress.detector.form import Form
+from detpress.detector.model import Model, new_model
+from detpress.errors import InputError
+from detpress.measure.section import Measure
+from detpress.plugins.continuous import ContinuousOptions, Sparsify
+from detpress.recipe.sections import Data
+from detpress.run.workbench import StageWorkbench
+from detpress.training import module as training_module
+from detpress.training.config import TrainingOptions
+from detpress.voc.devkit import Devkit, open_devkit
+from detpress.voc.digits import write_digits
+
+LOG = logging.getLogger("tests.continuous")
+FILTERS = ContinuousOptions(
+    masks="filters", epochs=3, initial=-0.002, exclude=["layers.0"], training=TrainingOptions(batch_size=4)
+)
+
+
+class KilledError(Exception):
+    """Ends a stage where it is."""
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
+    root = tmp_path_factory.mktemp("digits") / "devkit"
+    write_digits(root, {"train": 8})
+    return open_devkit(root)
+
+
+@pytest.fixture(scope="module")
+def model(devkit: Devkit) -> Model:
+    return new_model(build_architecture("yolov3-tiny", devkit.classes, 96, width=0.1), seed=0)
+
+
+def bench(
+    devkit: Devkit, model: Model, scratch: Path, progress: Callable[[str, int, int], None] = lambda *_: None
+) -> StageWorkbench:
+    scratch.mkdir(exist_ok=True)
+    data = Data(root=str(devkit.root))
+    return StageWorkbench(0, scratch, LOG, progress, devkit, model.architecture, data, Measure())
+
+
+def same_model(one: Model, other: Model) -> bool:
+    mine, theirs = one.network.state_dict(), other.network.state_dict()
+    return (
+        mine.keys() == theirs.keys()
+        and all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+        and one.masks.keys() == other.masks.keys()
+        and all(torch.equal(mask, other.masks[name]) for name, mask in one.masks.items())
+    )
+
+
+def test_it_ends_in_the_same_bits_when_it_is_killed_in_its_second_round(
+    devkit: Devkit, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = copy.deepcopy(model.network.state_dict())
+    config = FILTERS.model_copy(update={"rounds": 2, "rewind": "every_round"})
+    whole = Sparsify().apply(model, config, bench(devkit, model, tmp_path / "whole"))
+    assert whole.form is Form.MASKED
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.network.state_dict().items())
+
+    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
+    steps: list[int] = []
+
+    def kill(what: str, done: int, total: int) -> None:
+        steps.append(done)
+        if len(steps) == 11:  # three epochs of two steps, then two epochs and a step
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        Sparsify().apply(model, config, bench(devkit, model, tmp_path / "killed", kill))
+    again = Sparsify().apply(model, config, bench(devkit, model, tmp_path / "killed", kill))
+    assert steps[11:] == [5, 6], "of the second round, from its checkpoint on"
+    assert same_model(again, whole)
+
+
+def test_residual_partners_lose_the_same_filters_and_what_is_shut_is_zero(tmp_path: Path, devkit: Devkit) -> None:
+    classes = tuple(devkit.classes)
+    head = Convolution(5 + len(classes), 1, batch_normalize=False, activation="linear")
+    layers = (Convolution(8, 3, stride=8), Convolution(8, 1), Convolution(8, 3), Shortcut(0), head, Yolo(((30, 30),)))
+    residual = new_model(Architecture("any", layers, classes, 64), seed=0)
+    config = FILTERS.model_copy(update={"epochs": 2, "exclude": []})
+    ticket = Sparsify().apply(residual, config, bench(devkit, residual, tmp_path / "filters"))
+    masked = masked_filters(ticket.architecture, ticket.masks)
+    assert masked[0].any()
+    assert torch.equal(masked[0], masked[2])
+    parameters = dict(ticket.network.named_parameters())
+    assert all(not parameters[name][~mask].any() for name, mask in ticket.masks.items())
+
+
+def test_a_ticket_of_weights_is_the_early_ones_scaled_where_gates_are_open(
+    devkit: Devkit, model: Model, tmp_path: Path
+) -> None:
+    options = {"masks": "weights", "epochs": 2, "initial": 0.0, "rewind_epoch": 0, "training": FILTERS.training}
+    ticket = Sparsify().apply(model, ContinuousOptions(**options), bench(devkit, model, tmp_path / "weights"))
+    name = "layers.4.convolution.weight"
+    mask, before = ticket.masks[name], model.network.get_parameter(name)
+    assert 0 < int(mask.sum()) < mask.numel()
+    torch.testing.assert_close(ticket.network.get_parameter(name), 2 * before * mask)
+    assert not any(name.startswith(f"layers.{i}.") for i in model.architecture.heads for name in ticket.masks)
+    scales = "layers.4.norm.weight"
+    assert torch.equal(ticket.network.get_parameter(scales), model.network.get_parameter(scales))
+    never = ContinuousOptions(**options, rewind="never")
+    trained = Sparsify().apply(model, never, bench(devkit, model, tmp_path / "weights"))
+    assert torch.equal(trained.masks[name], mask)
+    assert not torch.allclose(trained.network.get_parameter(name), ticket.network.get_parameter(name))
+
+
+def test_a_large_penalty_shuts_more_gates(devkit: Devkit, model: Model, tmp_path: Path) -> None:
+    def still_open(penalty: float) -> int:
+        config = FILTERS.model_copy(update={"penalty": penalty, "initial": 0.01})
+        ticket = Sparsify().apply(model, config, bench(devkit, model, tmp_path / str(penalty)))
+        return sum(int(mask.sum()) for mask in ticket.masks.values())
+
+    assert still_open(1.0) < still_open(0.0)
+
+
+def test_a_pattern_that_matches_nothing_is_refused_before(model: Model) -> None:
+    with pytest.raises(InputError, match=r"^exclude: 'layers.99' matches no layer"):
+        Sparsify().plan(model, ContinuousOptions(epochs=2, exclude=["layers.99"]))
+    with pytest.raises(InputError, match=r"^exclude: nothing is left"):
+        Sparsify().plan(model, ContinuousOptions(epochs=2, exclude=["*"]))
