@@ -98,6 +98,7 @@ def entry_of(loaded: type, group: str, kind: Any) -> dict[str, str]:
 def class_of_entry(where: str, entry: Any, group: str, kind: Any) -> tuple[Any, dict[str, Any]]:
     """The class that a file's entry names, and the options in it.
 
+    The entry's `package` only says what to install where nothing brings the name; otherwise it decides nothing.
     Raises InputError, beginning with `where`, as `load_class` does, and for what is no entry.
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):

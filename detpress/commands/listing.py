@@ -26,6 +26,8 @@ def model(
 ) -> None:
     """The architectures; or layers, parameters and MACs (multiply-accumulates with weights for one image) of a network.
 
+    A bundle's parameters are those that it stores, as the table of a run counts them.
+
     \b
     detpress model
     detpress model yolov3 --classes 20 --image-size 416
@@ -34,17 +36,17 @@ def model(
     from detpress.builtin import BUILTIN, find_bundle
     from detpress.detector.architecture import build_architecture
     from detpress.encodings.bundle import load_bundle
-    from detpress.measure.size import layer_table
+    from detpress.measure.size import layer_table, stored_table
 
     if arch is None:
         _architectures(as_json)
         return
     if arch.startswith(BUILTIN) or Path(arch).is_dir():
-        architecture = load_bundle(find_bundle(arch)).architecture
+        stored = load_bundle(find_bundle(arch))
+        architecture, rows = stored.architecture, stored_table(stored)
     else:
-        names = [f"class{i}" for i in range(classes)]
-        architecture = build_architecture(arch, names, image_size, width)
-    rows = layer_table(architecture)
+        architecture = build_architecture(arch, [f"class{i}" for i in range(classes)], image_size, width)
+        rows = layer_table(architecture)
     totals = {"parameters": sum(row.parameters for row in rows), "macs": sum(row.macs for row in rows)}
     if as_json:
         print_json({**totals, "layers": [asdict(row) for row in rows]})
@@ -55,7 +57,7 @@ def model(
         print(f"{row.name:<12}{row.type:<13}{output:>16}{row.parameters:>14,}{row.macs:>17,}")
     print(
         f"{architecture.name}, {len(architecture.classes)} classes: {totals['parameters']:,} parameters, "
-        f"{totals['macs'] / 1e9:.3f} GMACs at {architecture.image_size} pixels"
+        f"{totals['macs'] / 1e6:,.1f} M MACs at {architecture.image_size} pixels"
     )
 
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from detpress.detector.encoding import EncodedConvolution, weight_shape
 from detpress.detector.network import Network
+from detpress.errors import InputError
 
 
 def batch_norm_of(network: Network, layer: int) -> tuple[Tensor, Tensor]:
@@ -26,7 +27,14 @@ def batch_norm_of(network: Network, layer: int) -> tuple[Tensor, Tensor]:
 
 
 def folded_weight(network: Network, layer: int) -> tuple[Tensor, Tensor]:
-    """Weight (F, I, k, k) and bias (F,) of the convolution that does alone what it and its BatchNorm do."""
+    """Weight (F, I, k, k) and bias (F,) of the convolution that does alone what it and its BatchNorm do.
+
+    Raises InputError for a layer that is no convolution of the network.
+    """
+    if layer not in network.encodings:
+        kinds = [type(one).__name__ for one in network.architecture.layers]
+        found = kinds[layer] if 0 <= layer < len(kinds) else f"no layer: there are {len(kinds)}"
+        raise InputError(f"layers.{layer} is {found}; expected a convolution")
     gain, bias = batch_norm_of(network, layer)
     return stored_weight(network, layer) * gain[:, None, None, None], bias
 

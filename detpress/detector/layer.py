@@ -68,6 +68,13 @@ class Layer(ABC):
     training_options: ClassVar[str] = ""  # those that only matter when Darknet trains: read over
     unless_said: ClassVar[Mapping[str, Any]] = {"name": None}  # options that model.json has where they differ from this
 
+    def __init_subclass__(cls) -> None:
+        """Raises TypeError for a value in the place of a method, such as `channels = "passed"`."""
+        for name in {**vars(cls), **vars(cls).get("__annotations__", {})}:
+            replaced, is_method = getattr(Layer, name, None), hasattr(type(vars(cls).get(name)), "__get__")
+            if callable(replaced) and not (is_method or name.startswith("_")):
+                raise TypeError(f"{cls.__name__}.{name} is no method; expected one, as Layer.{name} is")
+
     @property
     def refers_to(self) -> tuple[int, ...]:
         """The layers before it that its options name."""
@@ -100,8 +107,11 @@ class Layer(ABC):
         return "fixed"
 
     def parameters(self, taken: Sequence[FeatureMap]) -> int:
-        """Weights, biases, and BatchNorm's scale and shift."""
-        return 0
+        """Weights, biases, and BatchNorm's scale and shift: as many as its module has."""
+        import torch
+
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self.module(taken).parameters())
 
     def macs(self, taken: Sequence[FeatureMap], given: FeatureMap) -> int:
         """Multiply-accumulates with weights, for one image; additions, activations and BatchNorm are not counted."""

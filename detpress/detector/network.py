@@ -63,7 +63,7 @@ class Network(nn.Module):
         self.encodings = _of_every_convolution(architecture, encodings)
         self.between = dict(between)
         self.layers = nn.ModuleList(
-            _encoded(layer, taken[0].channels, encodings[i])
+            encoded_block(layer, taken[0].channels, encodings[i])
             if isinstance(layer, Convolution) and i in encodings
             else layer.module(taken)
             for i, (layer, taken) in enumerate(zip(architecture.layers, architecture.taken_maps, strict=True))
@@ -88,7 +88,8 @@ def _of_every_convolution(architecture: Architecture, given: Mapping[int, Encodi
     return found
 
 
-def _encoded(layer: Convolution, incoming: int, encoding: Encoding) -> nn.Sequential:
+def encoded_block(layer: Convolution, incoming: int, encoding: Encoding) -> nn.Sequential:
+    """What computes the layer, its tensors to be filled."""
     with without_memory():
         like = layer.float_convolution(incoming)
     return layer.block(encoding.module(like), layer.batch_normalize and encoding.keeps_norm)
@@ -106,17 +107,47 @@ def filled_network(
     tensors: Mapping[str, Tensor],
     between: Mapping[str, InputScale] = NOTHING,
 ) -> Network:
-    """A network that has `tensors`, which it shares, as its state; in eval mode and not to be trained."""
+    """A network that has `tensors`, which it shares, as its state; in eval mode and not to be trained.
+
+    Raises InputError as `fill` does.
+    """
     with without_memory():
         network = Network(architecture, encodings, between)
-    network.load_state_dict(tensors, assign=True)
+    fill(network, tensors)
     return network.eval().requires_grad_(False)
+
+
+def fill(network: Network, tensors: Mapping[str, Tensor]) -> None:
+    """Gives the network `tensors`, which it then shares, as its state.
+
+    Raises InputError, naming tensor and encoding, where one is missing, too many, or of another shape or type.
+    """
+    check_tensors(network.state_dict(), tensors, network.encodings)
+    network.load_state_dict(tensors, assign=True)
+
+
+def check_tensors(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], encodings: Mapping[int, Encoding]
+) -> None:
+    """Raises InputError for the first tensor, by its name in the network's state, that is not as expected."""
+    for name in sorted(expected.keys() | found.keys()):
+        wanted, given = _shape(expected.get(name)), _shape(found.get(name))
+        if given != wanted:
+            _, number, part, *_ = [*name.split("."), "", ""]
+            encoding = encodings.get(int(number)) if number.isdecimal() and part == "convolution" else None
+            whose = f" ({type(encoding).__name__})" if encoding else ""
+            raise InputError(f"{name}{whose} is {given or 'missing'}, the network takes {wanted or 'no such tensor'}")
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def with_encoded(network: Network, layers: Mapping[int, tuple[Encoding, Mapping[str, Tensor]]]) -> Network:
     """`network` with some convolutions encoded anew, all others as they are; tensors are shared.
 
     layers: by layer number, the encoding and the tensors that its module keeps, by their names there.
+    Raises InputError as `fill` does.
     """
     state = dict(network.state_dict())
     for i, (encoding, tensors) in layers.items():
@@ -170,26 +201,3 @@ def origin(architecture: Architecture, layer: int) -> int:
     while layer >= 0 and architecture.layers[layer].passes_on:
         [layer] = architecture.layers[layer].inputs(layer)
     return layer
-
-
-def check_maps(network: nn.Module) -> None:
-    """Raises InputError, naming it, where a layer of another package gives another map than it says."""
-    assert isinstance(network, Network)
-    architecture = network.architecture
-    packages = [type(layer).__module__.partition(".")[0] for layer in architecture.layers]
-    foreign = [i for i, package in enumerate(packages) if package != "detpress"]
-
-    def check(i: int, found: object) -> None:
-        said = architecture.output_maps[i]
-        shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found).__name__
-        if shape != (said.channels, said.side, said.side):
-            raise InputError(f"layer {i}: {type(architecture.layers[i]).__name__} says {said}, and gives {shape}")
-
-    hooks = [network.layers[i].register_forward_hook(lambda *seen, i=i: check(i, seen[2])) for i in foreign]
-    try:
-        if foreign:
-            with torch.inference_mode():
-                network(torch.zeros(1, 3, architecture.image_size, architecture.image_size))
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -25,7 +25,8 @@ from detpress.detector.encoding import Encoding
 from detpress.detector.float32 import Float32
 from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.detector.network import Network, without_memory
+from detpress.detector.network import Network, fill, without_memory
+from detpress.detector.promises import check_encodings
 from detpress.encodings.known import encoding_as_dict, encoding_from_dict
 from detpress.encodings.old_encodings import READERS, old_encodings, scales_from_dict
 from detpress.errors import InputError, shortened
@@ -43,6 +44,8 @@ def save_bundle(model: Model, folder: Path) -> None:
     Raises InputError, and writes nothing, for an encoding that could not be read again.
     """
     network = model.network
+    if isinstance(network, Network):
+        check_encodings(network)
     encodings = {
         f"layers.{i}": encoding_as_dict(encoding)
         for i, encoding in model.encodings.items()
@@ -164,20 +167,14 @@ def _encodings(data: Any) -> dict[int, Encoding]:
     return found
 
 
-def _fill(network: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
-    expected = network.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors or name not in expected:
-            what = "missing" if name in expected else "not part of the network"
-            raise InputError(f"{folder / 'weights.safetensors'}: {name} is {what}")
-        if tensors[name].shape != expected[name].shape or tensors[name].dtype != expected[name].dtype:
-            raise InputError(
-                f"{folder / 'weights.safetensors'}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}, "
-                f"the network takes {expected[name].dtype} {list(expected[name].shape)}"
-            )
-        if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
+def _fill(network: Network, tensors: dict[str, Tensor], folder: Path) -> None:
+    try:
+        fill(network, tensors)
+    except InputError as error:
+        raise InputError(f"{folder / 'weights.safetensors'}: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(f"{folder / 'weights.safetensors'}: {name} has a number that is not finite")
-    network.load_state_dict(tensors, assign=True)
 
 
 def _check_masks(network: nn.Module, masks: dict[str, Tensor], folder: Path) -> None:

@@ -53,6 +53,16 @@ def layer_table(architecture: Architecture, image_size: int | None = None) -> li
     ]
 
 
+def stored_table(model: Model) -> list[LayerSize]:
+    """As `layer_table`, but the parameters are those that the model stores, as `parameter_count` has them."""
+    network = model.network
+    assert isinstance(network, Network)
+    return [
+        replace(row, parameters=sum(parameter.numel() for parameter in _parameters_of(network, row.index)))
+        for row in layer_table(network.architecture)
+    ]
+
+
 def macs(architecture: Architecture, image_size: int | None = None) -> int:
     """Multiply-accumulates of the convolutions for one image; biases, activations and BatchNorm are not counted."""
     return sum(row.macs for row in layer_table(architecture, image_size))
@@ -106,10 +116,17 @@ def _parameters(network: nn.Module) -> Iterator[Tensor]:
     if not isinstance(network, Network):  # on its way through an engine
         yield from network.parameters()
         return
-    for i in network.encodings:
-        yield stored_weight(network, i)
-        convolution = network.get_submodule(f"layers.{i}.convolution").state_dict()
+    for i in range(len(network.layers)):
+        yield from _parameters_of(network, i)
+
+
+def _parameters_of(network: Network, layer: int) -> Iterator[Tensor]:
+    encoded = layer in network.encodings
+    if encoded:
+        yield stored_weight(network, layer)
+        convolution = network.get_submodule(f"layers.{layer}.convolution").state_dict()
         if "bias" in convolution:
             yield convolution["bias"]
-    encoded = tuple(f"layers.{i}.convolution." for i in network.encodings)
-    yield from (parameter for name, parameter in network.named_parameters() if not name.startswith(encoded))
+    for name, parameter in network.layers[layer].named_parameters():
+        if not (encoded and name.startswith("convolution.")):
+            yield parameter

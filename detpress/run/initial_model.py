@@ -24,7 +24,7 @@ def recipe_classes(recipe: Recipe) -> list[str] | None:
     """
     if recipe.model.weights is None:
         return recipe.data.classes
-    known = list(load_bundle(find_bundle(recipe.model.weights)).architecture.classes)
+    known = list(_weights(recipe, recipe.model.weights).architecture.classes)
     if recipe.data.classes not in (None, known):
         raise InputError(
             f"{recipe.where(('data', 'classes'))}: {', '.join(recipe.data.classes or [])}; "
@@ -42,7 +42,7 @@ def initial_model(recipe: Recipe, devkit: Devkit | None) -> Model:
     """
     source = recipe.model
     if source.weights is not None:
-        model = load_bundle(find_bundle(source.weights))
+        model = _weights(recipe, source.weights)
         _check_agrees(recipe, model.architecture)
         return model
     classes = recipe.data.classes or (devkit.classes if devkit else None)
@@ -67,6 +67,14 @@ def model_identity(recipe: Recipe, model: Model) -> dict[str, Any]:
         "architecture": model.architecture.as_dict(),
         "weights": bundle_digest(find_bundle(weights)) if weights else {"seed": recipe.seed},
     }
+
+
+def _weights(recipe: Recipe, name: str) -> Model:
+    """The model of the bundle `name`. Raises InputError as `load_bundle` does, at the recipe's line."""
+    try:
+        return load_bundle(find_bundle(name))
+    except InputError as error:
+        raise type(error)(f"{recipe.where(('model', 'weights'))}: {error}") from error
 
 
 def _check_agrees(recipe: Recipe, found: Architecture) -> None:

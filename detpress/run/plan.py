@@ -7,12 +7,15 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from detpress.builtin import find_bundle
 from detpress.contract.plugin import Plan
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.form import Form
 from detpress.detector.model import Model
+from detpress.encodings.bundle import bundle_digest
 from detpress.errors import InputError, cut_short
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
+from detpress.options import bundles_in
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import initial_model, recipe_classes
 from detpress.training.image_counts import ImageCounts
@@ -142,10 +145,16 @@ def count_images(recipe: Recipe, devkit: Devkit | None) -> ImageCounts:
 
 
 def _check(recipe: Recipe, index: int, step: Step, model: Model, images: ImageCounts) -> None:
-    """The plugin's own check of its options, its message at the line of the option that it names.
+    """That the bundles are there which the options name, then the plugin's own check of its options, its message at the
+    line of the option that it names.
 
     model: the last one that plans tell of.
     """
+    for place, name in bundles_in(step.config):
+        try:
+            bundle_digest(find_bundle(name))
+        except InputError as error:
+            raise InputError(f"{recipe.where(('chain', index, step.name, *place))}: {error}") from error
     try:
         step.plugin.check(model, step.config, images)
     except InputError as error:

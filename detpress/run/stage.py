@@ -29,7 +29,7 @@ from detpress.detector import images
 from detpress.detector.architecture import Architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.detector.network import check_maps
+from detpress.detector.promises import check_layers
 from detpress.doors import version
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.engine_log import standard_output_into
@@ -238,7 +238,7 @@ def _save(model: Model, folder: Path) -> Model:
     try:
         save_bundle(model, folder)
         read_back = load_bundle(folder)
-        check_maps(read_back.network)
+        check_layers(read_back.network)
     except (InputError, ValueError, RuntimeError) as error:
         raise StageError(f"gave a model that no bundle can hold: {error}") from error
     return read_back

@@ -166,8 +166,8 @@ class DetectorTraining(pl.LightningModule):
             objective = self.objectives[i]
             given = objective.own_terms(now)
             own[objective] = terms = None if given is None else checked_terms(objective, given)
-            if terms:
-                loss = self._finite_total(terms, step)
+            if any(term.requires_grad for term in (terms or {}).values()):
+                loss = self._finite_total(terms or {}, step)
                 with torch.autocast(loss.device.type, enabled=False):
                     optimizer.zero_grad()
                     self.manual_backward(loss)
@@ -198,9 +198,9 @@ class DetectorTraining(pl.LightningModule):
         return found if isinstance(found, list) else [found]
 
     def _finite_total(self, terms: Terms, step: int) -> Tensor:
-        """The sum of the terms. Raises StageError where there are none, and where it is not finite."""
-        if not terms:
-            raise StageError("no objective gives a term to learn")
+        """The sum of the terms. Raises StageError where none can be learnt, and where it is not finite."""
+        if not any(term.requires_grad for term in terms.values()):
+            raise StageError("no objective gives a term to learn; expected one, or `network_waits` for this step")
         loss = total(terms)
         if not torch.isfinite(loss):
             before = "" if self.last_loss is None else f"; it was {self.last_loss:.4g} a step before"

@@ -110,7 +110,10 @@ def test_a_mistake_in_the_recipe_is_told_before_anything_is_computed(
         ),
         (("run", "/dev/zero"), "/dev/zero: cannot be read: it is a pipe or a device, no plain file"),
         (("run", "digits"), "digits: cannot be read: it is a folder"),
-        (("run", "small.yaml", "--set", "model.weights=absent"), "absent: not a bundle: model.json cannot be read"),
+        (
+            ("run", "small.yaml", "--set", "model.weights=absent"),
+            "--set model.weights=absent: model.weights: absent: not a bundle: model.json cannot be read",
+        ),
         (("run", "small.yaml", "--set", "data.test=tset"), "digits: no image set 'tset'; did you mean 'test'?"),
         (
             ("run", "small.yaml", "--out", "small.yaml"),

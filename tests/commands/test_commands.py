@@ -67,7 +67,8 @@ def test_published_networks_have_the_published_size(
     assert said.code == 0
     assert said.json["parameters"] == parameters == sum(layer["parameters"] for layer in said.json["layers"])
     assert gmacs is None or round(said.json["macs"] / 1e9, 3) == gmacs
-    assert f"{parameters:,} parameters" in detpress("model", *arguments).out
+    text = detpress("model", *arguments).out
+    assert f"{parameters:,} parameters, {said.json['macs'] / 1e6:,.1f} M MACs at" in text
 
 
 def test_the_model_of_a_bundle(detpress: Command, bundle: Path) -> None:

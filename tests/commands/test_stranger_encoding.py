@@ -1,21 +1,27 @@
 """An encoding of another package: one file and one entry point, and it is saved, sized, run, exported and reported."""
 
+import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from command_line import Command
 from distribution import Install, forget_what_is_installed
 from killing import digests, run_killed
+from torch import Tensor
 
 from detpress.detector.architecture import build_architecture
+from detpress.detector.encoding import Encoding
 from detpress.detector.form import Form
 from detpress.detector.input_scale import InputScale
-from detpress.detector.model import new_model
-from detpress.detector.network import Network
+from detpress.detector.model import Model, new_model
+from detpress.detector.network import Network, with_encoded
+from detpress.doors import load_class
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.encodings.int8 import Int8
 from detpress.errors import InputError
@@ -132,6 +138,7 @@ def test_a_chain_with_an_encoding_of_another_package(detpress: Command, workplac
         assert i in model.encodings
     assert after["metrics"]["storage_bytes"]["packed"] == size
     assert after["metrics"]["parameters"] < before["metrics"]["parameters"], "BatchNorm is folded in"
+    assert detpress("model", bundle, "--json").json["parameters"] == after["metrics"]["parameters"]
 
     states = layer_states(bundle)
     assert {name for name, state in states.items() if state.bits == 4} == set(shared)
@@ -199,6 +206,72 @@ def test_a_finished_stage_is_not_broken_where_its_encoding_is_not_installed(
     forget_what_is_installed()
     said = detpress(*command, "--json")
     assert [stage["reused"] for stage in said.json["stages"]] == [True, True]
+
+
+NOT_ITS_OWN = [
+    ({"values": torch.zeros(8)}, "values (Codebook) is float32 [8], the network takes float32 [16]"),
+    ({"values": torch.zeros(16).half()}, "values (Codebook) is float16 [16], the network takes float32 [16]"),
+    ({"codes": None}, "codes (Codebook) is missing, the network takes uint8 [9]"),
+    ({"extra": torch.zeros(3)}, "extra (Codebook) is float32 [3], the network takes no such tensor"),
+]
+
+
+@pytest.mark.usefixtures("codebook")
+@pytest.mark.parametrize(("change", "message"), NOT_ITS_OWN)
+def test_tensors_that_are_not_those_of_the_encoding_are_one_sentence(
+    change: dict[str, Tensor | None], message: str, tmp_path: Path
+) -> None:
+    """Where they are given, where a module that was changed by hand is saved, and where they are read."""
+    encoding = load_class("mine.codebook", "detpress.encodings", Encoding)()
+    model = new_model(build_architecture("yolov3-tiny", ["cat"], 64, width=0.0625), seed=0)
+    assert isinstance(model.network, Network)
+    good = {"values": torch.zeros(16), "codes": torch.zeros(9, dtype=torch.uint8), "bias": torch.zeros(2)}
+    wrong = {name: tensor for name, tensor in (good | change).items() if tensor is not None}
+    layer, said = 2, rf"layers\.2\.convolution\.{re.escape(message)}"
+    with pytest.raises(InputError, match=f"^{said}$"):
+        with_encoded(model.network, {layer: (encoding, wrong)})
+
+    encoded = model.with_network(with_encoded(model.network, {layer: (encoding, good)}), Form.PACKED)
+    save_bundle(encoded, tmp_path / "bundle")
+    convolution = encoded.network.get_submodule(f"layers.{layer}.convolution")
+    for name, tensor in change.items():
+        if tensor is None:
+            del convolution._buffers[name]
+        else:
+            convolution.register_buffer(name, tensor)
+    with pytest.raises(InputError, match=f"^{said}$"):
+        save_bundle(encoded, tmp_path / "altered")
+    assert not (tmp_path / "altered").exists()
+
+    tensors = safetensors.torch.load_file(tmp_path / "bundle/weights.safetensors")
+    for name in good:
+        del tensors[f"layers.{layer}.convolution.{name}"]
+    tensors |= {f"layers.{layer}.convolution.{name}": tensor for name, tensor in wrong.items()}
+    safetensors.torch.save_file(tensors, tmp_path / "bundle/weights.safetensors")
+    files = ("model.json", "weights.safetensors")
+    sums = [f"{hashlib.sha256((tmp_path / 'bundle' / file).read_bytes()).hexdigest()}  {file}\n" for file in files]
+    (tmp_path / "bundle/SHA256SUMS").write_text("".join(sums))
+    with pytest.raises(InputError, match=rf"weights\.safetensors: {said}$"):
+        load_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('            "bias": torch.zeros(like.out_channels),\n', "", "keeps no tensor `bias`; expected float32 [2]"),
+        (".reshape(shape)", "", "stands for weights [18]; expected [2, 1, 3, 3]"),
+    ],
+)
+def test_an_encoding_that_makes_no_convolution_is_not_saved(
+    before: str, after: str, message: str, install: Install, tmp_path: Path
+) -> None:
+    source = ENCODING.replace(before, after)
+    entries = "[detpress.encodings]\nmine.codebook = codebook_encoding:Codebook\n"
+    install("codebooks", "1.2", {"codebook_encoding.py": source}, entries)
+    encoding = load_class("mine.codebook", "detpress.encodings", Encoding)()
+    network = Network(build_architecture("yolov3-tiny", ["cat"], 64, width=0.0625), {2: encoding})
+    with pytest.raises(InputError, match=re.escape(f"layers.2.convolution (Codebook) {message}")):
+        save_bundle(Model(network), tmp_path / "bundle")
 
 
 def test_an_encoding_without_an_entry_point_is_not_saved(tmp_path: Path) -> None:

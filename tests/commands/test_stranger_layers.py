@@ -1,5 +1,6 @@
 """A package of others that brings kinds of layers and an architecture: one file, and an entry point for each."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -34,9 +35,6 @@ class Gain(Layer):
 
     def module(self, taken):
         return Times(taken[0].channels, self.start)
-
-    def parameters(self, taken):
-        return taken[0].channels
 
     def macs(self, taken, given):
         return given.channels * given.side**2
@@ -105,6 +103,14 @@ class Halves(Size):
 
 
 @dataclass(frozen=True)
+class Counts(Gain):
+    'Says other parameters than it has.'
+
+    def parameters(self, taken):
+        return 3
+
+
+@dataclass(frozen=True)
 class Raises(Size):
     'Cannot say what it gives.'
 
@@ -121,6 +127,10 @@ class Wrong(Mobile):
         net.add(self.kind())
         net.head(anchors, classes)
         return net.layers
+
+
+class Counting(Wrong):
+    kind = Counts
 
 
 class Raising(Wrong):
@@ -142,7 +152,9 @@ def package(install: Install) -> Path:
         {"stranger_layers.py": STRANGER},
         "[detpress.layers]\nmine.gain = stranger_layers:Gain\nmine.size = stranger_layers:Size\n"
         "mine.halves = stranger_layers:Halves\nmine.raises = stranger_layers:Raises\n"
+        "mine.counts = stranger_layers:Counts\n"
         "[detpress.architectures]\nmine.mobile = stranger_layers:Mobile\nmine.wrong = stranger_layers:Wrong\n"
+        "mine.counting = stranger_layers:Counting\n"
         "mine.raising = stranger_layers:Raising\nmine.listless = stranger_layers:Listless\n",
     )
 
@@ -248,6 +260,7 @@ def test_darknet_has_no_layer_of_others(detpress: Command, workplace: Path) -> N
     ("name", "code", "message"),
     [
         ("wrong", 1, "layer 1: Halves says 4 channels of 64 x 64, and gives (4, 32, 32)"),
+        ("counting", 1, "layer 1: Counts says 3 parameters, and its module has 4"),
         ("raising", 2, "layer 1: Raises failed: KeyError: 'width'"),
         ("listless", 2, "the architecture 'mine.listless' gives no layer list: TypeError: "),
     ],
@@ -260,3 +273,19 @@ def test_what_another_packages_network_gets_wrong_is_one_line(
     assert said.code == code
     assert message in said.err.splitlines()[-1]
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("line", ["channels = 'passed'", "channels: str", "given = FeatureMap(3, 64)"])
+def test_a_value_in_the_place_of_a_method_is_refused_where_the_kind_is_found(
+    line: str, detpress: Command, install: Install
+) -> None:
+    source = STRANGER.replace(
+        "    def given(self, taken):\n        return taken[0]\n\n    def module", f"    {line}\n\n    def module", 1
+    )
+    entries = "[detpress.architectures]\nmine.mobile = stranger_layers:Mobile\n"
+    install("stranger_layers", "1.2", {"stranger_layers.py": source}, entries)
+    said = detpress("model", "mine.mobile")
+    assert said.code == 2
+    name = re.split(r"\W", line)[0]
+    assert f"Gain.{name} is no method; expected one, as Layer.{name} is" in said.err
+    assert "architecture 'mine.mobile' (stranger_layers) cannot be imported" in said.err

@@ -127,6 +127,14 @@ def test_a_description_of_another_network_is_refused(saved: Path, change, messag
         load_bundle(resigned(saved, description))
 
 
+def test_the_package_of_what_is_installed_decides_nothing(saved: Path) -> None:
+    """It says what to install where a name is not known, and is no part of the layer."""
+    before = load_bundle(saved).architecture
+    description = json.loads((saved / "model.json").read_text())
+    description["architecture"]["layers"][0]["package"] = "elsewhere 9"
+    assert load_bundle(resigned(saved, description)).architecture == before
+
+
 def test_weights_of_another_network_are_refused(saved: Path, tmp_path: Path) -> None:
     other = new_model(build_architecture("yolov3-tiny", ["cat", "dog"], 64, width=0.125), 0)
     save_bundle(other, tmp_path / "other")

@@ -135,3 +135,11 @@ def test_darknets_files_have_the_values_that_weights_stand_for(tiny: Model, tmp_
     for layers in ((4,), (8,), (2, 6)):
         with pytest.raises(InputError, match="has no Darknet form; expected one in float"):
             write_darknet(mixed(tiny, *layers), tmp_path / "other.cfg")
+
+
+@pytest.mark.parametrize(("layer", "found"), [(1, "MaxPool"), (16, "Yolo"), (99, "no layer: there are 24")])
+def test_weights_of_what_is_no_convolution_are_refused(layer: int, found: str) -> None:
+    model = new_model(build_architecture("yolov3-tiny", ["cat"], 64, width=0.0625), seed=0)
+    assert isinstance(model.network, Network)
+    with pytest.raises(InputError, match=rf"^layers\.{layer} is {found}; expected a convolution"):
+        folded_weight(model.network, layer)

@@ -277,6 +277,7 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_from(
         ({"large": torch.zeros(3)}, r"gave a tensor of shape \[3\] as the term 'large'; expected a scalar"),
         ({"large": 0.5}, "gave float as the term 'large'; expected a scalar"),
         ({3: torch.zeros(())}, r"gave a tensor of shape \[\] as the term 3; expected a scalar"),
+        ({"large": torch.tensor(0.5)}, "gave the constant 0.5 as the term 'large'; expected a term that depends on"),
     ],
 )
 def test_terms_are_scalars_by_their_names_and_what_is_not_is_said_with_the_objectives_name(
@@ -284,3 +285,20 @@ def test_terms_are_scalars_by_their_names_and_what_is_not_is_said_with_the_objec
 ) -> None:
     with pytest.raises(StageError, match=f"^the objective Objective {said}"):
         checked_terms(Objective(), found)
+
+
+class Now(Objective):
+    """A term that is nothing in every second step, and in none of a training where nothing else is learnt."""
+
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.replaces = Detection.TERMS if alone else frozenset()  # type: ignore[misc]
+
+    def terms(self, step: TrainingStep) -> Terms:
+        return {"now": step.maps[0].square().mean() if step.number % 2 else torch.zeros(())}
+
+
+def test_a_term_may_be_nothing_in_some_steps_where_something_else_is_learnt(devkit: Devkit, tmp_path: Path) -> None:
+    train(small_model(devkit), devkit, tmp_path / "beside", objectives=[Now(alone=False)])
+    with pytest.raises(StageError, match="no objective gives a term to learn; expected one, or `network_waits`"):
+        train(small_model(devkit), devkit, tmp_path / "alone", objectives=[Now(alone=True)])

@@ -7,7 +7,7 @@ from detpress.detector.architecture import build_architecture
 from detpress.detector.design import architecture_names
 from detpress.detector.model import Model
 from detpress.detector.network import Network
-from detpress.measure.size import layer_table, macs, nonzero_parameters, parameter_count, storage_bytes
+from detpress.measure.size import layer_table, macs, nonzero_parameters, parameter_count, storage_bytes, stored_table
 
 
 def yolov3(classes: int, image_size: int = 416) -> Network:
@@ -75,7 +75,7 @@ def test_an_int8_weight_is_a_parameter_of_one_byte(dense_model: Model, int8_mode
     filters = sum(row.channels for row in rows)
     norms = sum(row.channels for row in rows if row.index not in dense_model.architecture.heads)
     parameters = parameter_count(dense_model.network) - norms  # BatchNorm's scale is in the weights
-    assert parameter_count(int8_model.network) == parameters
+    assert parameter_count(int8_model.network) == parameters == sum(row.parameters for row in stored_table(int8_model))
     assert 0.9 * parameters < nonzero_parameters(int8_model) <= parameters
     assert storage_bytes(int8_model) == {
         "dense_fp32": 4 * parameters,
