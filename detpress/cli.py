@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from detpress.commands import bundles, comparing, listing, running, scoring, sensitivity
+from detpress.commands import bundles, comparing, listing, parts, running, scoring, sensitivity
 from detpress.errors import DetpressError, InputError, StoppedError, Terminated, no_room, terminate
 
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
@@ -51,6 +51,9 @@ app.command("import")(bundles.import_darknet)
 app.command()(listing.model)
 app.command()(listing.plugins)
 app.command()(listing.tuners)
+app.command()(parts.encodings)
+app.command()(parts.layers)
+app.command()(parts.objectives)
 app.command()(listing.recipes)
 app.add_typer(listing.data, name="data")
 app.add_typer(listing.store, name="store")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from detpress.commands.options import Json, echo_columns, print_json
+from detpress.commands.parts import list_architectures
 
 data = typer.Typer(help="Data sets: those known, and fetching one.", no_args_is_help=True)
 store = typer.Typer(help="The store of finished stages.", no_args_is_help=True)
@@ -39,7 +40,7 @@ def model(
     from detpress.measure.size import layer_table, stored_table
 
     if arch is None:
-        _architectures(as_json)
+        list_architectures(as_json)
         return
     if arch.startswith(BUILTIN) or Path(arch).is_dir():
         stored = load_bundle(find_bundle(arch))
@@ -59,24 +60,6 @@ def model(
         f"{architecture.name}, {len(architecture.classes)} classes: {totals['parameters']:,} parameters, "
         f"{totals['macs'] / 1e6:,.1f} M MACs at {architecture.image_size} pixels"
     )
-
-
-def _architectures(as_json: bool) -> None:
-    from detpress.detector.design import ARCHITECTURES, architecture_names, find_design
-    from detpress.doors import distribution_of
-    from detpress.errors import InputError
-
-    rows = []
-    for name in architecture_names():
-        try:
-            said = (find_design(name).__doc__ or "").strip().partition("\n")[0]
-        except InputError as error:
-            said = f"broken: {error}"
-        rows.append({"name": name, "description": said, "distribution": " ".join(distribution_of(name, ARCHITECTURES))})
-    if as_json:
-        print_json(rows)
-    else:
-        echo_columns([(row["name"], row["description"], row["distribution"]) for row in rows])
 
 
 def plugins(

@@ -1,5 +1,6 @@
-"""What a plugin, or a tuner, does and its options as text, read off the class so that they cannot go stale."""
+"""What a plugin, or whatever else has options, does as text, read off the class so that it cannot go stale."""
 
+from dataclasses import MISSING, fields
 from inspect import cleandoc
 from typing import Any, ClassVar, Protocol
 
@@ -17,6 +18,16 @@ def card(heading: str, documented: Documented) -> str:
     return "\n".join([heading, "", cleandoc(documented.__doc__ or ""), "", *option_lines(documented.Config)])
 
 
+def dataclass_card(heading: str, kind: type) -> str:
+    """Of a class whose options are its fields: a kind of layer, or an encoding."""
+    lines = []
+    for field in fields(kind):
+        if not field.kw_only:
+            default = "required" if field.default is MISSING else f"default {field.default!r}"
+            lines.append(f"  {field.name}: {_annotation_name(field.type)}, {default}.")
+    return "\n".join([heading, "", cleandoc(kind.__doc__ or ""), "", *(lines or ["  no options"])])
+
+
 def option_lines(config: type[BaseModel], prefix: str = "") -> list[str]:
     """One line an option: its name, type, range, default and meaning; nested options under dotted names."""
     lines = []
@@ -31,12 +42,14 @@ def option_lines(config: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _type_name(field: FieldInfo) -> str:
-    annotation = field.annotation
-    name = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
     bounds = [
         f"{sign} {getattr(limit, attribute)}"
         for limit in field.metadata
         for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
         if hasattr(limit, attribute)
     ]
-    return " ".join([name, *bounds])
+    return " ".join([_annotation_name(field.annotation), *bounds])
+
+
+def _annotation_name(annotation: object) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")

@@ -13,7 +13,10 @@ from detpress.detector.geometry import Geometry
 
 @dataclass(frozen=True)
 class Float32(Encoding):
-    """weight: float32 (F, I, k, k); bias: float32 (F,), where no BatchNorm follows. Both can be trained."""
+    """As it is trained, BatchNorm behind it.
+
+    weight: float32 (F, I, k, k); bias: float32 (F,), where no BatchNorm follows. Both can be trained.
+    """
 
     keeps_norm: ClassVar[bool] = True
     stored_bits = 32

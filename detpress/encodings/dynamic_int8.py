@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DynamicInt8(Encoding):
-    """weight: int8 (F, I, k, k); weight_scale: float32 (F,); bias: float32 (F,)."""
+    """8 bits a weight, computed in integers on an input that is rounded by its own range, in every run anew.
+
+    weight: int8 (F, I, k, k); weight_scale: float32 (F,); bias: float32 (F,).
+    """
 
     simulated = True
     stored_bits = 8

@@ -24,7 +24,10 @@ DTYPES: dict[HalfType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.flo
 
 @dataclass(frozen=True)
 class Half(Encoding):
-    """weight: 16 bits (F, I, k, k); bias: 16 bits (F,), where no BatchNorm follows."""
+    """Kept and computed in 16 bits.
+
+    weight: 16 bits (F, I, k, k); bias: 16 bits (F,), where no BatchNorm follows.
+    """
 
     dtype: HalfType
     keeps_norm: ClassVar[bool] = True

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Int8(Encoding):
-    """weight: int8 (F, I, k, k); weight_scale: float32 (F,); bias: float32 (F,).
+    """8 bits a weight, computed in integers on an input that is rounded in a way fixed before.
+
+    weight: int8 (F, I, k, k); weight_scale: float32 (F,); bias: float32 (F,).
 
     input: how the input is rounded.
     """

@@ -25,7 +25,9 @@ Bits = Literal[4, 8]
 
 @dataclass(frozen=True)
 class Packed(Encoding):
-    """codes: uint8 (F, bytes of a row); scale: float16 (F, groups); zero: float16 (F, groups), where not symmetric.
+    """4 or 8 bits a weight and a scale for groups of them, unpacked and computed in float.
+
+    codes: uint8 (F, bytes of a row); scale: float16 (F, groups); zero: float16 (F, groups), where not symmetric.
 
     gain, bias: float32 (F,).
     group_size: weights of a row that share a scale; -1 for all of a row.

@@ -26,6 +26,9 @@ COMMANDS = (
     ("import",),
     ("model",),
     ("plugins",),
+    ("encodings",),
+    ("layers",),
+    ("objectives",),
     ("recipes",),
     ("data", "ls"),
     ("data", "get"),
@@ -202,6 +205,29 @@ def test_validate_prints_the_chain_as_it_would_be(detpress: Command, workplace: 
     assert said.code == 0
     assert f"{rows[3]['parameters']:,}" in said.out
     assert not (cache / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("door", "names", "card"),
+    [
+        ("encodings", {"float32", "int8", "packed"}, ("packed", "\n  bits: Literal[4, 8], required.\n")),
+        ("layers", {"convolution", "yolo"}, ("upsample", "in both directions.\n\n  stride: int, default 2.\n")),
+        ("objectives", {"detection"}, ("detection", "The detector's own loss")),
+    ],
+)
+def test_what_networks_and_trainings_are_made_of_is_listed_and_shown(
+    detpress: Command, door: str, names: set[str], card: tuple[str, str]
+) -> None:
+    rows = {row["name"]: row for row in detpress(door, "--json").json}
+    assert names <= rows.keys()
+    assert all(set(row) == {"name", "description", "distribution"} for row in rows.values())
+    assert all(f"\n{name} " in "\n" + detpress(door).out for name in names)
+    name, said = card
+    shown = detpress(door, name)
+    assert (shown.code, shown.out.splitlines()[0]) == (0, f"{name}  ({rows[name]['distribution']})")
+    assert said in shown.out
+    assert detpress(door, name, "--json").json == [rows[name]]
+    assert detpress(door, f"{name}s").err == f"detpress: unknown {door[:-1]} '{name}s'; did you mean '{name}'?\n"
 
 
 def test_plugins_and_recipes_are_listed_and_shown(detpress: Command) -> None:

@@ -244,6 +244,7 @@ def test_architectures_of_others_are_listed(detpress: Command) -> None:
         "description": "Depthwise blocks with squeeze and excitation.",
         "distribution": "stranger_layers 1.2",
     }
+    assert "mine.gain  (stranger_layers 1.2)" in detpress("layers", "mine.gain").out
     assert build_architecture("mine.mobile", ["cell"], 96, 0.0625).name == "mine.mobile"
 
 
@@ -289,3 +290,4 @@ def test_a_value_in_the_place_of_a_method_is_refused_where_the_kind_is_found(
     name = re.split(r"\W", line)[0]
     assert f"Gain.{name} is no method; expected one, as Layer.{name} is" in said.err
     assert "architecture 'mine.mobile' (stranger_layers) cannot be imported" in said.err
+    assert "broken: architecture 'mine.mobile'" in detpress("model").out, "and others are listed all the same"
