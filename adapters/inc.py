@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Architecture
 from detpress.detector.input_scale import InputScale
-from detpress.detector.network import Network, filled_network, folded_but
+from detpress.detector.network import Network, convolution_name, filled_network, folded_but
 from detpress.encodings.calibration import with_scales_between
 from detpress.encodings.int8 import Int8
 from detpress.errors import InputError, StageError
@@ -53,7 +53,7 @@ class Scheme:
         config = of_layer(self.symmetric)
         config.set_local("layers.0.convolution", of_layer(symmetric=False))
         for i in sorted(float_layers):
-            config.set_local(f"layers.{i}.convolution", StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
+            config.set_local(convolution_name(i), StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
         return config
 
 

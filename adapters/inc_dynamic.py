@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from detpress.adapters.inc import exported, quantized_convolutions
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Architecture
-from detpress.detector.network import Network, filled_network, folded_but
+from detpress.detector.network import Network, convolution_name, filled_network, folded_but
 from detpress.encodings.dynamic_int8 import DynamicInt8
 from detpress.errors import StageError
 
@@ -34,7 +34,7 @@ def quantize_dynamic(
 
         config = DynamicQuantConfig(w_granularity="per_channel" if per_channel else "per_tensor")
         for i in sorted(float_layers):
-            config.set_local(f"layers.{i}.convolution", DynamicQuantConfig(w_dtype="fp32", act_dtype="fp32"))
+            config.set_local(convolution_name(i), DynamicQuantConfig(w_dtype="fp32", act_dtype="fp32"))
         prepared = prepare(exported(network, images), config)
         with torch.no_grad():
             prepared(images)

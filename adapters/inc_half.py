@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detpress.adapters.inc_work import inc_work
-from detpress.detector.network import Network
+from detpress.detector.network import Network, convolution_name
 from detpress.encodings.half import HalfType, half_network
 from detpress.errors import StageError
 
@@ -32,7 +32,7 @@ def to_half_precision(
 
         config = MixedPrecisionConfig(dtype=dtype)
         for i in sorted(float_layers):
-            config.set_local(f"layers.{i}.convolution", MixedPrecisionConfig(dtype="fp32"))
+            config.set_local(convolution_name(i), MixedPrecisionConfig(dtype="fp32"))
         wrapped = convert(prepare(copy.deepcopy(network).eval(), config))
     layers = [
         i

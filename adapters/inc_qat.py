@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture, Convolution
-from detpress.detector.network import Network
+from detpress.detector.network import Network, convolution_name, weight_name
 from detpress.engine_log import engine_messages
 
 
@@ -68,7 +68,7 @@ def fake_quantized(network: Network, float_layers: Collection[int], log: logging
         quantizer = Quantizer()
         quantizer.set_global(_rounding())
         for i in sorted(float_layers):
-            quantizer.set_module_name_qconfig(f"layers.{i}.convolution", None)
+            quantizer.set_module_name_qconfig(convolution_name(i), None)
         prepared = prepare_qat_pt2e(program, quantizer)
     return FakeQuantizedNetwork(prepared, network.architecture, dead)
 
@@ -84,7 +84,7 @@ def _dead_filters_at_rest(network: Network) -> dict[str, Tensor]:
         if not (isinstance(layer, Convolution) and layer.batch_normalize):
             continue
         weight, norm = (
-            network.get_parameter(f"layers.{i}.convolution.weight"),
+            network.get_parameter(weight_name(i)),
             network.get_submodule(f"layers.{i}.norm"),
         )
         assert isinstance(norm, nn.BatchNorm2d)
@@ -96,7 +96,7 @@ def _dead_filters_at_rest(network: Network) -> dict[str, Tensor]:
                 weight[dead] = 0
                 norm.weight[dead] = norm.eps**0.5
                 norm.running_mean[dead] = norm.running_var[dead] = 0
-            masks[f"layers.{i}.convolution.weight"] = ~dead[:, None, None, None].expand_as(weight)
+            masks[weight_name(i)] = ~dead[:, None, None, None].expand_as(weight)
     return masks
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Convolution
 from detpress.detector.folding import batch_norm_of, folded_weight
-from detpress.detector.network import Network, filled_network, folded_but
+from detpress.detector.network import Network, convolution_name, filled_network, folded_but
 from detpress.encodings.packed import Packed, decode, pack
 from detpress.errors import StageError
 from detpress.progress import Progress
@@ -61,7 +61,7 @@ def pack_weights(
     for i, layer in enumerate(network.architecture.layers):
         if not isinstance(layer, Convolution):
             continue
-        name = f"layers.{i}.convolution"
+        name = convolution_name(i)
         if i not in layers:
             tensors[f"{name}.weight"], tensors[f"{name}.bias"] = folded_weight(network, i)
             continue

@@ -24,7 +24,7 @@ from detpress.adapters.nni_training import WorkbenchEvaluator, without_wrappers
 from detpress.contract.plugin import Workbench
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import MaskTargets, coupled_convolutions, has_part
-from detpress.detector.network import Network
+from detpress.detector.network import Network, convolution_name, weight_name
 from detpress.engine_log import engine_messages
 from detpress.errors import StageError
 from detpress.training.config import TrainingConfig
@@ -159,12 +159,12 @@ def choose_weights(
     """As `choose_filters`, for single weights of convolutions: layer number -> bool, of the weight's shape."""
     config = []
     for i in targets.layers:
-        setting = _setting(targets, i, network.get_parameter(f"layers.{i}.convolution.weight").numel())
+        setting = _setting(targets, i, network.get_parameter(weight_name(i)).numel())
         granularity = {"granularity": [1, 1, 1, 1]}  # blocks of one weight
-        config.append({"op_names": [f"layers.{i}.convolution"], "target_names": ["weight"], **setting, **granularity})
-    coupled = [[f"layers.{i}.convolution"] for i in targets.ranked]
+        config.append({"op_names": [convolution_name(i)], "target_names": ["weight"], **setting, **granularity})
+    coupled = [[convolution_name(i)] for i in targets.ranked]
     trained, masks = _compress(network, architecture, pruner, config, coupled, targets.at_most, bench, schedule)
-    kept = {i: masks[f"layers.{i}.convolution"]["weight"].bool() for i in targets.layers}
+    kept = {i: masks[convolution_name(i)]["weight"].bool() for i in targets.layers}
     _check_counts(targets, kept)
     return trained, kept
 
@@ -177,7 +177,7 @@ def _setting(targets: MaskTargets, layer: int, of: int) -> dict[str, Any]:
 
 
 def _norm_with_its_convolution(layer: int) -> dict[str, Any]:
-    align = {"module_name": f"layers.{layer}.convolution", "target_name": "weight", "dims": [0]}
+    align = {"module_name": convolution_name(layer), "target_name": "weight", "dims": [0]}
     targets = ["weight", "bias"]
     settings = {name: {"align": align} for name in targets}
     return {"op_names": [f"layers.{layer}.norm"], "target_names": targets, "target_settings": settings}

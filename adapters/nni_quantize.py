@@ -29,7 +29,7 @@ from detpress.adapters.nni_training import WorkbenchEvaluator, without_wrappers
 from detpress.contract.plugin import Workbench
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.folding import batch_norm_of
-from detpress.detector.network import Network
+from detpress.detector.network import Network, convolution_name
 from detpress.encodings.simulated import Codes, Grid, simulated_network
 from detpress.engine_log import engine_messages
 from detpress.errors import StageError
@@ -100,7 +100,7 @@ def quantize(
         quantizer.unwrap_model()
     trained = _without_lent_biases(wrapped, network.architecture, lent)
     targets = quantizer._target_spaces
-    quantized = {i: _codes(method, trained, i, layer, targets[_name(i)]) for i, layer in layers.items()}
+    quantized = {i: _codes(method, trained, i, layer, targets[convolution_name(i)]) for i, layer in layers.items()}
     simulated = simulated_network(trained, quantized)
     difference = _largest_difference(simulated, expected)
     bench.log.info("largest difference of a layer from NNI's: %.3g of its largest output", difference)
@@ -148,13 +148,13 @@ def _layer_config(method: Method, i: int, layer: LayerTargets, fused: bool) -> d
     if layer.activation_bits is not None:
         settings["_input_"] = _setting(method, layer.activation_bits, layer.activation_scheme)
     config: dict[str, Any] = {
-        "op_names": [_name(i)],
+        "op_names": [convolution_name(i)],
         "target_names": list(settings),
         "target_settings": settings,
         "quant_dtype": None,
     }
     if fused:
-        config["fuse_names"] = [(_name(i), f"layers.{i}.norm")]
+        config["fuse_names"] = [(convolution_name(i), f"layers.{i}.norm")]
     return config
 
 
@@ -168,7 +168,7 @@ def _lend_biases(network: Network, layers: Mapping[int, LayerTargets]) -> list[i
     """Gives the convolutions that BatchNorm follows a bias of zeros; the layer numbers of these."""
     lent = []
     for i in layers:
-        convolution = network.get_submodule(_name(i))
+        convolution = network.get_submodule(convolution_name(i))
         assert isinstance(convolution, nn.Conv2d)
         if convolution.bias is None:
             convolution.bias = nn.Parameter(torch.zeros(convolution.out_channels))
@@ -181,7 +181,7 @@ def _without_lent_biases(unwrapped: nn.Module, architecture: Architecture, lent:
     network = without_wrappers(unwrapped, architecture)
     for i in lent:
         mean = network.get_buffer(f"layers.{i}.norm.running_mean")
-        mean -= unwrapped.get_parameter(f"{_name(i)}.bias").detach()
+        mean -= unwrapped.get_parameter(f"{convolution_name(i)}.bias").detach()
     return network
 
 
@@ -189,7 +189,7 @@ def _codes(method: Method, network: Network, i: int, layer: LayerTargets, spaces
     """What NNI rounds the convolution to, from the weights that it trained and the scales that it came to."""
     space = spaces["weight"]
     folded = method in FOLDED
-    weight = network.get_parameter(f"{_name(i)}.weight").detach()
+    weight = network.get_parameter(f"{convolution_name(i)}.weight").detach()
     if folded:
         weight = weight * batch_norm_of(network, i)[0].view(-1, 1, 1, 1)
     ones = torch.ones(len(weight))
@@ -253,7 +253,3 @@ def _largest_difference(network: nn.Module, expected: Mapping[int, tuple[Tensor,
             difference = (network.get_submodule(f"layers.{i}")(given) - output).abs().max()
             worst = max(worst, float(difference / output.abs().max().clamp(min=1e-12)))
     return worst
-
-
-def _name(layer: int) -> str:
-    return f"layers.{layer}.convolution"

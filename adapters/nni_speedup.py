@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import removable_filters
 from detpress.detector.narrowing import narrowed_network
-from detpress.detector.network import Network
+from detpress.detector.network import Network, convolution_name
 from detpress.engine_log import engine_messages
 
 with warnings.catch_warnings():
@@ -56,7 +56,3 @@ def speed_up(
             logger=log,
         ).speedup_model()
     return narrowed_network(smaller, architecture)
-
-
-def convolution_name(layer: int) -> str:
-    return f"layers.{layer}.convolution"

@@ -110,7 +110,7 @@ class Quantizer(Plugin):
 
     def plan(self, model: "Model", config: Any) -> Plan:
         """The model has the bits and the kinds of grid; its codes and scales are stand-ins."""
-        from detpress.detector.network import Network, folded_but
+        from detpress.detector.network import Network, convolution_name, folded_but, weight_name
         from detpress.encodings.simulated import Grid, Simulated, with_zeros_of
 
         bits = self.bits(model.architecture, config)
@@ -123,8 +123,8 @@ class Quantizer(Plugin):
         network = with_zeros_of(Network(model.architecture, encodings), model.network)
         if weight_scheme == "affine":
             for i in layers:  # codes are counted from a zero that is not 0
-                network.get_buffer(f"layers.{i}.convolution.weight_zero_point").fill_(1.0)
-                network.get_buffer(f"layers.{i}.convolution.weight").add_(1)
+                network.get_buffer(f"{convolution_name(i)}.weight_zero_point").fill_(1.0)
+                network.get_buffer(weight_name(i)).add_(1)
         planned = model.with_network(network, Form.SIMULATED)
         return Plan(tuple(model.architecture.names[i] for i in layers), planned)
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.kinds import Convolution
-from detpress.detector.network import Network, without_memory
+from detpress.detector.network import Network, weight_name, without_memory
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def masked_filters(architecture: Architecture, masks: Mapping[str, Tensor]) -> d
     """
     found = {}
     for i in range(len(architecture.layers)):
-        mask = masks.get(f"layers.{i}.convolution.weight")
+        mask = masks.get(weight_name(i))
         if mask is not None and not (kept := mask.flatten(1).any(dim=1)).all():
             found[i] = ~kept
     return found

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from detpress.detector.encoding import EncodedConvolution, weight_shape
-from detpress.detector.network import Network
+from detpress.detector.encoding import weight_shape
+from detpress.detector.network import Network, convolution_of
 from detpress.errors import InputError
 
 
@@ -41,6 +41,5 @@ def folded_weight(network: Network, layer: int) -> tuple[Tensor, Tensor]:
 
 def stored_weight(network: Network, layer: int) -> Tensor:
     """What the convolution of block `layer` stores, as float32 (F, I, k, k); BatchNorm is in it where it is folded."""
-    convolution = network.get_submodule(f"layers.{layer}.convolution")
-    assert isinstance(convolution, EncodedConvolution | nn.Conv2d)
+    convolution = convolution_of(network, layer)
     return network.encodings[layer].weight(convolution.state_dict(), weight_shape(convolution))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import follow_channels, without_filters
 from detpress.detector.kinds import Convolution
-from detpress.detector.network import Network, without_memory
+from detpress.detector.network import Network, weight_name, without_memory
 from detpress.errors import InputError, StageError
 
 
@@ -22,9 +22,7 @@ def narrowed_network(modules: nn.Module, architecture: Architecture) -> Network:
     tensors = modules.state_dict()
     try:
         layers = tuple(
-            layer.with_filters(len(tensors[f"layers.{i}.convolution.weight"]))
-            if isinstance(layer, Convolution)
-            else layer
+            layer.with_filters(len(tensors[weight_name(i)])) if isinstance(layer, Convolution) else layer
             for i, layer in enumerate(architecture.layers)
         )
         with without_memory():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.encoding import Encoding
+from detpress.detector.encoding import EncodedConvolution, Encoding
 from detpress.detector.float32 import Float32, FoldedFloat32
 from detpress.detector.input_scale import InputScale
 from detpress.detector.kinds import Convolution, Yolo
@@ -76,6 +76,23 @@ class Network(nn.Module):
         the channels of an anchor are x, y, width, height, objectness and one logit a class.
         """
         return run_layers(self.architecture, self.layers, images)
+
+
+def convolution_name(layer: int) -> str:
+    """Of the convolution's module in the network."""
+    return f"layers.{layer}.convolution"
+
+
+def weight_name(layer: int) -> str:
+    """Of the convolution's weights in the network's state."""
+    return f"{convolution_name(layer)}.weight"
+
+
+def convolution_of(network: nn.Module, layer: int) -> EncodedConvolution | nn.Conv2d:
+    """The module that computes convolution `layer`, without BatchNorm and activation."""
+    found = network.get_submodule(convolution_name(layer))
+    assert isinstance(found, EncodedConvolution | nn.Conv2d)
+    return found
 
 
 def _of_every_convolution(architecture: Architecture, given: Mapping[int, Encoding]) -> dict[int, Encoding]:
@@ -151,9 +168,10 @@ def with_encoded(network: Network, layers: Mapping[int, tuple[Encoding, Mapping[
     """
     state = dict(network.state_dict())
     for i, (encoding, tensors) in layers.items():
-        replaced = (f"layers.{i}.convolution.", *(() if encoding.keeps_norm else (f"layers.{i}.norm.",)))
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(replaced)}
-        state |= {f"layers.{i}.convolution.{name}": tensor for name, tensor in tensors.items()}
+        name = convolution_name(i)
+        replaced = (f"{name}.", *(() if encoding.keeps_norm else (f"layers.{i}.norm.",)))
+        state = {key: tensor for key, tensor in state.items() if not key.startswith(replaced)}
+        state |= {f"{name}.{part}": tensor for part, tensor in tensors.items()}
     encodings = network.encodings | {i: encoding for i, (encoding, _) in layers.items()}
     return filled_network(network.architecture, encodings, state, network.between)
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from detpress.detector.encoding import EncodedConvolution, weight_shape
+from detpress.detector.encoding import weight_shape
 from detpress.detector.kinds import Convolution
-from detpress.detector.network import Network, check_tensors, encoded_block
+from detpress.detector.network import Network, check_tensors, convolution_name, convolution_of, encoded_block
 from detpress.errors import InputError
 
 
@@ -43,7 +43,7 @@ def check_encodings(network: Network) -> None:
     none that is called `bias`, or such that weights of another shape come of them."""
     architecture = network.architecture
     for i, encoding in network.encodings.items():
-        layer, name, said = architecture.layers[i], f"layers.{i}.convolution", type(encoding).__name__
+        layer, name, said = architecture.layers[i], convolution_name(i), type(encoding).__name__
         if not _is_foreign(encoding):
             continue
         assert isinstance(layer, Convolution)
@@ -53,8 +53,7 @@ def check_encodings(network: Network) -> None:
         check_tensors(expected, found, network.encodings)
         if not (encoding.keeps_norm or f"{name}.bias" in found):
             raise InputError(f"{name} ({said}) keeps no tensor `bias`; expected float32 [{layer.filters}]")
-        convolution = network.get_submodule(name)
-        assert isinstance(convolution, EncodedConvolution | nn.Conv2d)
+        convolution = convolution_of(network, i)
         shape = weight_shape(convolution)
         weight = encoding.weight(convolution.state_dict(), shape)
         if weight.shape != shape:

@@ -9,7 +9,15 @@ from torch.utils.hooks import RemovableHandle
 
 from detpress.detector.architecture import Convolution, MaxPool, Upsample
 from detpress.detector.input_scale import MIDDLE, InputScale
-from detpress.detector.network import Network, filled_network, needed_later, origin, run_layers
+from detpress.detector.network import (
+    Network,
+    convolution_name,
+    convolution_of,
+    filled_network,
+    needed_later,
+    origin,
+    run_layers,
+)
 from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError
 
@@ -32,8 +40,8 @@ def with_scales_between(network: Network, images: Tensor) -> Network:
         return x
 
     hooks = [
-        network.get_submodule(f"layers.{i}.convolution").register_forward_hook(
-            lambda _, __, given, i=i: ranges.see(f"layers.{i}.convolution", given)
+        convolution_of(network, i).register_forward_hook(
+            lambda _, __, given, i=i: ranges.see(convolution_name(i), given)
         )
         for i in inputs
         if i not in architecture.heads
@@ -56,9 +64,7 @@ def seen_inputs(network: Network, layers: Sequence[int], images: Tensor) -> dict
     """The scales of what these convolutions take of the images; ranges as in `with_scales_between`."""
     ranges = _Ranges()
     hooks = [
-        network.get_submodule(f"layers.{i}.convolution").register_forward_pre_hook(
-            lambda _, taken, i=i: ranges.see(str(i), taken[0])
-        )
+        convolution_of(network, i).register_forward_pre_hook(lambda _, taken, i=i: ranges.see(str(i), taken[0]))
         for i in layers
     ]
     _run(network, images, hooks)

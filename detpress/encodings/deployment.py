@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from detpress.detector.input_scale import InputScale
-from detpress.detector.network import Network, filled_network
+from detpress.detector.network import Network, convolution_name, filled_network
 from detpress.encodings.calibration import seen_inputs, with_scales_between
 from detpress.encodings.dynamic_int8 import DynamicInt8
 from detpress.encodings.int8 import Int8
@@ -50,7 +50,7 @@ def deployable(network: nn.Module) -> dict[int, Simulated]:
             raise InputError(
                 f"layers.{i}: simulated at {bits} bits; int8 executes 8, and would save nothing of the rest"
             )
-        if network.get_buffer(f"layers.{i}.convolution.weight_zero_point").any():
+        if network.get_buffer(f"{convolution_name(i)}.weight_zero_point").any():
             raise InputError(f"layers.{i}: its weights have zero points; int8 executes weights symmetric about 0")
         layers[i] = layer
     if not layers:

@@ -8,7 +8,7 @@ from detpress.detector.architecture import Convolution
 from detpress.detector.encoding import Encoding
 from detpress.detector.float32 import Float32, FoldedFloat32
 from detpress.detector.folding import stored_weight
-from detpress.detector.network import Network, filled_network, with_encoded
+from detpress.detector.network import Network, convolution_of, filled_network, with_encoded
 
 
 def in_float(network: Network) -> Network:
@@ -20,7 +20,7 @@ def in_float(network: Network) -> Network:
     for i, encoding in network.encodings.items():
         if encoding.rounds_input:
             continue
-        tensors = network.get_submodule(f"layers.{i}.convolution").state_dict()
+        tensors = convolution_of(network, i).state_dict()
         kept = {"bias": tensors["bias"].float()} if "bias" in tensors else {}
         encoding_in_float = Float32() if encoding.keeps_norm else FoldedFloat32()
         layers[i] = (encoding_in_float, {"weight": stored_weight(network, i), **kept})

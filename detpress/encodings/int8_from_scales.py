@@ -7,7 +7,7 @@ from torch import Tensor
 
 from detpress.detector.folding import folded_weight
 from detpress.detector.input_scale import InputScale
-from detpress.detector.network import Network, filled_network, folded_but
+from detpress.detector.network import Network, convolution_name, filled_network, folded_but
 from detpress.encodings.calibration import with_scales_between
 from detpress.encodings.int8 import Int8
 from detpress.errors import InputError
@@ -28,7 +28,7 @@ def int8_network(
     encodings = folded_but(network.architecture, {i: Int8(scale) for i, scale in inputs.items()})
     tensors = {}
     for i in encodings:
-        name = f"layers.{i}.convolution"
+        name = convolution_name(i)
         weight, tensors[f"{name}.bias"] = folded_weight(network, i)
         if i in inputs:
             scale = (weight_scales or {}).get(i, weight.abs().flatten(1).amax(1) / 127)

@@ -21,12 +21,11 @@ How a convolution is written says its encoding, how another layer its kind (`to_
 
 import onnx
 from onnx import TensorProto, helper
-from torch import nn
 
-from detpress.detector.encoding import EncodedConvolution, geometry
+from detpress.detector.encoding import geometry
 from detpress.detector.folding import folded_weight
 from detpress.detector.kinds import Convolution, Yolo
-from detpress.detector.network import Network, origin
+from detpress.detector.network import Network, convolution_name, convolution_of, origin
 from detpress.detector.onnx_graph import Graph, Target
 from detpress.errors import InputError
 
@@ -78,9 +77,7 @@ def _batch(name: str, channels: int, side: int) -> onnx.ValueInfoProto:
 
 
 def _convolution(graph: Graph, x: str, network: Network, i: int) -> str:
-    encoding, name = network.encodings[i], f"layers.{i}.convolution"
-    convolution = network.get_submodule(name)
-    assert isinstance(convolution, EncodedConvolution | nn.Conv2d)
+    encoding, name, convolution = network.encodings[i], convolution_name(i), convolution_of(network, i)
     if encoding.keeps_norm:
         return graph.convolution(x, name, geometry(convolution), *folded_weight(network, i))
     return encoding.to_onnx(graph, x, name, convolution)

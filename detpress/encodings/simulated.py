@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from detpress.detector.architecture import Convolution
 from detpress.detector.encoding import EncodedConvolution, Encoding, geometry, weight_shape
 from detpress.detector.folding import batch_norm_of
-from detpress.detector.network import Network, filled_network, folded_but
+from detpress.detector.network import Network, convolution_name, filled_network, folded_but
 from detpress.encodings.int8 import int8_tensors
 from detpress.errors import InputError
 
@@ -79,7 +79,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class Simulated(Encoding):
-    """A weight is (code - zero point) * scale; the zero points are 0 where the grid is symmetric.
+    """At most 8 bits a weight, and a rounded input if it was trained with one, computed in float.
+
+    A weight is (code - zero point) * scale; the zero points are 0 where the grid is symmetric.
 
     weight: int8 (F, I, k, k), the codes; weight_scale, weight_zero_point and bias: float32 (F,).
 
@@ -158,7 +160,7 @@ def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> Netwo
     for i, layer in enumerate(network.architecture.layers):
         if not isinstance(layer, Convolution):
             continue
-        name = f"layers.{i}.convolution"
+        name = convolution_name(i)
         gain, bias = batch_norm_of(network, i)
         tensors[f"{name}.bias"] = bias.clone()
         if i not in quantized:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from detpress.detector.float32 import FoldedFloat32
 from detpress.detector.folding import folded_weight
-from detpress.detector.network import Network, with_encoded
+from detpress.detector.network import Network, convolution_of, weight_name, with_encoded
 from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError
 from detpress.measure.size import layer_table
@@ -118,7 +118,7 @@ def measure_sensitivity(
     table = layer_table(quantized.architecture)
     rows = []
     for i, gain in zip(layers, gains, strict=True):
-        weight = quantized.get_buffer(f"layers.{i}.convolution.weight")
+        weight = quantized.get_buffer(weight_name(i))
         extra = 3 * weight.numel() - 4 * len(weight)  # 4 bytes in place of 1, and no scale of the filter
         rows.append(LayerSensitivity(i, table[i].name, own[i], gain, extra, table[i].macs, scores[i]))
     return Sensitivity(output, tuple(rows), score)
@@ -134,13 +134,13 @@ def _own_ratios(quantized: Network, parent: Network, images: Tensor) -> dict[int
     reference = in_float(quantized, parent, list(input_scales(quantized)))
     sums = {i: [0.0, 0.0] for i in input_scales(quantized)}
     for i in sums:
-        rounded = quantized.get_submodule(f"layers.{i}.convolution")
+        rounded = convolution_of(quantized, i)
 
         def add(module: nn.Module, given: Any, output: Tensor, i: int = i, rounded: nn.Module = rounded) -> None:
             sums[i][0] += _power(output)
             sums[i][1] += _power(output - rounded(given[0]))
 
-        reference.get_submodule(f"layers.{i}.convolution").register_forward_hook(add)
+        convolution_of(reference, i).register_forward_hook(add)
     for batch in torch.split(images, BATCH):
         reference(batch)
     return {i: _decibels(*both) for i, both in sums.items()}

@@ -11,7 +11,7 @@ from detpress.detector.encoding import SIXTEEN_BITS, Encoding
 from detpress.detector.folding import stored_weight
 from detpress.detector.layer_kinds import kind_name
 from detpress.detector.model import Model
-from detpress.detector.network import Network
+from detpress.detector.network import Network, convolution_name, convolution_of
 
 STATISTICS = ("running_mean", "running_var")  # BatchNorm's
 
@@ -103,10 +103,10 @@ def _stored(network: nn.Module, encodings: Mapping[int, Encoding]) -> int:
     tensors = network.state_dict()
     total: int = 0
     for i, encoding in encodings.items():
-        convolution = network.get_submodule(f"layers.{i}.convolution").state_dict()
+        convolution = convolution_of(network, i).state_dict()
         total += encoding.stored_bytes(convolution)
         for name in convolution:
-            del tensors[f"layers.{i}.convolution.{name}"]
+            del tensors[f"{convolution_name(i)}.{name}"]
     others = [tensor for name, tensor in tensors.items() if not name.endswith("batches_tracked")]
     return total + sum(int(tensor.nbytes) for tensor in others)
 
@@ -124,7 +124,7 @@ def _parameters_of(network: Network, layer: int) -> Iterator[Tensor]:
     encoded = layer in network.encodings
     if encoded:
         yield stored_weight(network, layer)
-        convolution = network.get_submodule(f"layers.{layer}.convolution").state_dict()
+        convolution = convolution_of(network, layer).state_dict()
         if "bias" in convolution:
             yield convolution["bias"]
     for name, parameter in network.layers[layer].named_parameters():

@@ -1,49 +1,20 @@
 """What a person sees while a study goes on, on stderr: two live bars in a terminal, plain lines elsewhere."""
 
-import sys
 import time
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from detpress.run.terminal import PLAIN_SECONDS
+from detpress.run.terminal import Terminal
 from detpress.study.definition import Job
 from detpress.study.running import Outcome, Plan
 
 
-class StudyTerminal:
-    """A `detpress.study.running.StudyListener` for people; a context manager, since the bars must be taken down."""
+class StudyTerminal(Terminal):
+    """A `detpress.study.running.StudyListener` for people, with a bar of all stages above that of the current one."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet)
-        self._bars = Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
-            transient=True,
-            disable=quiet or not sys.stderr.isatty(),
-        )
+        super().__init__(quiet)
         self._all = self._bars.add_task("stages", visible=False)
-        self._current = self._bars.add_task("", visible=False)
         self._jobs = 0
         self._failed = 0
-        self._what = ""
-        self._said = time.monotonic()
-
-    def __enter__(self) -> "StudyTerminal":
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bars.stop()
-
-    def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def planned(self, plan: Plan) -> None:
         self._jobs = len(plan.jobs)
@@ -62,18 +33,6 @@ class StudyTerminal:
         self._what = ""
         self._said = time.monotonic()
         self._bars.update(self._current, description=f"{index}/{total - 1} {name}", visible=True)
-
-    def waiting(self) -> None:
-        self.say("  another process is at this stage; waiting for it")
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        if what != self._what:
-            self._what = what
-            self._bars.reset(self._current, total=total, visible=True)
-        self._bars.update(self._current, description=what, completed=done, total=total)
-        if self._bars.disable and time.monotonic() - self._said > PLAIN_SECONDS:
-            self._said = time.monotonic()
-            self.say(f"  {what}: {done} of {total}")
 
     def end_stage(self, reused: bool, seconds: float, plan: Plan, seconds_left: float | None) -> None:
         left = "" if seconds_left is None else f", about {spell_seconds(seconds_left)} left"
