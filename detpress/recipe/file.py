@@ -16,28 +16,27 @@ Numbers of the chain can be searched instead of given: see `detpress.recipe.sear
 Reading it finds every mistake at once and says each in one line that names the file, the line and the key.
 """
 
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.resources import files
-from pathlib import Path, PurePath
-from typing import Annotated, Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError
 
-from detpress.builtin import BUILTIN, check_data_set, find_bundle
+from detpress.builtin import check_data_set
 from detpress.contract.plugin import Plugin
-from detpress.contract.registry import load_assessor, load_plugin, load_tuner, why_unavailable
-from detpress.contract.tuner import Assessor, Space, Tuner
+from detpress.contract.registry import load_plugin
 from detpress.detector.form import Form
 from detpress.errors import InputError, nearest
 from detpress.measure.section import Measure
-from detpress.options import Options, Place, bundles_in
-from detpress.recipe.search import Search, SearchSection, check_metric, read_condition, read_distribution
+from detpress.options import Options, Place
+from detpress.recipe.named import read_named
+from detpress.recipe.paths import bundles_found, resolve
+from detpress.recipe.search import Search, read_search
 from detpress.recipe.sections import Data, ModelSource
-from detpress.recipe.yaml_source import YamlSource, read_yaml, spell, spell_out
+from detpress.recipe.yaml_source import YamlSource, read_yaml, spell_out
 
 
 class _Document(Options):
@@ -119,7 +118,7 @@ def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     source = changed(read_yaml(path), assignments)
     if "search" not in source.data:
         return check_recipe(source, assignments)
-    search, ends = _read_search(source)
+    search, ends = read_search(source)
     recipes, mistakes = [], []
     for values in ends:
         try:
@@ -195,11 +194,11 @@ def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
     mistakes = _misfits(steps, None if document.model.weights else Form.DENSE, source)
     if mistakes:
         raise InputError("\n".join(mistakes))
-    root = source.data["data"]["root"] = _resolve(document.data.root, ("data", "root"), source, check_data_set)
+    root = source.data["data"]["root"] = resolve(document.data.root, ("data", "root"), source, check_data_set)
     data = document.data.model_copy(update={"root": root})
     model = document.model
     if model.weights is not None:
-        weights = source.data["model"]["weights"] = _resolve(model.weights, ("model", "weights"), source)
+        weights = source.data["model"]["weights"] = resolve(model.weights, ("model", "weights"), source)
         model = model.model_copy(update={"weights": weights})
     elif model.arch is None or model.image_size is None:
         raise InputError(f"{source.where(('model',))}: expected either `weights`, or `arch` and `image_size`")
@@ -221,107 +220,9 @@ def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
 def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
     chain = source.data.get("chain")
     for i, item in enumerate(chain if isinstance(chain, list) else []):
-        found = _read_named(item, ("chain", i), load_plugin, "plugin", "nni.speedup: {}", source, mistakes)
+        found = read_named(item, ("chain", i), load_plugin, "plugin", "nni.speedup: {}", source, mistakes)
         if found:
             yield Step(*found)
-
-
-Named = TypeVar("Named", Plugin, Tuner, Assessor)
-
-
-def _read_named(
-    item: Any,
-    place: Place,
-    load: Callable[[str], Named],
-    word: str,
-    example: str,
-    source: YamlSource,
-    mistakes: list[str],
-) -> tuple[str, Named, Options] | None:
-    """`NAME` or `{NAME: options}`: the name, what it names and its checked options; None after a mistake."""
-    named = {item: {}} if isinstance(item, str) else item
-    if not isinstance(named, dict) or len(named) != 1:
-        mistakes.append(f"{source.where(place)}: expected one {word} with its options, such as `{example}`")
-        return None
-    name, options = next(iter(named.items()))
-    try:
-        loaded = load(name)
-    except InputError as error:
-        mistakes.append(f"{source.where(place)}: {error}")
-        return None
-    if reason := why_unavailable(loaded):
-        mistakes.append(f"{source.where((*place, name))}: the {word} cannot run here: {reason}")
-        return None
-    try:
-        return name, loaded, loaded.Config.model_validate({} if options is None else options)
-    except ValidationError as error:
-        mistakes += spell_out(error, loaded.Config, source, (*place, name))
-        return None
-
-
-def _read_search(source: YamlSource) -> tuple[Search, list[dict[str, Any]]]:
-    """The checked section, and the values to check the rest of the recipe with: all first ones, then each other end."""
-    mistakes: list[str] = []
-    try:
-        section = SearchSection.model_validate(source.data["search"])
-    except ValidationError as error:
-        raise InputError("\n".join(spell_out(error, SearchSection, source, ("search",)))) from error
-
-    def tried(place: Place, read: Callable[[], Any]) -> Any:
-        try:
-            return read()
-        except InputError as error:
-            mistakes.append(f"{source.where(place)}: {error}")
-
-    space: dict[str, Any] = {}
-    for key, value in section.space.items():
-        place: Place = ("search", "space", key)
-        if not re.fullmatch(r"chain\[[0-9]+\]\..+", key):
-            mistakes.append(f"{source.where(place)}: expected an option of a step, such as chain[0].sparsity")
-        space[key] = tried(place, partial(read_distribution, value))
-    runtimes = _runtimes(source)
-    objective: Any = section.maximize or section.minimize
-    tried(("search", "maximize" if section.maximize else "minimize"), partial(check_metric, objective, runtimes))
-    conditions = []
-    for metric, limit in section.subject_to.items():
-        place = ("search", "subject_to", metric)
-        tried(place, partial(check_metric, metric, runtimes))
-        conditions.append(tried(place, partial(read_condition, metric, limit)))
-    tuner = _read_named(
-        section.tuner, ("search", "tuner"), load_tuner, "tuner", "nni.tpe: {startup: 5}", source, mistakes
-    )
-    assessor = None
-    if section.stop_early is not None:
-        place = ("search", "stop_early")
-        assessor = _read_named(
-            section.stop_early, place, load_assessor, "assessor", "nni.medianstop: {}", source, mistakes
-        )
-    whole: Space = space
-    if tuner and not mistakes:
-        whole = tried(("search", "tuner"), partial(tuner[1].space, space, tuner[2]))
-    if mistakes or tuner is None:
-        raise InputError("\n".join(mistakes))
-    first = {key: of.ends()[0] for key, of in whole.items()}
-    ends = [first, *({**first, key: end} for key, of in whole.items() for end in of.ends()[1:])]
-    search = Search(
-        whole,
-        *tuner,
-        section.trials,
-        objective,
-        section.maximize is not None,
-        tuple(conditions),
-        *(assessor or (None, None, None)),
-    )
-    return search, ends
-
-
-def _runtimes(source: YamlSource) -> list[str]:
-    """What the recipe says of runtimes, or the default, whatever else is wrong with it."""
-    measure = source.data.get("measure")
-    try:
-        return list((Measure() if measure is None else Measure.model_validate(measure)).runtimes)
-    except ValidationError:
-        return []
 
 
 def _misfits(steps: Sequence[Step], form: Form | None, source: YamlSource) -> list[str]:
@@ -341,52 +242,6 @@ def _with_bundles_found(step: Step, index: int, source: YamlSource) -> Step:
     options = None if isinstance(item, str) else item[step.name]
     if options is None:
         return step
-    place: Place = ("chain", index, step.name)
-    typed = list(bundles_in(step.config))
-    for inner, name in typed:
-        options = _with(options, inner, _resolve(name, (*place, *inner), source))
-    if others := set(step.plugin.bundles(step.config)) - {name for _, name in typed}:
-        options = _with_found(options, others, place, source)
+    options = bundles_found(options, step.plugin, step.config, ("chain", index, step.name), source)
     source.data["chain"][index] = {step.name: options}
     return replace(step, config=step.plugin.Config.model_validate(options))
-
-
-def _with(data: Any, place: Place, value: str) -> Any:
-    """Options as the recipe has them, `value` in the place of what stands there; what is a default stands nowhere."""
-    if not place:
-        return value
-    key, *rest = place
-    if isinstance(data, list) and isinstance(key, int):
-        return [_with(part, tuple(rest), value) if i == key else part for i, part in enumerate(data)]
-    if isinstance(data, dict) and key in data:
-        return data | {key: _with(data[key], tuple(rest), value)}
-    return data
-
-
-def _with_found(value: Any, bundles: Collection[str], place: Place, source: YamlSource) -> Any:
-    """As a plugin that names its bundles as plain text expects: every text that is one of them, at any depth."""
-    if isinstance(value, dict):
-        return {key: _with_found(inner, bundles, (*place, key), source) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_with_found(inner, bundles, (*place, i), source) for i, inner in enumerate(value)]
-    return _resolve(value, place, source) if isinstance(value, str) and value in bundles else value
-
-
-def _resolve(value: str, place: Place, source: YamlSource, check_builtin: Callable[[str], object] = find_bundle) -> str:
-    """A path of the recipe, absolute. Relative ones start at the recipe's folder and stay below it; what the user
-    gives by `--set` is the user's own and starts at the working directory. Of what is built in, the name is checked."""
-    if value.startswith(BUILTIN):
-        try:
-            check_builtin(value)
-        except InputError as error:
-            raise InputError(f"{source.where(place)}: {error}") from error
-        return value
-    if source.is_set(place):
-        return str(Path(value).absolute())
-    if ".." in PurePath(value).parts and not PurePath(value).is_absolute():
-        option = spell((*place[:2], *place[3:]))  # --set names no plugin
-        raise InputError(
-            f"{source.where(place)}: '{value}' climbs out of the recipe's folder; "
-            f"expected a path below it, an absolute one, or --set {option}=PATH"
-        )
-    return str(source.path.parent.absolute() / value)

@@ -11,16 +11,21 @@ search:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from detpress.contract.registry import load_assessor, load_tuner
 from detpress.contract.tuner import Assessor, Distribution, Kind, Space, Tuner
 from detpress.errors import InputError, nearest
 from detpress.measure.figures import check_figure
-from detpress.options import Options
+from detpress.measure.section import Measure
+from detpress.options import Options, Place
+from detpress.recipe.named import read_named
+from detpress.recipe.yaml_source import YamlSource, spell_out
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Sense = Literal["<=", ">=", "<", ">"]
@@ -102,6 +107,71 @@ class Search:
                 {self.assessor_name: self.assessor_config.model_dump(mode="json")} if self.assessor_config else None
             ),
         }
+
+
+def read_search(source: YamlSource) -> tuple[Search, list[dict[str, Any]]]:
+    """The checked section, and the values to check the rest of the recipe with: all first ones, then each other end."""
+    mistakes: list[str] = []
+    try:
+        section = SearchSection.model_validate(source.data["search"])
+    except ValidationError as error:
+        raise InputError("\n".join(spell_out(error, SearchSection, source, ("search",)))) from error
+
+    def tried(place: Place, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except InputError as error:
+            mistakes.append(f"{source.where(place)}: {error}")
+
+    space: dict[str, Any] = {}
+    for key, value in section.space.items():
+        place: Place = ("search", "space", key)
+        if not re.fullmatch(r"chain\[[0-9]+\]\..+", key):
+            mistakes.append(f"{source.where(place)}: expected an option of a step, such as chain[0].sparsity")
+        space[key] = tried(place, partial(read_distribution, value))
+    runtimes = _runtimes(source)
+    objective: Any = section.maximize or section.minimize
+    tried(("search", "maximize" if section.maximize else "minimize"), partial(check_metric, objective, runtimes))
+    conditions = []
+    for metric, limit in section.subject_to.items():
+        place = ("search", "subject_to", metric)
+        tried(place, partial(check_metric, metric, runtimes))
+        conditions.append(tried(place, partial(read_condition, metric, limit)))
+    tuner = read_named(
+        section.tuner, ("search", "tuner"), load_tuner, "tuner", "nni.tpe: {startup: 5}", source, mistakes
+    )
+    assessor = None
+    if section.stop_early is not None:
+        place = ("search", "stop_early")
+        assessor = read_named(
+            section.stop_early, place, load_assessor, "assessor", "nni.medianstop: {}", source, mistakes
+        )
+    whole: Space = space
+    if tuner and not mistakes:
+        whole = tried(("search", "tuner"), partial(tuner[1].space, space, tuner[2]))
+    if mistakes or tuner is None:
+        raise InputError("\n".join(mistakes))
+    first = {key: of.ends()[0] for key, of in whole.items()}
+    ends = [first, *({**first, key: end} for key, of in whole.items() for end in of.ends()[1:])]
+    search = Search(
+        whole,
+        *tuner,
+        section.trials,
+        objective,
+        section.maximize is not None,
+        tuple(conditions),
+        *(assessor or (None, None, None)),
+    )
+    return search, ends
+
+
+def _runtimes(source: YamlSource) -> list[str]:
+    """What the recipe says of runtimes, or the default, whatever else is wrong with it."""
+    measure = source.data.get("measure")
+    try:
+        return list((Measure() if measure is None else Measure.model_validate(measure)).runtimes)
+    except ValidationError:
+        return []
 
 
 def read_distribution(value: Any) -> Distribution:
