@@ -5,7 +5,14 @@ from torch import Tensor, nn
 
 from detpress.detector.encoding import weight_shape
 from detpress.detector.kinds import Convolution
-from detpress.detector.network import Network, check_tensors, convolution_name, convolution_of, encoded_block
+from detpress.detector.network import (
+    Network,
+    check_tensors,
+    convolution_name,
+    convolution_of,
+    encoded_block,
+    without_memory,
+)
 from detpress.errors import InputError
 
 
@@ -47,7 +54,7 @@ def check_encodings(network: Network) -> None:
         if not _is_foreign(encoding):
             continue
         assert isinstance(layer, Convolution)
-        with torch.device("meta"):
+        with without_memory():
             block = encoded_block(layer, architecture.taken_maps[i][0].channels, encoding)
         expected, found = _state(block, i), _state(network.layers[i], i)
         check_tensors(expected, found, network.encodings)
