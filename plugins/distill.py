@@ -19,16 +19,18 @@ from detpress.distillation.options import (
     ChenOptions,
     CrossKdOptions,
     DetectorOptions,
+    FitnetsOptions,
     HintonOptions,
     PkdOptions,
 )
 from detpress.options import Options
-from detpress.training.config import ChoosingConfig
+from detpress.training.config import ChoosingConfig, TrainingConfig
 from detpress.training.image_counts import ImageCounts
 from detpress.training.named_objective import load_objective
 
 if TYPE_CHECKING:
     from detpress.detector.model import Model
+    from detpress.training.objective import Objective
 
 
 class Training(Options):
@@ -56,14 +58,18 @@ class Distiller(Plugin):
 
     def check(self, model: "Model", config: Any, images: ImageCounts) -> None:
         super().check(model, config, images)
-        load_objective(self.objective)(config).check(model)
+        for objective in self.objectives(config):
+            objective.check(model)
 
-    def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
+    def objectives(self, config: Any) -> "tuple[Objective, ...]":
+        """What is learnt."""
         from detpress.training.detection import Detection
 
         taught = load_objective(self.objective)(config)
-        own = () if self.replaces_detection else (Detection(weight=config.detection_weight),)
-        return bench.fit(model, config.training, (*own, taught))
+        return (taught,) if self.replaces_detection else (Detection(weight=config.detection_weight), taught)
+
+    def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
+        return bench.fit(model, config.training, self.objectives(config))
 
 
 class PkdConfig(PkdOptions, Training):
@@ -176,3 +182,48 @@ class Chen(Distiller):
     Config = ChenConfig
     objective = "distill.chen"
     replaces_detection = True
+
+
+class FitnetsConfig(FitnetsOptions, Training):
+    """FitNets', and the training of the second stage."""
+
+
+class Fitnets(Distiller):
+    """First the lower half of the student learns the teacher's hints alone, then all of it its task and soft targets.
+
+    Romero et al., "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550, 2015; read in adri-romsor/FitNets. Stage 1:
+    half the squared difference of the teacher's hint and the guided layer, behind a regressor with the teacher's
+    non-linearity where the widths differ; layers behind the guided one stay as they are. Stage 2: the own loss and
+    lambda times the cross-entropy at T = 3, without the factor T^2, lambda falling linearly from 4 to 1.
+
+    What differs: the regressor is 1x1 and maps of other sizes are interpolated, where the paper has kernels that make
+    them smaller. lambda falls over the whole of stage 2; published from epoch 5 to 400 of 500. Scores of YOLOv3 are
+    softened as in `distill.hinton`. A student that starts trained loses in stage 1 what it knew, unless hint_epochs
+    and learning rate are small.
+    """
+
+    Config = FitnetsConfig
+
+    def check(self, model: "Model", config: Any, images: ImageCounts) -> None:
+        from detpress.distillation.fitnets import Hint
+
+        super().check(model, config, images)
+        Hint(config).check(model)
+
+    def objectives(self, config: Any) -> "tuple[Objective, ...]":
+        from detpress.distillation.fitnets import FadingTargets
+        from detpress.training.detection import Detection
+
+        return (Detection(weight=config.detection_weight), FadingTargets(config))
+
+    def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
+        from detpress.distillation.fitnets import Hint
+
+        def hinted() -> "Model":
+            hint = Hint(config)
+            options = {name: value for name, value in config.training if name != "choose"}
+            training = TrainingConfig(**options | {"epochs": config.hint_epochs})
+            return model.with_network(hint.only_guided(bench.fit(model, training, (hint,)).network, model.network))
+
+        guided = bench.remember_model({"trained": "hints"}, hinted)
+        return super().apply(model.with_network(guided.network), config, bench)

@@ -84,6 +84,24 @@ def head_links(student: Architecture, teacher: Architecture) -> tuple[Link, ...]
     )
 
 
+def middle_links(student: Architecture, teacher: Architecture) -> tuple[Link, ...]:
+    """Where the backbones of both leave stride 16, which is about their middle: layer 61 of YOLOv3, 8 of the tiny one.
+
+    Raises InputError where one of them has no such stride.
+    """
+    return (_link(student, teacher, _end_of_stride(student, 16), _end_of_stride(teacher, 16)),)
+
+
+def _end_of_stride(architecture: Architecture, stride: int) -> int:
+    sides = [given.side for given in architecture.output_maps]
+    side = architecture.image_size // stride
+    if side not in sides:
+        raise InputError(f"links: expected, as {architecture.name} has no map of stride {stride}")
+    first = sides.index(side)
+    after = next((i for i in range(first, len(sides)) if sides[i] != side), len(sides))
+    return origin(architecture, after - 1)
+
+
 def named_links(student: Architecture, teacher: Architecture, named: Mapping[str, str]) -> tuple[Link, ...]:
     """named: student's layer -> teacher's. Raises InputError for a name that no layer has."""
     return tuple(

@@ -67,3 +67,21 @@ class ChenOptions(LinkedOptions):
     margin: float = Field(1e-5, ge=0, description="m, by which a box must be better than the teacher's to be let alone")
     hint: Literal["l2", "l1"] = Field("l2", description="distance of linked maps: mean squared or mean absolute")
     hint_weight: float = Field(0.5, ge=0, description="factor of the linked maps' loss")
+
+
+class FitnetsOptions(LinkedOptions):
+    """FitNets'."""
+
+    links: dict[str, str] = Field(
+        {},
+        description="student's guided layer -> teacher's hint layer, by name: {layers.36: layers.36}; by default the "
+        "last layer of stride 16 in the backbone, which is about the middle",
+    )
+    hint_epochs: int = Field(ge=1, le=10_000, description="of the first stage, otherwise trained as the second")
+    temperature: float = Field(
+        3.0, gt=0, description="T of the soft targets, by which both networks' logits are divided"
+    )
+    first_weight: float = Field(
+        4.0, ge=0, description="lambda, of the soft targets, in the first step of the second stage"
+    )
+    last_weight: float = Field(1.0, ge=0, description="lambda as it ends; linear between")

@@ -9,7 +9,7 @@ from torch.nn import functional
 from detpress.builtin import find_bundle
 from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
-from detpress.distillation.links import check_classes, head_links, heads_by_stride, named_links
+from detpress.distillation.links import Link, check_classes, head_links, heads_by_stride, named_links
 from detpress.distillation.options import LinkedOptions, TeacherOptions
 from detpress.distillation.predictions import Predictions, for_the_student, predictions
 from detpress.encodings.bundle import load_bundle
@@ -83,18 +83,22 @@ class Linked(Taught):
     def pair(self, student: Architecture, teacher: Model) -> Sequence[str]:
         named = self.config.links if isinstance(self.config, LinkedOptions) else {}
         other = teacher.architecture
-        self.links = named_links(student, other, named) if named else head_links(student, other)
+        self.links = named_links(student, other, named) if named else self.default_links(student, other)
         self.layers = [f"layers.{link.student}" for link in self.links]
         return [f"layers.{link.teacher}" for link in self.links]
 
     def prepare(self, start: TrainingStart) -> None:
         super().prepare(start)
-        self.adapters = nn.ModuleList(
-            nn.Conv2d(link.channels, link.teacher_channels, kernel_size=1)
-            if self.always_adapted or link.channels != link.teacher_channels
-            else nn.Identity()
-            for link in self.links
-        )
+        self.adapters = nn.ModuleList(self.adapter(link) for link in self.links)
+
+    def default_links(self, student: Architecture, teacher: Architecture) -> Sequence[Link]:
+        return head_links(student, teacher)
+
+    def adapter(self, link: Link) -> nn.Module:
+        """Gives a map of the student the teacher's channels."""
+        if link.channels == link.teacher_channels and not self.always_adapted:
+            return nn.Identity()
+        return nn.Conv2d(link.channels, link.teacher_channels, kernel_size=1)
 
     def compared(self, step: TrainingStep, outputs: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """For each link the student's map, in the teacher's channels and size, and the teacher's: (N, C, H, W).

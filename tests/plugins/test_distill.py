@@ -25,11 +25,13 @@ from detpress.voc.digits import write_digits
 LOG = logging.getLogger("tests.distill")
 SHORT = {"epochs": 2, "batch_size": 4}
 STEPS = 6  # of SHORT: twelve images
+MORE: dict[str, Any] = {"distill.fitnets": {"hint_epochs": 1}}
 TERMS = {
     "distill.pkd": {"pkd"},
     "distill.crosskd": {"cross_box", "cross_objectness", "cross_classes"},
     "distill.hinton": {"soft_objectness", "soft_classes"},
     "distill.chen": {"soft_objectness", "soft_classes", "bounded", "hint"},
+    "distill.fitnets": {"soft_objectness", "soft_classes"},
     "distill.detector": {"pkd", "cross_box", "cross_objectness", "cross_classes"},
 }
 MASKED = "layers.13.convolution.weight"  # of what the first head takes
@@ -84,9 +86,9 @@ def workbench(devkit: Devkit, model: Model, teacher: Path, scratch: Path, stop_a
     )
 
 
-def options(name: str, teacher: Path | str, **changes: Any) -> Any:
+def options(name: str, teacher: Path | str) -> Any:
     config = load_plugin(name).Config
-    return config.model_validate({"teacher": str(teacher), "training": SHORT} | changes)
+    return config.model_validate({"teacher": str(teacher), "training": SHORT} | MORE.get(name, {}))
 
 
 def distilled(name: str, student: Model, config: Any, bench: StageWorkbench) -> Model:
