@@ -8,16 +8,13 @@ from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.distillation.imitation import score_losses, weighted_mean
-from detpress.distillation.links import head_layers
 from detpress.distillation.options import CrossKdOptions, DetectorOptions
 from detpress.distillation.pkd import pkd_of
 from detpress.distillation.predictions import Predictions, predictions
 from detpress.distillation.standardised import moments, standardised
-from detpress.distillation.taught import Linked, Taught
-from detpress.errors import InputError
+from detpress.distillation.taught import Linked, Taught, check_way_back, through_head
 from detpress.training.objective import Terms, TrainingStep
 
 
@@ -67,11 +64,7 @@ class CrossKd(Linked):
     config: CrossKdOptions
 
     def pair(self, student: Architecture, teacher: Model) -> Sequence[str]:
-        if teacher.form in (Form.INT8, Form.SIMULATED):
-            raise InputError(
-                f"teacher: is {teacher.form}, and no gradient passes through its heads; expected one that computes in "
-                "float"
-            )
+        check_way_back(teacher)
         Taught.pair(self, student, teacher)
         return super().pair(student, teacher)
 
@@ -84,10 +77,8 @@ class CrossKd(Linked):
         architecture = self.teacher.architecture
         ours, theirs = [], []
         for (own, other), heads in zip(maps, self.heads, strict=True):
-            x = aligned(own, other)
-            for layer in head_layers(architecture, heads.teacher):
-                x = self.teacher.network.get_submodule(f"layers.{layer}")(x)
-            ours.append(predictions(x, architecture, heads.teacher))
+            crossed = through_head(self.teacher, heads.teacher, aligned(own, other))
+            ours.append(predictions(crossed, architecture, heads.teacher))
             theirs.append(predictions(raw_maps[heads.teacher], architecture, heads.teacher))
         training, weight = self.student_training, self.config.weight
         loss = crosskd_loss(ours, theirs, self.objectness_weights)

@@ -85,3 +85,29 @@ class FitnetsOptions(LinkedOptions):
         4.0, ge=0, description="lambda, of the soft targets, in the first step of the second stage"
     )
     last_weight: float = Field(1.0, ge=0, description="lambda as it ends; linear between")
+
+
+class GanOptions(TeacherOptions):
+    """Of the adversarial distillation."""
+
+    weight: float = Field(1.0, ge=0, description="factor of what the critics say of the student's maps")
+    head_weight: float = Field(
+        1.0, ge=0, description="factor of the detection loss of these maps by the teacher's heads"
+    )
+    clip: float = Field(0.03, gt=0, description="largest weight of a critic")
+    learning_rate: float = Field(5e-4, gt=0, le=1, description="the critics', by Adam")
+
+
+class KdganOptions(TeacherOptions):
+    """KDGAN's."""
+
+    weight: float = Field(1.0, gt=0, description="factor of what the student learns from the other two")
+    alpha: float = Field(
+        0.8, ge=0, le=1, description="the teacher's share of the adversarial losses, the student has the rest"
+    )
+    beta: float = Field(2.0, ge=0, description="how much the student imitates the teacher")
+    gamma: float = Field(1e-4, ge=0, description="how much the teacher imitates the student")
+    discriminator_learning_rate: float = Field(1e-3, gt=0, le=1, description="the discriminator's, by Adam")
+    teacher_learning_rate: float = Field(
+        5e-4, ge=0, le=1, description="of the copy of the teacher that learns, by Adam"
+    )

@@ -8,11 +8,13 @@ from torch.nn import functional
 
 from detpress.builtin import find_bundle
 from detpress.detector.architecture import Architecture
+from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.distillation.links import Link, check_classes, head_links, heads_by_stride, named_links
+from detpress.distillation.links import Link, check_classes, head_layers, head_links, heads_by_stride, named_links
 from detpress.distillation.options import LinkedOptions, TeacherOptions
 from detpress.distillation.predictions import Predictions, for_the_student, predictions
 from detpress.encodings.bundle import load_bundle
+from detpress.errors import InputError
 from detpress.training.objective import Objective, TrainingStart, TrainingStep
 from detpress.training.teacher import Teacher
 
@@ -25,6 +27,7 @@ class Taught(Objective):
     """
 
     config: TeacherOptions
+    answer: tuple[Tensor, tuple[tuple[Tensor, ...], dict[str, Tensor]]] | None = None  # to the images asked about last
 
     def check(self, model: Model) -> None:
         teacher = load_bundle(find_bundle(self.config.teacher))
@@ -50,11 +53,16 @@ class Taught(Objective):
         return [self.student_training.objectness_weights[heads.student] for heads in self.heads]
 
     def taught(self, images: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        """What the teacher says of images (N, 3, S, S), at its own size: its raw maps, and what its layers gave."""
-        side = self.teacher.architecture.image_size
-        if images.shape[-1] != side:
-            images = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
-        return self.teacher(images)
+        """What the teacher says of images (N, 3, S, S), at its own size: its raw maps, and what its layers gave.
+
+        It is computed once for the images of a step, however often it is asked for.
+        """
+        if self.answer is None or self.answer[0] is not images:
+            side, seen = self.teacher.architecture.image_size, images
+            if images.shape[-1] != side:
+                seen = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+            self.answer = images, self.teacher(seen)
+        return self.answer[1]
 
     def said(self, step: TrainingStep, raw_maps: Sequence[Tensor]) -> tuple[list[Predictions], list[Predictions]]:
         """What the student and the teacher say of the student's boxes, for each pair of heads.
@@ -110,6 +118,21 @@ class Linked(Taught):
             theirs = outputs[f"layers.{link.teacher}"].float()
             found.append((resized(adapter(step.outputs[f"layers.{link.student}"]).float(), theirs), theirs))
         return found
+
+
+def check_way_back(teacher: Model) -> None:
+    """Raises InputError where no gradient finds its way through the teacher's layers."""
+    if teacher.form in (Form.INT8, Form.SIMULATED):
+        raise InputError(
+            f"teacher: is {teacher.form}, and no gradient passes through its heads; expected one that computes in float"
+        )
+
+
+def through_head(teacher: Teacher, place: int, maps: Tensor) -> Tensor:
+    """The raw map that a teacher's head makes of maps such as it takes; gradients find the way back to them."""
+    for layer in head_layers(teacher.architecture, place):
+        maps = teacher.network.get_submodule(f"layers.{layer}")(maps)
+    return maps
 
 
 def resized(maps: Tensor, like: Tensor) -> Tensor:
