@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from detpress.detector.layer_list import LayerList
     from detpress.detector.model import Model, apply_masks, new_model
-    from detpress.detector.narrowing import narrowed_network
+    from detpress.detector.narrowing import narrow, narrowed_network
     from detpress.detector.network import Network, with_encoded
     from detpress.detector.replacement import replace_layer
     from detpress.encodings.bundle import load_bundle, save_bundle
@@ -102,6 +102,7 @@ __all__ = [
     "int8_network",
     "load_bundle",
     "masks_of_filters",
+    "narrow",
     "narrowed_network",
     "new_model",
     "replace_layer",
@@ -141,6 +142,7 @@ NEED_TORCH = {
     "int8_network": "detpress.encodings.int8_from_scales",
     "load_bundle": "detpress.encodings.bundle",
     "masks_of_filters": "detpress.detector.channels",
+    "narrow": "detpress.detector.narrowing",
     "narrowed_network": "detpress.detector.narrowing",
     "new_model": "detpress.detector.model",
     "replace_layer": "detpress.detector.replacement",

@@ -30,8 +30,12 @@ class SparseTrainingOptions(Options):
         [0.5, 0.75, 0.9],
         description="shares that cuts before the last one remove, of each budget that asks for more; rising",
     )
-    epochs: int = Field(10, ge=0, le=10_000, description="of training under the penalties before the first cut")
-    epochs_per_step: int = Field(4, ge=0, le=10_000, description="of training under the penalties between two cuts")
+    epochs: int = Field(
+        10, ge=0, le=10_000, description="of training under the penalties before the first cut; 0: none"
+    )
+    epochs_per_step: int = Field(
+        4, ge=0, le=10_000, description="of training under the penalties between two cuts; 0: none"
+    )
     penalties: SparsityOptions = SparsityOptions()
     floor: int = Field(3, ge=1, le=1024, description="filters that a layer keeps at least; at it, its block goes whole")
     exclude: list[str] = Field(
