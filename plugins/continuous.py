@@ -1,9 +1,10 @@
 """Pruning by gates that are learnt beside the weights."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
@@ -35,8 +36,38 @@ class ContinuousOptions(Options):
         description="weights are set back to those of the first round's `rewind_epoch`: in the end; after every round",
     )
     rewind_epoch: int = Field(2, ge=0, le=10_000, description="after how many epochs; 0: as they came in")
+    parameters: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the parameters that shall go; found by training with several strengths, which multiply "
+        "`initial` and `penalty`",
+    )
+    macs: float | None = Field(None, gt=0, lt=1, description="likewise, share of the multiply-accumulates")
+    trials: int = Field(6, ge=1, le=100, description="trainings, at most, to find it; all rounds of each")
+    tolerance: float = Field(0.02, gt=0, lt=1, description="share that may go beyond it, at which no more are tried")
     exclude: list[str] = Field([], description="patterns of layers without gates, such as `layers.0` or `layers.1?`")
     training: TrainingOptions = TrainingOptions()
+
+    @property
+    def goal(self) -> float | None:
+        """The share that shall go, of parameters or MACs; None where it is not searched for."""
+        return self.parameters if self.macs is None else self.macs
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Self:
+        if self.parameters is not None and self.macs is not None:
+            raise ValueError("expected `parameters` or `macs`, not both")
+        if self.macs is not None and self.masks == "weights":
+            raise ValueError("macs: expected `masks: filters`; single weights take no multiply-accumulates out")
+        if self.goal is None and self.model_fields_set & {"trials", "tolerance"}:
+            raise ValueError("trials, tolerance: expected only with `parameters` or `macs`")
+        if self.goal is not None and self.initial >= 0:
+            raise ValueError(f"initial: expected below 0 with `parameters` or `macs`, got {self.initial:g}")
+        return self
+
+    def at_strength(self, strength: float) -> "ContinuousOptions":
+        return self.model_copy(update={"initial": strength * self.initial, "penalty": strength * self.penalty})
 
 
 class Round(NamedTuple):
@@ -53,14 +84,16 @@ class Sparsify(Plugin):
     Savarese, Silva, Maire, "Winning the Lottery with Continuous Sparsification", arXiv:1912.04427, 2020, by the
     authors' code: m = sigmoid(beta s) / sigmoid(s0) on every weight of every convolution but the heads, penalty lambda
     1e-8, gates by an SGD of their own (rate 0.1, momentum 0.9, Nesterov, a tenth at epochs 56 and 71 of 85), beta from
-    1 to 200 by the epoch, s <- min(beta s, s0) between rounds, of which there are 3 of 85 epochs. Weights are not set
-    back between rounds, and once in the end, to those after two epochs; `rewind` has it otherwise. The ticket is then
-    trained as `train.finetune` does it: its weights are scaled by 1 / sigmoid(s0), as they were in the last round.
+    1 to 200 by the epoch, s <- min(beta s, s0) between rounds, of which there are 3 of 85 epochs (so the paper; its
+    code sets beta to 1 before, which makes it min(s, s0)). Weights are not set back between rounds, and once in the
+    end, to those after two epochs; `rewind` has it otherwise. The ticket is then to be trained, as `train.finetune`
+    does it; its weights are scaled by 1 / sigmoid(s0), as they were in the last round.
 
     Changed: weights train by this trainer's AdamW, warm-up and cosine, anew in each round, and a round ends with their
     moving average; with `masks: filters` gates are on what whole filters give, one for all those that a residual stream
     couples; a layer in which no gate is open keeps the one that is widest. How much stays is not asked for but comes
-    out: of `initial`, `penalty`, `gate_rate` and the length of the training. The paper's penalty is for its long ones.
+    out: of `initial`, `penalty`, `gate_rate` and the length of the training. With `parameters` or `macs` s0 and lambda
+    are searched for: no part of the method, and as many times as long.
     """
 
     Config = ContinuousOptions
@@ -72,21 +105,58 @@ class Sparsify(Plugin):
         return None
 
     def apply(self, model: "Model", config: ContinuousOptions, bench: Workbench) -> "Model":
-        from detpress.pruning.gates import kept_by, next_round
+        from detpress.pruning.strength_search import Trial, best_trial, next_strength
 
-        values, gated = gates_of(model, config)
-        before = Round(model, values, model)
-        for number in range(config.rounds):
-            if number:
-                start = {name: next_round(s, config.last_beta, config.initial) for name, s in before.values.items()}
-                weights = before.early if config.rewind == "every_round" else before.model
-                before = Round(weights, start, before.early)
-            before = remembered_round(number, before, gated, config, bench)
-            open_gates = sum(int((s > 0).sum()) for s in before.values.values())
-            every = sum(s.numel() for s in before.values.values())
-            bench.log.info("round %d: %d of %d gates are open", number + 1, open_gates, every)
-        ticket = before.model if config.rewind == "never" else before.early
-        return masked_ticket(ticket, {name: kept_by(s) for name, s in before.values.items()}, gated, config)
+        if config.goal is None:
+            return ticket_at(1.0, model, config, bench)
+        trials: list[Trial] = []
+        while len(trials) < config.trials and not any(
+            config.goal <= trial.removed <= config.goal + config.tolerance for trial in trials
+        ):
+            strength = next_strength(trials, config.goal)
+            removed = share_removed(model, ticket_at(strength, model, config, bench), config)
+            trials.append(Trial(strength, removed))
+            bench.log.info("strength %.4g: %.4f removed", strength, removed)
+        best = best_trial(trials, config.goal)
+        setting = config.at_strength(best.strength)
+        note = (
+            f"{best.removed:.4f} removed, {config.goal:g} asked for: the closest of {len(trials)} trainings, "
+            f"with `initial: {setting.initial:.4g}` and `penalty: {setting.penalty:.4g}`"
+        )
+        ticket = ticket_at(best.strength, model, config, bench)
+        return replace(ticket, notes=(*ticket.notes, note))
+
+
+def ticket_at(strength: float, given: "Model", asked: ContinuousOptions, bench: Workbench) -> "Model":
+    """What all rounds leave of `given` at this strength; remembered, round by round."""
+    from detpress.pruning.gates import kept_by, next_round
+
+    config = asked.at_strength(strength)
+    values, gated = gates_of(given, config)
+    now = Round(given, values, given)
+    for number in range(config.rounds):
+        if number:
+            start = {name: next_round(s, config.last_beta, config.initial) for name, s in now.values.items()}
+            now = Round(now.early if config.rewind == "every_round" else now.model, start, now.early)
+        key = {"strength": strength, "round": number}
+        now = remembered_round(key, now, gated, config, bench)
+        still_open = sum(int((s > 0).sum()) for s in now.values.values())
+        every = sum(s.numel() for s in now.values.values())
+        bench.log.info("round %d: %d of %d gates are open", number + 1, still_open, every)
+    ticket = now.model if config.rewind == "never" else now.early
+    return masked_ticket(ticket, {name: kept_by(s) for name, s in now.values.items()}, gated, config)
+
+
+def share_removed(model: "Model", ticket: "Model", config: ContinuousOptions) -> float:
+    """Of the parameters or MACs: weights at zero, or what goes when masked filters are taken out."""
+    from detpress.detector.channels import removable_filters, without_filters
+    from detpress.pruning.budgets import size_of
+
+    whole = size_of(model.architecture)
+    if config.masks == "weights":
+        return sum(int((~mask).sum()) for mask in ticket.masks.values()) / whole.parameters
+    left = size_of(without_filters(model.architecture, removable_filters(ticket.architecture, ticket.masks)))
+    return 1 - (left.parameters / whole.parameters if config.macs is None else left.macs / whole.macs)
 
 
 def gates_of(model: "Model", config: ContinuousOptions) -> "tuple[dict[str, Tensor], GateNames]":
@@ -114,7 +184,7 @@ def gates_of(model: "Model", config: ContinuousOptions) -> "tuple[dict[str, Tens
 
 
 def remembered_round(
-    number: int, before: Round, gated: "GateNames", config: ContinuousOptions, bench: Workbench
+    key: dict[str, float], before: Round, gated: "GateNames", config: ContinuousOptions, bench: Workbench
 ) -> Round:
     """What the round leaves of what came in, kept on disk."""
     from safetensors.torch import load_file, save_file
@@ -122,16 +192,16 @@ def remembered_round(
     from detpress.encodings.bundle import load_bundle, save_bundle
 
     def compute(folder: Path) -> None:
-        after = trained_round(number, before, gated, config, bench)
+        after = trained_round(key["round"] == 0, before, gated, config, bench)
         save_bundle(after.model, folder / "bundle")
         save_bundle(after.early, folder / "early")
         save_file(after.values, folder / "gates.safetensors")
 
-    folder = bench.remember({"round": number}, compute)
+    folder = bench.remember(key, compute)
     return Round(load_bundle(folder / "bundle"), load_file(folder / "gates.safetensors"), load_bundle(folder / "early"))
 
 
-def trained_round(number: int, before: Round, gated: "GateNames", config: ContinuousOptions, bench: Workbench) -> Round:
+def trained_round(first: bool, before: Round, gated: "GateNames", config: ContinuousOptions, bench: Workbench) -> Round:
     from detpress.detector.network import Network
     from detpress.pruning.gated_training import GatedTraining, GateRates
     from detpress.pruning.gates import without_gates
@@ -147,16 +217,15 @@ def trained_round(number: int, before: Round, gated: "GateNames", config: Contin
         assert isinstance(model.network, Network)
         return model.with_network(without_gates(model.network))
 
-    if number:
-        return Round(plain(trained), learnt.gates.values(), before.early)
-    return Round(plain(trained), learnt.gates.values(), plain(early.model(trained)))
+    return Round(plain(trained), learnt.gates.values(), plain(early.model(trained)) if first else before.early)
 
 
 def masked_ticket(model: "Model", kept: "dict[str, Tensor]", gated: "GateNames", config: ContinuousOptions) -> "Model":
-    """The model whose gates are open or shut. kept: bool, by the gates' names."""
+    """The model whose gates are open or shut. kept: bool, by the gates' names. Raises StageError where none is shut."""
     import copy
 
     from detpress.detector.model import apply_masks
+    from detpress.errors import StageError
     from detpress.pruning.filter_groups import masks_of_groups, prunable_groups
     from detpress.pruning.gates import scale_ticket
 
@@ -167,5 +236,7 @@ def masked_ticket(model: "Model", kept: "dict[str, Tensor]", gated: "GateNames",
         masks = masks_of_groups(network, {group: kept[name] for group, name in groups.items() if name in kept})
     else:
         masks = {name: mask for name, mask in kept.items() if not mask.all()}
+    if not masks:
+        raise StageError("no gate has shut: try a lower `initial`, a larger `penalty`, or a longer training")
     apply_masks(network, masks)
-    return model.with_network(network, Form.MASKED if masks else None, masks)
+    return model.with_network(network, Form.MASKED, masks)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo, build_architecture
 from detpress.detector.channels import masked_filters
@@ -14,7 +15,7 @@ from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError
 from detpress.measure.section import Measure
-from detpress.plugins.continuous import ContinuousOptions, Sparsify
+from detpress.plugins.continuous import ContinuousOptions, Sparsify, share_removed, ticket_at
 from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
@@ -125,6 +126,33 @@ def test_a_large_penalty_shuts_more_gates(devkit: Devkit, model: Model, tmp_path
         return sum(int(mask.sum()) for mask in ticket.masks.values())
 
     assert still_open(1.0) < still_open(0.0)
+
+
+def test_a_share_of_the_parameters_is_searched_for_and_the_note_says_by_which_settings(
+    devkit: Devkit, model: Model, tmp_path: Path
+) -> None:
+    options = FILTERS.model_dump() | {"epochs": 2, "parameters": 0.3, "trials": 2, "tolerance": 0.001}
+    config = ContinuousOptions(**options)
+    ticket = Sparsify().apply(model, config, bench(devkit, model, tmp_path / "searched"))
+    as_given, weaker = (
+        share_removed(model, ticket_at(strength, model, config, bench(devkit, model, tmp_path / "searched")), config)
+        for strength in (1.0, 1 / 3)  # remembered
+    )
+    assert share_removed(model, ticket, config) == weaker
+    assert 0.3 < weaker < as_given
+    assert ticket.notes[-1] == (
+        f"{weaker:.4f} removed, 0.3 asked for: the closest of 2 trainings, "
+        "with `initial: -0.0006667` and `penalty: 3.333e-09`"
+    )
+
+
+def test_goals_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValidationError, match="expected `parameters` or `macs`, not both"):
+        ContinuousOptions(epochs=2, parameters=0.5, macs=0.5)
+    with pytest.raises(ValidationError, match="macs: expected `masks: filters`"):
+        ContinuousOptions(epochs=2, macs=0.5)
+    with pytest.raises(ValidationError, match="initial: expected below 0"):
+        ContinuousOptions(epochs=2, parameters=0.5, initial=0.1)
 
 
 def test_a_pattern_that_matches_nothing_is_refused_before(model: Model) -> None:
