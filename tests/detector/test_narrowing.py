@@ -1,14 +1,19 @@
 """What another library leaves of a network, made again as one."""
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from detpress.detector.architecture import build_architecture
-from detpress.detector.model import new_model
-from detpress.detector.narrowing import narrowed_network
+from detpress.detector.architecture import Architecture, Convolution, Yolo, build_architecture
+from detpress.detector.channels import masks_of_filters
+from detpress.detector.layer import Channels, FeatureMap, Layer
+from detpress.detector.model import apply_masks, new_model
+from detpress.detector.narrowing import narrow, narrowed_network
+from detpress.detector.network import Network
 from detpress.errors import StageError
 
 
@@ -35,6 +40,35 @@ def test_a_filter_taken_out_by_hand_is_gone_and_nothing_else_changed(images: Ten
     with torch.inference_mode():
         for there, expected in zip(found(images), network(images), strict=True):
             torch.testing.assert_close(there, expected, rtol=0, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Gain(Layer):
+    """Multiplies each channel by a number of its own, as a layer of another package may."""
+
+    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
+        return taken[0]
+
+    def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
+        return nn.Conv2d(taken[0].channels, taken[0].channels, 1, groups=taken[0].channels, bias=False)
+
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "passed"
+
+
+def test_numbers_that_another_package_keeps_for_each_channel_go_with_it(images: Tensor) -> None:
+    head = (Convolution(6, 1, batch_normalize=False, activation="linear"), Yolo(((10, 10),)))
+    network = new_model(Architecture("any", (Convolution(8, 3), Gain(), *head), ("a",), 64), 0).network
+    assert isinstance(network, Network)
+    kept = torch.arange(8) % 3 > 0
+    masked = copy.deepcopy(network)
+    apply_masks(masked, masks_of_filters(masked, {0: kept}))
+    smaller = narrow(network, {0: kept})
+    assert smaller.get_parameter("layers.1.weight").flatten().tolist() == (
+        network.get_parameter("layers.1.weight").flatten()[kept].tolist()
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(smaller(images)[0], masked(images)[0], rtol=0, atol=1e-6)
 
 
 def test_widths_that_do_not_go_together_are_no_network() -> None:

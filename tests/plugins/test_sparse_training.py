@@ -16,6 +16,8 @@ from detpress.errors import InputError
 from detpress.measure.section import Measure
 from detpress.measure.size import macs, parameter_count
 from detpress.plugins.sparse_training import SparseTraining, SparseTrainingOptions
+from detpress.plugins.train import TrainOptions
+from detpress.pruning.sparsity import Sparsity
 from detpress.pruning.sparsity_options import SparsityOptions
 from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
@@ -120,6 +122,14 @@ def test_the_plan_says_what_is_left_without_training(model: Model) -> None:
     assert macs(plan.model.architecture) <= 0.6 * macs(model.architecture)
     assert "layers.2" in plan.layers
     assert "layers.13" not in plan.layers
+
+
+def test_the_penalties_are_an_objective_of_any_training_by_their_name(model: Model) -> None:
+    [named] = TrainOptions(epochs=1, objectives=[{"sparsity": {"scales": 0.01}}]).objectives
+    objective = named.made()
+    assert isinstance(objective, Sparsity)
+    assert objective.config == SparsityOptions(scales=0.01, groups=1e-4)
+    objective.check(model)
 
 
 def test_what_cannot_be_done_is_refused_before(model: Model) -> None:
