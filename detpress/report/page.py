@@ -24,9 +24,10 @@ from detpress.report.charts import Chart, line_chart, pareto_chart, x_axis, y_ax
 from detpress.report.fonts import Lettering, choose_lettering
 from detpress.report.layers import LayerState, layer_rows, layer_states
 from detpress.report.pictures import COLOURS, SHOWN_SCORE, detections_of_image
-from detpress.report.source import RowSource, Source, read_source, training_tables
+from detpress.report.source import Curves, RowSource, Source, kept_tables, read_source, training_tables
 from detpress.report.summary import summary
 from detpress.run.remarks import remarks
+from detpress.run.stage import Stage
 from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.evaluate import find_matches, precision_recall
 from detpress.voc.results import ClassDetections, read_results
@@ -60,7 +61,7 @@ def page(source: Source) -> str:
     lettering = choose_lettering(source.devkit.classes)
     costs = list(dict.fromkeys(cost for row in rows for cost in row["fronts"]))
     trainings = list(_trainings(source.rows))
-    losses = list(dict.fromkeys(name for _, terms in trainings for name in terms))
+    losses = list(dict.fromkeys(name for _, curves in trainings for name in curves.lines))
     loader = jinja2.PackageLoader("detpress.report", "template")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.globals |= {"heading": heading, "shown": shown, "is_simulated": is_simulated}
@@ -74,8 +75,13 @@ def page(source: Source) -> str:
         pareto=[pareto_chart(results["rows"], cost) for cost in costs],
         curves=list(_precision_recall_charts(source, detections)),
         layers=[(row.name, [stage.plugin for stage in row.stages], _layers(row)) for row in source.rows],
-        trainings=[_training_chart(title, terms, losses) for title, terms in trainings],
+        trainings=[_training_chart(title, curves, losses) for title, curves in trainings],
         losses=losses,
+        kept=[
+            _kept_chart(f"{row}: {stage.plugin}, {name}", curves)
+            for row, stage in _stages(source.rows)
+            for name, curves in kept_tables(stage).items()
+        ],
         pictures=list(_pictures(source, detections, lettering)),
         numbered=lettering.numbered,
         shown_score=SHOWN_SCORE,
@@ -180,26 +186,46 @@ def _layers(row: RowSource) -> list[tuple[str, list[LayerState | None]]]:
     return layer_rows([layer_states(stage.bundle) for stage in row.stages])
 
 
-def _trainings(rows: Sequence[RowSource]) -> Iterator[tuple[str, dict[str, list[tuple[float, float]]]]]:
-    """The title of each training of the first seed, and the mean of each term of its loss by epoch. Shared stages
-    once."""
+def _trainings(rows: Sequence[RowSource]) -> Iterator[tuple[str, Curves]]:
+    """The title of each training of the first seed, and the mean of each term of its loss by epoch."""
+    for name, stage in _stages(rows):
+        for number, curves in enumerate(training_tables(stage)):
+            yield f"{name}: {stage.plugin}{f', training {number + 1}' * (number > 0)}", curves
+
+
+def _stages(rows: Sequence[RowSource]) -> Iterator[tuple[str, Stage]]:
+    """Those of the first seed, each with its row's name; stages that rows share once."""
     seen = set()
     for row in rows:
         for stage in row.stages:
-            for number, terms in enumerate(training_tables(stage) if stage.key not in seen else []):
-                yield f"{row.name}: {stage.plugin}{f', training {number + 1}' * (number > 0)}", terms
+            if stage.key not in seen:
+                yield row.name, stage
             seen.add(stage.key)
 
 
-def _training_chart(title: str, terms: dict[str, list[tuple[float, float]]], losses: Sequence[str]) -> Chart:
+def _training_chart(title: str, curves: Curves, losses: Sequence[str]) -> Chart:
     """losses: the names of all terms, whose places decide their colours."""
-    curves = [(losses.index(name), name, points) for name, points in terms.items()]
-    epochs, values = ([point[i] for _, _, points in curves for point in points] for i in (0, 1))
+    epochs, values = _coordinates(curves)
     axes = (
         x_axis("epoch", 1.0, max(2.0, *epochs)),
         y_axis("mean loss", 1.05 * min(0.0, *values), 1.05 * max([0.0, *values])),
     )
-    return line_chart(title, *axes, curves)
+    return line_chart(title, *axes, [(losses.index(name), name, points) for name, points in curves.lines.items()])
+
+
+def _kept_chart(title: str, curves: Curves) -> Chart:
+    """Of a table that a plugin kept. Its axes hold what there is, and a little more upwards and downwards."""
+    at, values = _coordinates(curves)
+    pad = 0.05 * (max(values) - min(values)) or 0.05
+    axes = x_axis(curves.x, min(at), max(at)), y_axis("", min(values) - pad, max(values) + pad)
+    lines = [(number, name, points) for number, (name, points) in enumerate(curves.lines.items())]
+    return line_chart(title, *axes, lines)
+
+
+def _coordinates(curves: Curves) -> tuple[list[float], list[float]]:
+    """Of all points: the first numbers, and the second ones."""
+    points = [point for line in curves.lines.values() for point in line]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 @dataclass(frozen=True)

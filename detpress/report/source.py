@@ -1,7 +1,9 @@
 """What a report is made from: the folder that `detpress run` or `detpress compare` left."""
 
 import csv
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,18 +57,40 @@ def read_source(folder: Path) -> Source:
     raise InputError(f"{folder}: expected the folder of a run (results.json) or of a study (study.json)")
 
 
-def training_tables(stage: Stage) -> list[dict[str, list[tuple[float, float]]]]:
-    """The stage's trainings in order; of each the terms of the loss by name: the epochs that have it, and its mean."""
+@dataclass(frozen=True)
+class Curves:
+    """A table of numbers: each column after the first is a curve over the first, its empty cells left out."""
+
+    x: str
+    lines: dict[str, list[tuple[float, float]]]
+
+
+def training_tables(stage: Stage) -> list[Curves]:
+    """The stage's trainings in order: the mean of each term of the loss by epoch."""
     paths = sorted((stage.folder / "training").glob("*.csv"), key=lambda path: int(path.stem))
-    return [_training_table(path) for path in paths]
+    return [_read_curves(path) for path in paths]
 
 
-def _training_table(path: Path) -> dict[str, list[tuple[float, float]]]:
-    (_, *names), *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
-    return {
-        name: [(float(row[0]), float(row[column])) for row in rows if row[column]]
-        for column, name in enumerate(names, start=1)
-    }
+def kept_tables(stage: Stage) -> dict[str, Curves]:
+    """What the plugin kept as `NAME.csv`, by that name; what is no table of numbers is left out."""
+    found = {}
+    for path in sorted((stage.folder / "files").glob("*.csv")):
+        with suppress(ValueError, csv.Error):
+            found[path.stem] = _read_curves(path)
+    return {name: curves for name, curves in found.items() if any(curves.lines.values())}
+
+
+def _read_curves(path: Path) -> Curves:
+    """Raises ValueError where it is no table of numbers."""
+    (x, *names), *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+    lines: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for at, *cells in rows:
+        for name, cell in zip(names, cells, strict=True):
+            if cell:
+                lines[name].append((float(at), float(cell)))
+    if not all(math.isfinite(number) for points in lines.values() for point in points for number in point):
+        raise ValueError(f"{path}: a number that is not finite")
+    return Curves(x, lines)
 
 
 def _read_study(folder: Path, results: dict[str, Any]) -> Source:

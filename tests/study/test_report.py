@@ -20,6 +20,7 @@ from detpress.report.summary import summary
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCRIPT = "<script>alert(1)</script>"
+POINTS = "lines => lines.map(line => line.getAttribute('points'))"
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +35,10 @@ def folder(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path
             row["figures"][f"ap.{SCRIPT}"] = row["figures"]["ap.one"]
     next(job for job in results["jobs"] if job["status"] == "failed")["reason"] = f'broke at "{SCRIPT}"'
     (folder / "study.json").write_text(json.dumps(results))
+    files = folder / Path(next(job for job in results["jobs"] if job["row"] == "pruned")["stages"][1]["bundle"])
+    (files.parent / "files").mkdir()
+    (files.parent / "files/rounds.csv").write_text(f"kept,mAP,{SCRIPT}\n1,0.9,\n0.5,0.8,0.8\n0.25,,0.7\n")
+    (files.parent / "files/words.csv").write_text("layer,what\nlayers.0,whole\n")
     write_report(folder)
     return folder
 
@@ -125,6 +130,9 @@ def test_layers_training_pictures_and_recipes_are_there(page: Any, folder: Path,
     changed = page.locator("#layers details[open] td.changed").all_inner_texts()
     assert any("% zeros" in text for text in changed)
     assert page.locator("#training svg polyline").count() == 3, "the three parts of the loss of one training"
+    assert page.locator("#kept figcaption").all_inner_texts() == ["pruned: nni.l1norm, rounds"]
+    assert [len(path.split()) for path in page.locator("#kept polyline").evaluate_all(POINTS)] == [2, 2]
+    assert [text.strip() for text in page.locator("#kept .legend li").all_inner_texts()] == ["mAP", SCRIPT]
     assert page.locator("#pictures .strip").count() == 6
     assert page.locator("#pictures .strip").first.locator("figcaption").all_inner_texts() == [
         *("truth", "whole", "pruned", "trained")
