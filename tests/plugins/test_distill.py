@@ -11,14 +11,18 @@ import torch
 
 from detpress.contract.registry import load_plugin
 from detpress.detector.architecture import build_architecture
+from detpress.detector.images import network_input
 from detpress.detector.model import Model, new_model
-from detpress.encodings.bundle import save_bundle
+from detpress.distillation.taught import Taught
+from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import InputError
 from detpress.measure.section import Measure
 from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
+from detpress.training.dataset import TrainingSet, collate
 from detpress.training.image_counts import ImageCounts
+from detpress.training.objective import TrainingStart, TrainingStep, outputs_of, total
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
 
@@ -50,8 +54,15 @@ def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
 
 @pytest.fixture(scope="module")
 def teacher(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its BatchNorms have seen images: in a deep network that has not, every map is constant."""
+    model = new_model(build_architecture("yolov3", devkit.classes, 96, width=0.05), seed=1)
+    model.network.train()
+    with torch.no_grad():
+        for _ in range(20):
+            model.network(torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
+    model.network.eval()
     folder = tmp_path_factory.mktemp("teacher") / "bundle"
-    save_bundle(new_model(build_architecture("yolov3", devkit.classes, 96, width=0.05), seed=1), folder)
+    save_bundle(model, folder)
     return folder
 
 
@@ -149,6 +160,37 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
     again = distilled(whole.name, student, config, workbench(devkit, student, teacher, tmp_path))
     assert same(again, whole.model)
     assert same(student, before)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_gradients_reach_the_student_and_never_the_teacher(
+    name: str, devkit: Devkit, student: Model, teacher: Path
+) -> None:
+    config = options(name, teacher)
+    network = copy.deepcopy(student.network).train()
+    squares, targets = collate([TrainingSet(devkit, "train", student.architecture)[i] for i in range(4)])
+    images = network_input(squares)
+    [taught] = [one for one in load_plugin(name).objectives(config) if isinstance(one, Taught)]
+    taught.prepare(
+        TrainingStart(
+            network, student.architecture, config.training, STEPS, 0, LOG, lambda name: load_bundle(Path(name))
+        )
+    )
+    with outputs_of(network, taught.layers) as outputs:
+        maps = network(images)
+    total(taught.terms(TrainingStep(images, targets, network, maps, outputs, 0, STEPS))).backward()
+    gradient = network.get_parameter("layers.0.convolution.weight").grad
+    assert gradient is not None
+    assert gradient.any()
+    assert all(parameter.grad is None for parameter in taught.teacher.network.parameters())
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(
+            taught.teacher.network.state_dict().values(),
+            load_bundle(teacher).network.state_dict().values(),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize("name", TERMS)
