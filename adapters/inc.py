@@ -98,7 +98,7 @@ def inc_program(
         from neural_compressor.torch.quantization import convert, prepare
 
         prepared = prepare(exported(network, images), scheme.config(float_layers))
-        calibrate(prepared, images)
+        calibrate_convolutions(prepared, images)
         with torch.no_grad():
             converted = convert(prepared)
     assert isinstance(converted, torch.fx.GraphModule)
@@ -115,6 +115,28 @@ def exported(network: nn.Module, images: Tensor) -> torch.fx.GraphModule:
     example = images[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a constant
     program: torch.fx.GraphModule = export(copy.deepcopy(network).eval(), (example,), dynamic_shapes=(any_batch,))
     return program
+
+
+def round_convolutions_only(prepared: torch.fx.GraphModule) -> None:
+    """Takes out what the engine would round for other operators.
+
+    It fuses a convolution without activation with an addition behind it, and rounds the addition's other input; it
+    rounds what is pooled, too. Runtimes round these by scales of their own (`detpress.encodings.calibration`).
+    """
+    for node in list(prepared.graph.nodes):
+        if node.op == "call_module" and hasattr(prepared.get_submodule(str(node.target)), "calculate_qparams"):
+            for user in list(node.users):
+                if user.target is not torch.ops.aten.conv2d.default:
+                    user.replace_input_with(node, node.args[0])
+            if not node.users:
+                prepared.graph.erase_node(node)
+    prepared.recompile()
+
+
+def calibrate_convolutions(prepared: torch.fx.GraphModule, images: Tensor) -> None:
+    """As `calibrate`, and what is converted afterwards rounds for convolutions alone."""
+    round_convolutions_only(prepared)
+    calibrate(prepared, images)
 
 
 @torch.no_grad()
@@ -152,12 +174,13 @@ def quantized_convolutions(program: torch.fx.GraphModule) -> tuple[dict[str, Ten
     for node in program.graph.nodes:
         if node.target is not torch.ops.aten.conv2d.default:
             continue
-        x, weight, bias = node.args[:3]
+        x, weight, *more = node.args
         quantized = weight.op == "call_function"
         source = weight.args[0].args[0] if quantized else weight
         name = str(source.target).removesuffix(".weight")  # layers.4.convolution
         folded = state[f"{name}.weight"]
-        tensors[f"{name}.bias"] = state[str(bias.target)]
+        bias = more[0] if more else None
+        tensors[f"{name}.bias"] = torch.zeros(len(folded)) if bias is None else state[str(bias.target)]
         if not quantized:
             tensors[f"{name}.weight"] = folded
             continue

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detpress.adapters.inc import Scheme, calibrate, exported, int8_network
+from detpress.adapters.inc import Scheme, calibrate_convolutions, exported, int8_network
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.network import Network
 from detpress.errors import StageError
@@ -99,5 +99,6 @@ def tune(
             tolerable_loss=criterion.tolerable_loss,
             max_trials=criterion.trials,
         )
-        autotune(exported(network, images), tuning, eval_fn=evaluate, run_fn=partial(calibrate, images=images))
+        calibrating = partial(calibrate_convolutions, images=images)
+        autotune(exported(network, images), tuning, eval_fn=evaluate, run_fn=calibrating)
     return trials

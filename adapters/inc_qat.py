@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from detpress.adapters.inc import round_convolutions_only
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import Network, convolution_name, weight_name
 from detpress.engine_log import engine_messages
@@ -70,6 +71,7 @@ def fake_quantized(network: Network, float_layers: Collection[int], log: logging
         for i in sorted(float_layers):
             quantizer.set_module_name_qconfig(convolution_name(i), None)
         prepared = prepare_qat_pt2e(program, quantizer)
+        round_convolutions_only(prepared)
     return FakeQuantizedNetwork(prepared, network.architecture, dead)
 
 

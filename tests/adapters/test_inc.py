@@ -53,6 +53,18 @@ def test_our_network_gives_the_bits_of_incs_program(
             assert torch.equal(one, other)
 
 
+def test_a_linear_convolution_before_an_addition_and_what_is_pooled_are_no_exceptions(images: Tensor) -> None:
+    """The engine fuses the convolution with the addition, and would round the addition's other input, too."""
+    model = new_model(build_architecture("yolo-nano", ["cat", "dog"], 64, width=0.125), seed=0)
+    program = inc_program(model.network, images, Scheme(), set(), LOG)
+    network = int8_network(program, model.architecture, images)
+    assert set(input_scales(network)) == convolutions(model)
+    rounded = {
+        str(user.target) for node in program.graph.nodes if "dequantize" in str(node.target) for user in node.users
+    }
+    assert rounded == {"aten.conv2d.default"}
+
+
 def test_ranges_are_means_over_all_batches_and_the_model_is_left_alone(tiny: Model) -> None:
     generator = torch.Generator().manual_seed(3)
     images = torch.rand(2 * BATCH, 3, 64, 64, generator=generator)
