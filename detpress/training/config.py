@@ -38,6 +38,12 @@ class TrainingOptions(Options):
     )
     clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
     box_loss: Literal["giou", "squared"] = Field("giou", description="GIoU, or YOLOv3's squared error of x, y, w, h")
+    objectness_loss: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="cross-entropy, or focal loss with alpha 0.25 and gamma 2, averaged over all boxes"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="target of the classes that an object is not; 1 less this of the one that it is"
+    )
     box_weight: float = Field(2.0, ge=0, description="factor of the box loss")
     class_weight: float = Field(10.0, ge=0, description="factor of the class loss")
     objectness_weights: list[float] = Field(

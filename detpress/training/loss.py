@@ -11,6 +11,11 @@ What differs from the paper, in favour of short trainings:
 - an object's objectness target is the GIoU that its box has reached, at least 0, and not 1;
 - objectness is averaged over cells and weighted by scale, boxes and classes are averaged over responsible boxes.
 
+Two options are off by default. Focal loss on the objectness (Lin et al., "Focal Loss for Dense Object Detection",
+arXiv:1708.02002, 2017) has the paper's alpha and gamma, but is averaged over all boxes, and the heads start without a
+prior; YOLOv3's report says that it lost two points by it. Label smoothing is that of Zhang et al., "Bag of Freebies for
+Training Object Detection Neural Networks", arXiv:1902.04103, 2019, who have min(1/classes, 1/40).
+
 Objects marked difficult are not learnt; boxes that overlap them are ignored, too.
 """
 
@@ -20,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.boxes import LARGEST_EXPONENT, decode
@@ -166,14 +171,14 @@ def yolo_loss(maps: Sequence[Tensor], targets: Targets, architecture: Architectu
         cell = torch.stack([boxes.column, boxes.row], dim=1)
         box_loss, reached = _box_loss(predicted, mine.boxes, cell, boxes.size, stride, config)
         box_losses.append(box_loss)
-        wanted = functional.one_hot(mine.label, predicted.shape[1] - 5).float()
+        smoothing = config.label_smoothing
+        wanted = functional.one_hot(mine.label, predicted.shape[1] - 5).float() * (1 - 2 * smoothing) + smoothing
         class_losses.append(functional.binary_cross_entropy_with_logits(predicted[:, 5:], wanted, reduction="none"))
         target = raw.new_zeros(n, count, height, width)
         target[mine.image, boxes.anchor, boxes.row, boxes.column] = reached
         known = ~covered[:, first_box : first_box + count * height * width].reshape(n, count, height, width)
         known[mine.image, boxes.anchor, boxes.row, boxes.column] = True
-        logits = functional.binary_cross_entropy_with_logits(raw[:, :, 4], target, reduction="none")
-        objectness = objectness + weight * (logits * known).mean()
+        objectness = objectness + weight * (_objectness_loss(raw[:, :, 4], target, config) * known).mean()
         first_box += count * height * width
     return Loss(
         config.box_weight * _mean(torch.cat(box_losses)),
@@ -190,6 +195,14 @@ def encoded(boxes: Tensor, cell: Tensor, anchors: Tensor, stride: float) -> Tens
     offset = ((boxes[:, :2] + boxes[:, 2:]) / 2 / stride - cell).clamp(0, 1)
     size = ((boxes[:, 2:] - boxes[:, :2]) / anchors).clamp(min=1e-6).log()
     return torch.cat([offset, size], dim=1)
+
+
+def _objectness_loss(logits: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
+    """Of each box: as `logits` and `target`, which have one shape."""
+    if config.objectness_loss == "focal":
+        focal: Tensor = sigmoid_focal_loss(logits, target, alpha=0.25, gamma=2.0)
+        return focal
+    return functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
 def _box_loss(

@@ -10,7 +10,7 @@ from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.boxes import decode
 from detpress.errors import InputError
 from detpress.training.config import TrainingConfig
-from detpress.training.loss import Targets, assign, overlap_with_objects, shape_iou, yolo_loss
+from detpress.training.loss import Targets, assign, overlap_with_objects, responsible_boxes, shape_iou, yolo_loss
 
 CONFIG = TrainingConfig(epochs=1)
 SIDE = 96
@@ -122,6 +122,37 @@ def test_the_loss_is_what_plain_loops_give(architecture: Architecture, seed: int
     expected = plain_loss([raw.detach() for raw in maps], targets, architecture)
     found = [part.item() for part in (loss.box, loss.objectness, loss.classes)]
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_smoothing_lowers_the_label_and_raises_the_other_classes(architecture: Architecture) -> None:
+    maps, targets = [raw.detach() for raw in random_maps(architecture, 3, 0)], targets_of(OBJECTS)
+    boxes = responsible_boxes(maps, targets, architecture)
+    losses = []
+    for raw, mine in zip(maps, boxes, strict=True):
+        logits = mine.of(raw.unflatten(1, (3, 7)))[:, 5:].tolist()
+        for label, pair in zip(mine.objects.label.tolist(), logits, strict=True):
+            losses += [cross_entropy(z, 0.9 if i == label else 0.1) for i, z in enumerate(pair)]
+    smoothed = yolo_loss(maps, targets, architecture, CONFIG.model_copy(update={"label_smoothing": 0.1}))
+    assert smoothed.classes.item() == pytest.approx(CONFIG.class_weight * sum(losses) / len(losses), rel=1e-5)
+    plain = yolo_loss(maps, targets, architecture, CONFIG)
+    assert torch.equal(smoothed.box, plain.box)
+    assert torch.equal(smoothed.objectness, plain.objectness)
+
+
+def test_focal_loss_counts_what_is_known_less(architecture: Architecture) -> None:
+    focal = CONFIG.model_copy(update={"objectness_loss": "focal"})
+    nothing = targets_of([])
+    for logit in (-4.0, 0.0, 3.0):
+        maps = [torch.full_like(raw.detach(), logit) for raw in random_maps(architecture, 1, 0)]
+        probability = 1 / (1 + math.exp(-logit))
+        a_box = -0.75 * probability**2 * math.log(1 - probability)  # one without an object: 1 - alpha
+        expected = sum(CONFIG.objectness_weights) * a_box
+        found = yolo_loss(maps, nothing, architecture, focal).objectness
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+    maps = [raw.detach() for raw in random_maps(architecture, 3, 0)]
+    known, plain = (yolo_loss(maps, targets_of(OBJECTS), architecture, config) for config in (focal, CONFIG))
+    assert 0 < known.objectness < plain.objectness / 2
+    assert torch.equal(known.classes, plain.classes)
 
 
 def test_shapes_overlap_as_if_on_one_centre() -> None:
