@@ -75,8 +75,11 @@ class TrainingStep:
 
 
 def checked_terms(objective: "Objective", found: Any) -> Terms:
-    """What `terms` or `own_terms` gave. Raises StageError, naming the class, unless it is scalars by their names, of
-    which those without a way back into what learns are 0: others would change nothing but the figures."""
+    """What `terms` or `own_terms` gave. Raises StageError, naming the class, unless it is scalars by their names, and
+    where some are not 0 and none has a way back into what learns: they would change nothing but the figures.
+
+    A constant beside a term that learns is a figure, as NNI's objective has of the parts of its loss.
+    """
     said = type(objective).__name__
     if not isinstance(found, dict):
         raise StageError(f"the objective {said} gave {type(found).__name__}; expected terms by name, such as {{}}")
@@ -84,11 +87,13 @@ def checked_terms(objective: "Objective", found: Any) -> Terms:
         if not isinstance(name, str) or not isinstance(term, Tensor) or term.ndim:
             shape = f"a tensor of shape {list(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
             raise StageError(f"the objective {said} gave {shape} as the term {shortened(name)}; expected a scalar")
-        if not term.requires_grad and term != 0:
-            raise StageError(
-                f"the objective {said} gave the constant {float(term):.4g} as the term '{name}'; expected a term that "
-                "depends on what is trained, and is not detached from it, or 0 where there is nothing to learn"
-            )
+    constants = {name: float(term) for name, term in found.items() if not term.requires_grad and term != 0}
+    if constants and not any(term.requires_grad for term in found.values()):
+        name, value = next(iter(constants.items()))
+        raise StageError(
+            f"the objective {said} gave the constant {value:.4g} as the term '{name}'; expected a term that depends on "
+            "what is trained, and is not detached from it, or 0 where there is nothing to learn"
+        )
     return found
 
 

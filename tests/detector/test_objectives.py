@@ -287,6 +287,12 @@ def test_terms_are_scalars_by_their_names_and_what_is_not_is_said_with_the_objec
         checked_terms(Objective(), found)
 
 
+def test_a_constant_may_stand_beside_a_term_that_learns() -> None:
+    """So NNI's objective shows the parts of a loss that NNI has changed."""
+    found = {"box": torch.tensor(0.5), "nni": torch.tensor(1.0, requires_grad=True)}
+    assert checked_terms(Objective(), found) == found
+
+
 class Now(Objective):
     """A term that is nothing in every second step, and in none of a training where nothing else is learnt."""
 
