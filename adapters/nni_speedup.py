@@ -5,7 +5,10 @@ How NNI is brought to work on the shared detector (it is archived, so this will 
 - its own tracer fails on current PyTorch; speedup is given a graph traced by torch.fx;
 - speedup infers masks by running the network on random numbers; 64 pixels and 2 images find the same masks as the
   real size in a small part of its time and memory (`benchmarks/speedup.py`);
-- what comes back is a network of wrappers and traced modules; widths and tensors are read off it into a new network.
+- what comes back is a network of wrappers and traced modules; widths and tensors are read off it into a new network;
+- a channel that is zero for all those numbers is masked for it, though nobody masked it: behind a ReLU such channels
+  are common, more would be taken out than was asked for, and where all of a map's are zero it fails. Networks with
+  activations that give zero for a range of inputs are narrowed by the layer list instead.
 """
 
 import copy
@@ -17,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.channels import removable_filters
-from detpress.detector.narrowing import narrowed_network
+from detpress.detector.channels import kept_filters
+from detpress.detector.kinds import Convolution
+from detpress.detector.narrowing import narrow, narrowed_network
 from detpress.detector.network import Network, convolution_name
 from detpress.engine_log import engine_messages
 
@@ -28,6 +32,7 @@ with warnings.catch_warnings():
 
 SPEEDUP_PIXELS = 64
 SPEEDUP_IMAGES = 2
+FLAT_AT_ZERO = ("relu", "relu6", "hard_swish")  # activations
 
 
 def speed_up(
@@ -36,15 +41,17 @@ def speed_up(
     """A smaller network that gives the same maps: masked filters are taken out wherever nothing else needs them.
 
     network: with its masked weights at zero; left as it was.
-    masks: parameter name -> bool tensor of the parameter's shape. What is no `removable_filters` stays.
+    masks: parameter name -> bool tensor of the parameter's shape. What `kept_filters` keeps stays.
     """
     smaller = copy.deepcopy(network).eval()
-    conv_masks = {
-        convolution_name(i): {"weight": masks[f"{convolution_name(i)}.weight"].float()}
-        for i in removable_filters(architecture, masks)
-    }
+    kept = kept_filters(architecture, masks)
+    conv_masks = {convolution_name(i): {"weight": masks[f"{convolution_name(i)}.weight"].float()} for i in kept}
     if not conv_masks:  # NNI would fail
         return narrowed_network(smaller, architecture)
+    activations = {layer.activation for layer in architecture.layers if isinstance(layer, Convolution)}
+    if isinstance(smaller, Network) and activations.intersection(FLAT_AT_ZERO):
+        log.info("narrowed by the layer list: NNI takes channels that a ReLU makes zero for masked ones")
+        return narrow(smaller, kept)
     with engine_messages(log, "nni"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         ModelSpeedup(

@@ -185,17 +185,23 @@ def masked_filters(architecture: Architecture, masks: Mapping[str, Tensor]) -> d
 
 
 def removable_filters(architecture: Architecture, masks: Mapping[str, Tensor]) -> dict[int, int]:
-    """Convolution's layer number -> masked filters that can be taken out: those masked in its whole group.
+    """Convolution's layer number -> how many masked filters can be taken out: those that `kept_filters` leaves out."""
+    return {i: int((~kept).sum()) for i, kept in kept_filters(architecture, masks).items()}
 
-    Heads keep theirs: each is an output.
+
+def kept_filters(architecture: Architecture, masks: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """Convolution's layer number -> bool (filters,), False where a filter is masked in its whole group.
+
+    Heads keep theirs: each is an output. Layers that keep all are left out.
     """
     masked = masked_filters(architecture, masks)
-    removable: dict[int, int] = {}
+    kept: dict[int, Tensor] = {}
     for group in coupled_convolutions(architecture):
         if all(i in masked and i not in architecture.heads for i in group):
-            shared = int(reduce(torch.logical_and, (masked[i] for i in group)).sum())
-            removable |= {i: shared for i in group if shared}
-    return dict(sorted(removable.items()))
+            shared = reduce(torch.logical_and, (masked[i] for i in group))
+            if shared.any():
+                kept |= dict.fromkeys(group, ~shared)
+    return dict(sorted(kept.items()))
 
 
 def without_filters(architecture: Architecture, removed: Mapping[int, int]) -> Architecture:

@@ -320,7 +320,8 @@ def test_trained_pruners_mask_filters_that_speedup_removes_exactly(
     pruner, config = TRAINED[plugin]
     pruned = pruner.apply(model, config, bench)
     assert pruned.form is Form.MASKED
-    assert {name.removesuffix(".norm.weight") for name in pruned.masks if name.endswith("norm.weight")} == set(
+    weight = ".convolution.weight"
+    assert {name.removesuffix(weight) for name in pruned.masks if name.endswith(weight)} == set(
         pruner.plan(model, config).layers
     )
     weights = pruned.network.state_dict()
