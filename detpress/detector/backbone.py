@@ -130,7 +130,7 @@ def add_block(net: LayerList, block: Block) -> None:
         case "residual":
             net.add(Convolution(filters, block.kernel))
         case "depthwise":
-            net.add(Convolution(bottleneck, block.kernel, groups=bottleneck))
+            net.depthwise(block.kernel)
             net.add(Convolution(filters, 1))
         case "fire":
             half = max(1, filters // 2)

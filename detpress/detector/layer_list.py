@@ -26,9 +26,11 @@ class LayerList:
     def convolution(self, filters: int, size: int, stride: int = 1, activation: Activation | None = None) -> int:
         return self.add(Convolution(self.filters(filters), size, stride, activation=activation or self.activation))
 
-    def depthwise(self, channels: int, size: int, stride: int = 1) -> int:
-        """A filter for each of the channels before it, `channels` at full width."""
-        own = self.filters(channels)
+    def depthwise(self, size: int, stride: int = 1) -> int:
+        """A filter for each channel that the convolution before it gives."""
+        before = self.layers[-1]
+        assert isinstance(before, Convolution)
+        own = before.filters
         return self.add(Convolution(own, size, stride, activation=self.activation, groups=own))
 
     def alternate(self, filters: int, times: int) -> int:

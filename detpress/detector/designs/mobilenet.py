@@ -40,8 +40,5 @@ class _Separable(LayerList):
     def convolution(self, filters: int, size: int, stride: int = 1, activation: Activation | None = None) -> int:
         """A larger one than 1x1 is a filter for each channel of the convolution before it, and a 1x1 behind that."""
         if size > 1:
-            before = self.layers[-1]
-            assert isinstance(before, Convolution)
-            depthwise = Convolution(before.filters, size, stride, activation=self.activation, groups=before.filters)
-            self.add(depthwise)
+            self.depthwise(size, stride)
         return super().convolution(filters, 1, activation=activation)

@@ -66,7 +66,7 @@ class _Nano(LayerList):
     def expand(self, taken: int, filters: int, stride: int = 1) -> int:
         """Expansion-projection (EP): 1x1 with as many filters as channels are taken, depthwise 3x3, linear 1x1."""
         self.convolution(taken, 1)
-        self.depthwise(taken, 3, stride)
+        self.depthwise(3, stride)
         return self.convolution(filters, 1, activation="linear")
 
     def project_expand(self, taken: int, projected: int, filters: int) -> int:
