@@ -106,17 +106,7 @@ def under_heads(net: LayerList, ends: Sequence[int], widths: Sequence[float], gi
     anchors = [layer.anchors for layer in given.layers if isinstance(layer, Yolo)]
     if len(anchors) != 3:
         raise InputError(f"{given.name} has {len(anchors)} scales; a backbone is searched for three, as yolov3 has")
-    net.width = widths[2]
-    branch = net.alternate(512, 6) - 1
-    net.head(anchors[0], len(given.classes))
-    net.width = widths[1]
-    net.join(branch, 256, ends[1])
-    branch = net.alternate(256, 6) - 1
-    net.head(anchors[1], len(given.classes))
-    net.width = widths[0]
-    net.join(branch, 128, ends[0])
-    net.alternate(128, 6)
-    net.head(anchors[2], len(given.classes))
+    net.yolov3_heads(ends[0], ends[1], anchors, len(given.classes), widths[::-1])
     return Architecture("yolov3", tuple(net.layers), given.classes, given.image_size, given.resize)
 
 

@@ -1,5 +1,7 @@
 """Layers collected in order, and the parts that published detectors are made of."""
 
+from collections.abc import Sequence
+
 from detpress.detector.kinds import Activation, Anchors, Convolution, MaxPool, Route, Shortcut, Upsample, Yolo
 from detpress.detector.layer import Layer
 
@@ -70,25 +72,36 @@ class LayerList:
         self.add(Yolo(tuple(anchors)))
 
     def yolov3_heads(
-        self, stride_8: int, stride_16: int, anchors: Anchors, classes: int, pyramid: bool = False
+        self,
+        stride_8: int,
+        stride_16: int,
+        anchors: Sequence[Anchors],
+        classes: int,
+        widths: Sequence[float] | None = None,
+        pyramid: bool = False,
     ) -> None:
         """YOLOv3's heads of three scales behind a backbone, whose maps of strides 8 and 16 are given by these layers.
 
-        anchors: nine, from the smallest to the largest. pyramid: with spatial pyramid pooling at the coarsest scale.
+        anchors: those of each scale, and widths: factors on the filters of each, the list's own by default; coarse to
+        fine. pyramid: with spatial pyramid pooling at the coarsest scale.
         """
+        coarse, middle, fine = widths or [self.width] * 3
+        self.width = coarse
         if pyramid:
             self.alternate(512, 3)
             self.pyramid()
         branch = self.alternate(512, 3 if pyramid else 5)
         self.convolution(1024, 3)
-        self.head(anchors[6:9], classes)
+        self.head(anchors[0], classes)
+        self.width = middle
         self.join(branch, 256, stride_16)
         branch = self.alternate(256, 5)
         self.convolution(512, 3)
-        self.head(anchors[3:6], classes)
+        self.head(anchors[1], classes)
+        self.width = fine
         self.join(branch, 128, stride_8)
         self.alternate(128, 6)
-        self.head(anchors[0:3], classes)
+        self.head(anchors[2], classes)
 
     def join(self, source: int, filters: int, with_layer: int) -> None:
         """Goes up one scale: from `source` through a 1x1 convolution, doubled in size, beside `with_layer`."""

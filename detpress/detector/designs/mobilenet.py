@@ -32,7 +32,7 @@ class MobileYolov3(Design):
             stride_16 = net.convolution(512, 3)
         net.convolution(1024, 3, stride=2)
         net.convolution(1024, 3)
-        net.yolov3_heads(stride_8, stride_16, anchors, classes)
+        net.yolov3_heads(stride_8, stride_16, (anchors[6:9], anchors[3:6], anchors[0:3]), classes)
         return net.layers
 
 

@@ -25,7 +25,8 @@ class Yolov3(Design):
     def layers(self, classes: int, anchors: Anchors, image_size: int, width: float) -> Sequence[Layer]:
         net = LayerList(width)
         stride_8, stride_16 = net.darknet53()
-        net.yolov3_heads(stride_8, stride_16, anchors, classes, self.pyramid)
+        scales = (anchors[6:9], anchors[3:6], anchors[0:3])
+        net.yolov3_heads(stride_8, stride_16, scales, classes, pyramid=self.pyramid)
         return net.layers
 
 
