@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import KilledError, few_digits
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,8 +20,7 @@ from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
 from detpress.training.config import TrainingConfig
-from detpress.voc.devkit import Devkit, open_devkit
-from detpress.voc.digits import write_digits
+from detpress.voc.devkit import Devkit
 
 LOG = logging.getLogger("tests.nni_distill")
 SHORT = TrainingConfig(epochs=2, batch_size=4)
@@ -31,9 +31,7 @@ BEFORE_HEADS = {14: [14], 21: [21]}
 
 @pytest.fixture(scope="module")
 def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
-    root = tmp_path_factory.mktemp("digits") / "devkit"
-    write_digits(root, {"train": 12})
-    return open_devkit(root)
+    return few_digits(tmp_path_factory.mktemp("digits"), 12)
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +42,6 @@ def student(devkit: Devkit) -> Model:
 @pytest.fixture(scope="module")
 def teacher(devkit: Devkit) -> Model:
     return new_model(build_architecture("yolov3-tiny", devkit.classes, 64, width=0.125), seed=1)
-
-
-class KilledError(Exception):
-    pass
 
 
 def workbench(devkit: Devkit, model: Model, scratch: Path, stop_at: int | None = None) -> StageWorkbench:

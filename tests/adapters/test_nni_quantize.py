@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import KilledError, few_digits
 from torch import Tensor, nn
 
 from detpress.adapters import nni_quantize, nni_quantizers
@@ -25,8 +26,7 @@ from detpress.recipe.sections import Data
 from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
 from detpress.training.config import TrainingConfig
-from detpress.voc.devkit import Devkit, open_devkit
-from detpress.voc.digits import write_digits
+from detpress.voc.devkit import Devkit
 
 LOG = logging.getLogger("tests.nni_quantize")
 SHORT = TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-3)
@@ -43,9 +43,7 @@ TARGETS: dict[Method, LayerTargets] = {
 
 @pytest.fixture(scope="module")
 def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
-    root = tmp_path_factory.mktemp("digits") / "devkit"
-    write_digits(root, {"train": 12})
-    return open_devkit(root)
+    return few_digits(tmp_path_factory.mktemp("digits"), 12)
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +70,6 @@ def workbench(devkit: Devkit, model: Model, scratch: Path, stop_at: int | None =
 
     scratch.mkdir(exist_ok=True)
     return StageWorkbench(0, scratch, LOG, progress, devkit, model.architecture, Data(root=str(devkit.root)), Measure())
-
-
-class KilledError(Exception):
-    pass
 
 
 def inner_layers(model: Model) -> list[int]:

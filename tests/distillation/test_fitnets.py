@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import few_digits
 from torch import nn
 
 from detpress.detector.architecture import build_architecture
@@ -18,17 +19,14 @@ from detpress.encodings.bundle import save_bundle
 from detpress.errors import InputError
 from detpress.training.config import TrainingConfig
 from detpress.training.trainer import TrainingContext, fit
-from detpress.voc.devkit import Devkit, open_devkit
-from detpress.voc.digits import write_digits
+from detpress.voc.devkit import Devkit
 
 GUIDED = 8  # of the tiny network
 
 
 @pytest.fixture(scope="module")
 def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
-    root = tmp_path_factory.mktemp("digits") / "devkit"
-    write_digits(root, {"train": 8})
-    return open_devkit(root)
+    return few_digits(tmp_path_factory.mktemp("digits"), 8)
 
 
 @pytest.fixture(scope="module")

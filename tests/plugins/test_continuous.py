@@ -1,43 +1,31 @@
 """`continuous.sparsify`: what a training with gates leaves, also where it was killed in its second round."""
 
 import copy
-import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
+from small_training import KilledError, few_digits, same_bits, small_bench
 
 from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo, build_architecture
 from detpress.detector.channels import masked_filters
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError
-from detpress.measure.section import Measure
 from detpress.plugins.continuous import ContinuousOptions, Sparsify, share_removed, ticket_at
-from detpress.recipe.sections import Data
-from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
 from detpress.training.config import TrainingOptions
-from detpress.voc.devkit import Devkit, open_devkit
-from detpress.voc.digits import write_digits
+from detpress.voc.devkit import Devkit
 
-LOG = logging.getLogger("tests.continuous")
 FILTERS = ContinuousOptions(
     masks="filters", epochs=3, initial=-0.002, exclude=["layers.0"], training=TrainingOptions(batch_size=4)
 )
 
 
-class KilledError(Exception):
-    """Ends a stage where it is."""
-
-
 @pytest.fixture(scope="module")
 def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
-    root = tmp_path_factory.mktemp("digits") / "devkit"
-    write_digits(root, {"train": 8})
-    return open_devkit(root)
+    return few_digits(tmp_path_factory.mktemp("digits"), 8)
 
 
 @pytest.fixture(scope="module")
@@ -45,30 +33,12 @@ def model(devkit: Devkit) -> Model:
     return new_model(build_architecture("yolov3-tiny", devkit.classes, 96, width=0.1), seed=0)
 
 
-def bench(
-    devkit: Devkit, model: Model, scratch: Path, progress: Callable[[str, int, int], None] = lambda *_: None
-) -> StageWorkbench:
-    scratch.mkdir(exist_ok=True)
-    data = Data(root=str(devkit.root))
-    return StageWorkbench(0, scratch, LOG, progress, devkit, model.architecture, data, Measure())
-
-
-def same_model(one: Model, other: Model) -> bool:
-    mine, theirs = one.network.state_dict(), other.network.state_dict()
-    return (
-        mine.keys() == theirs.keys()
-        and all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
-        and one.masks.keys() == other.masks.keys()
-        and all(torch.equal(mask, other.masks[name]) for name, mask in one.masks.items())
-    )
-
-
 def test_it_ends_in_the_same_bits_when_it_is_killed_in_its_second_round(
     devkit: Devkit, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = copy.deepcopy(model.network.state_dict())
     config = FILTERS.model_copy(update={"rounds": 2, "rewind": "every_round"})
-    whole = Sparsify().apply(model, config, bench(devkit, model, tmp_path / "whole"))
+    whole = Sparsify().apply(model, config, small_bench(devkit, model, tmp_path / "whole"))
     assert whole.form is Form.MASKED
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.network.state_dict().items())
 
@@ -81,10 +51,10 @@ def test_it_ends_in_the_same_bits_when_it_is_killed_in_its_second_round(
             raise KilledError
 
     with pytest.raises(KilledError):
-        Sparsify().apply(model, config, bench(devkit, model, tmp_path / "killed", kill))
-    again = Sparsify().apply(model, config, bench(devkit, model, tmp_path / "killed", kill))
+        Sparsify().apply(model, config, small_bench(devkit, model, tmp_path / "killed", kill))
+    again = Sparsify().apply(model, config, small_bench(devkit, model, tmp_path / "killed", kill))
     assert steps[11:] == [5, 6], "of the second round, from its checkpoint on"
-    assert same_model(again, whole)
+    assert same_bits(again, whole)
 
 
 def test_residual_partners_lose_the_same_filters_and_what_is_shut_is_zero(tmp_path: Path, devkit: Devkit) -> None:
@@ -93,7 +63,7 @@ def test_residual_partners_lose_the_same_filters_and_what_is_shut_is_zero(tmp_pa
     layers = (Convolution(8, 3, stride=8), Convolution(8, 1), Convolution(8, 3), Shortcut(0), head, Yolo(((30, 30),)))
     residual = new_model(Architecture("any", layers, classes, 64), seed=0)
     config = FILTERS.model_copy(update={"epochs": 2, "exclude": []})
-    ticket = Sparsify().apply(residual, config, bench(devkit, residual, tmp_path / "filters"))
+    ticket = Sparsify().apply(residual, config, small_bench(devkit, residual, tmp_path / "filters"))
     masked = masked_filters(ticket.architecture, ticket.masks)
     assert masked[0].any()
     assert torch.equal(masked[0], masked[2])
@@ -105,7 +75,7 @@ def test_a_ticket_of_weights_is_the_early_ones_scaled_where_gates_are_open(
     devkit: Devkit, model: Model, tmp_path: Path
 ) -> None:
     options = {"masks": "weights", "epochs": 2, "initial": 0.0, "rewind_epoch": 0, "training": FILTERS.training}
-    ticket = Sparsify().apply(model, ContinuousOptions(**options), bench(devkit, model, tmp_path / "weights"))
+    ticket = Sparsify().apply(model, ContinuousOptions(**options), small_bench(devkit, model, tmp_path / "weights"))
     name = "layers.4.convolution.weight"
     mask, before = ticket.masks[name], model.network.get_parameter(name)
     assert 0 < int(mask.sum()) < mask.numel()
@@ -114,7 +84,7 @@ def test_a_ticket_of_weights_is_the_early_ones_scaled_where_gates_are_open(
     scales = "layers.4.norm.weight"
     assert torch.equal(ticket.network.get_parameter(scales), model.network.get_parameter(scales))
     never = ContinuousOptions(**options, rewind="never")
-    trained = Sparsify().apply(model, never, bench(devkit, model, tmp_path / "weights"))
+    trained = Sparsify().apply(model, never, small_bench(devkit, model, tmp_path / "weights"))
     assert torch.equal(trained.masks[name], mask)
     assert not torch.allclose(trained.network.get_parameter(name), ticket.network.get_parameter(name))
 
@@ -122,7 +92,7 @@ def test_a_ticket_of_weights_is_the_early_ones_scaled_where_gates_are_open(
 def test_a_large_penalty_shuts_more_gates(devkit: Devkit, model: Model, tmp_path: Path) -> None:
     def still_open(penalty: float) -> int:
         config = FILTERS.model_copy(update={"penalty": penalty, "initial": 0.01})
-        ticket = Sparsify().apply(model, config, bench(devkit, model, tmp_path / str(penalty)))
+        ticket = Sparsify().apply(model, config, small_bench(devkit, model, tmp_path / str(penalty)))
         return sum(int(mask.sum()) for mask in ticket.masks.values())
 
     assert still_open(1.0) < still_open(0.0)
@@ -133,9 +103,11 @@ def test_a_share_of_the_parameters_is_searched_for_and_the_note_says_by_which_se
 ) -> None:
     options = FILTERS.model_dump() | {"epochs": 2, "parameters": 0.3, "trials": 2, "tolerance": 0.001}
     config = ContinuousOptions(**options)
-    ticket = Sparsify().apply(model, config, bench(devkit, model, tmp_path / "searched"))
+    ticket = Sparsify().apply(model, config, small_bench(devkit, model, tmp_path / "searched"))
     as_given, weaker = (
-        share_removed(model, ticket_at(strength, model, config, bench(devkit, model, tmp_path / "searched")), config)
+        share_removed(
+            model, ticket_at(strength, model, config, small_bench(devkit, model, tmp_path / "searched")), config
+        )
         for strength in (1.0, 1 / 3)  # remembered
     )
     assert share_removed(model, ticket, config) == weaker

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import KilledError, few_digits
 
 from detpress.contract.registry import load_plugin
 from detpress.detector.architecture import build_architecture
@@ -23,8 +24,7 @@ from detpress.training import module as training_module
 from detpress.training.dataset import TrainingSet, collate
 from detpress.training.image_counts import ImageCounts
 from detpress.training.objective import TrainingStart, TrainingStep, outputs_of, total
-from detpress.voc.devkit import Devkit, open_devkit
-from detpress.voc.digits import write_digits
+from detpress.voc.devkit import Devkit
 
 LOG = logging.getLogger("tests.distill")
 SHORT = {"epochs": 2, "batch_size": 4}
@@ -41,15 +41,9 @@ TERMS = {
 MASKED = "layers.13.convolution.weight"  # of what the first head takes
 
 
-class KilledError(Exception):
-    """Ends a training where it is."""
-
-
 @pytest.fixture(scope="module")
 def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
-    root = tmp_path_factory.mktemp("digits") / "devkit"
-    write_digits(root, {"train": 12})
-    return open_devkit(root)
+    return few_digits(tmp_path_factory.mktemp("digits"), 12)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from small_training import KilledError, same_bits
 from torch import Tensor
 
 from detpress.detector.architecture import build_architecture
@@ -33,10 +34,6 @@ from detpress.voc.digits import write_digits
 
 SHORT = TrainingConfig(epochs=2, batch_size=2)  # of six images: six steps
 THREE_ROUNDS = TicketOptions(rounds=3, share=0.3, rewind_to=Moment(step=2), training=SHORT)
-
-
-class KilledError(Exception):
-    """Ends a stage where it is."""
 
 
 @dataclass
@@ -92,16 +89,6 @@ class Found:
 def three_rounds(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Found:
     bench = watched(devkit, tmp_path_factory.mktemp("rounds") / "scratch")
     return Found(bench, found_by(bench, devkit, THREE_ROUNDS))
-
-
-def same_bits(one: Model, other: Model) -> bool:
-    mine, theirs = one.network.state_dict(), other.network.state_dict()
-    return (
-        mine.keys() == theirs.keys()
-        and all(torch.equal(mine[name], theirs[name]) for name in mine)
-        and one.masks.keys() == other.masks.keys()
-        and all(torch.equal(one.masks[name], other.masks[name]) for name in one.masks)
-    )
 
 
 def test_every_round_trains_from_the_remembered_weights_and_statistics(three_rounds: Found, devkit: Devkit) -> None:

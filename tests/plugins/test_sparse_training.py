@@ -1,32 +1,26 @@
 """`sparse_training` and what it leaves: budgets met after each cut, also where it was killed between two of them."""
 
 import copy
-import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
+from small_training import KilledError, few_digits, small_bench
 
 from detpress.detector.architecture import build_architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError
-from detpress.measure.section import Measure
 from detpress.measure.size import macs, parameter_count
 from detpress.plugins.sparse_training import SparseTraining, SparseTrainingOptions
 from detpress.plugins.train import TrainOptions
 from detpress.pruning.sparsity import Sparsity
 from detpress.pruning.sparsity_options import SparsityOptions
-from detpress.recipe.sections import Data
-from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
 from detpress.training.config import TrainingOptions
-from detpress.voc.devkit import Devkit, open_devkit
-from detpress.voc.digits import write_digits
+from detpress.voc.devkit import Devkit
 
-LOG = logging.getLogger("tests.sparse_training")
 CONFIG = SparseTrainingOptions(
     parameters=0.6,
     macs=0.4,
@@ -40,15 +34,9 @@ CONFIG = SparseTrainingOptions(
 )
 
 
-class KilledError(Exception):
-    """Ends a stage where it is."""
-
-
 @pytest.fixture(scope="module")
 def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
-    root = tmp_path_factory.mktemp("digits") / "devkit"
-    write_digits(root, {"train": 8})
-    return open_devkit(root)
+    return few_digits(tmp_path_factory.mktemp("digits"), 8)
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +44,11 @@ def model(devkit: Devkit) -> Model:
     return new_model(build_architecture("yolov3-tiny", devkit.classes, 96, width=0.1), seed=0)
 
 
-def bench(
-    devkit: Devkit, model: Model, scratch: Path, progress: Callable[[str, int, int], None] = lambda *_: None
-) -> StageWorkbench:
-    scratch.mkdir(exist_ok=True)
-    data = Data(root=str(devkit.root))
-    return StageWorkbench(0, scratch, LOG, progress, devkit, model.architecture, data, Measure())
-
-
 def test_it_meets_both_budgets_and_ends_in_the_same_bits_when_it_is_killed_between_cuts(
     devkit: Devkit, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = copy.deepcopy(model.network.state_dict())
-    whole = SparseTraining().apply(model, CONFIG, bench(devkit, model, tmp_path / "whole"))
+    whole = SparseTraining().apply(model, CONFIG, small_bench(devkit, model, tmp_path / "whole"))
     assert whole.form is Form.DENSE
     assert parameter_count(whole.network) <= 0.4 * parameter_count(model.network)
     assert macs(whole.architecture) <= 0.6 * macs(model.architecture)
@@ -85,9 +65,9 @@ def test_it_meets_both_budgets_and_ends_in_the_same_bits_when_it_is_killed_betwe
             raise KilledError
 
     with pytest.raises(KilledError):
-        SparseTraining().apply(model, CONFIG, bench(devkit, model, tmp_path / "killed", kill))
+        SparseTraining().apply(model, CONFIG, small_bench(devkit, model, tmp_path / "killed", kill))
     seen = len(steps)
-    again = SparseTraining().apply(model, CONFIG, bench(devkit, model, tmp_path / "killed", kill))
+    again = SparseTraining().apply(model, CONFIG, small_bench(devkit, model, tmp_path / "killed", kill))
     assert set(steps[seen:]) == {2}, "the first training was remembered"
     tensors = again.network.state_dict()
     assert again.architecture == whole.architecture
@@ -100,7 +80,7 @@ def test_the_penalties_shrink_what_a_plain_training_does_not(devkit: Devkit, mod
 
         config = CONFIG.model_copy(update={"penalties": penalties})
         scratch = tmp_path / f"{penalties.scales}-{penalties.groups}"
-        network = trained(model, 2, config, bench(devkit, model, scratch)).network
+        network = trained(model, 2, config, small_bench(devkit, model, scratch)).network
         return sum(
             float(p.detach().abs().sum()) for name, p in network.named_parameters() if name.endswith("norm.weight")
         )
