@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.images import Placement
@@ -92,6 +91,8 @@ def suppress(boxes: Tensor, scores: Tensor, rules: Suppression = OF_DARKNET) -> 
     one by more than the rules say is dropped; the best of an image are returned. Of equal scores the earlier box, then
     the lower class, comes first.
     """
+    from torchvision.ops import batched_nms  # which takes seconds
+
     image, box, label = (scores > rules.score).nonzero(as_tuple=True)
     order = scores[image, box, label].argsort(descending=True, stable=True)
     order = order[image[order].argsort(stable=True)]
@@ -123,6 +124,8 @@ def _merged(
     chosen: Tensor, chosen_labels: Tensor, candidates: Tensor, scores: Tensor, labels: Tensor, rules: Suppression
 ) -> Tensor:
     """Boxes (n, 4) of the chosen, each the weighted mean of the candidates (m, 4) of its class that overlap it."""
+    from torchvision.ops import box_iou
+
     dropped = (box_iou(chosen, candidates) > rules.nms) & (chosen_labels[:, None] == labels)
     weights = dropped * scores
     own = weights.sum(dim=1, keepdim=True)

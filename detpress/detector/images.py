@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from detpress.detector.architecture import Architecture, Resize
 from detpress.errors import InputError
@@ -68,8 +67,8 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
                 raise InputError(
                     f"{path}: {image.width}x{image.height} pixels; expected at most {MOST_PIXELS:,} in all"
                 )
-            pixels: Tensor = transforms.pil_to_tensor(_in_8_bits(_turned(image, path, size), path))
-            return pixels
+            pixels = np.array(_in_8_bits(_turned(image, path, size), path))
+            return torch.from_numpy(pixels).permute(2, 0, 1)
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -126,6 +125,8 @@ def _found(path: Path) -> str | None:
 
 def place_image(image: Tensor, size: int, resize: Resize) -> tuple[Tensor, Placement]:
     """image: uint8 (3, H, W) -> uint8 (3, size, size) and where the image lies in it."""
+    from torchvision.transforms.v2 import functional as transforms  # which takes seconds
+
     height, width = image.shape[-2:]
     if resize == "stretch":
         inner_height = inner_width = size

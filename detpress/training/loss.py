@@ -25,7 +25,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.boxes import LARGEST_EXPONENT, decode
@@ -200,6 +199,8 @@ def encoded(boxes: Tensor, cell: Tensor, anchors: Tensor, stride: float) -> Tens
 def _objectness_loss(logits: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
     """Of each box: as `logits` and `target`, which have one shape."""
     if config.objectness_loss == "focal":
+        from torchvision.ops import sigmoid_focal_loss
+
         focal: Tensor = sigmoid_focal_loss(logits, target, alpha=0.25, gamma=2.0)
         return focal
     return functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -212,6 +213,8 @@ def _box_loss(
 
     predicted: (P, 5 + C) logits; boxes: (P, 4) edges; cell: (P, 2) column and row; anchors: (P, 2).
     """
+    from torchvision.ops import generalized_box_iou_loss
+
     centre = (predicted[:, :2].sigmoid() + cell) * stride
     half = predicted[:, 2:4].clamp(max=LARGEST_EXPONENT).exp() * anchors / 2
     giou_loss = generalized_box_iou_loss(torch.cat([centre - half, centre + half], dim=1), boxes)

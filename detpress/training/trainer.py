@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -37,7 +36,6 @@ from detpress.progress import Progress
 from detpress.training.config import TrainingConfig, chooses_best
 from detpress.training.dataset import TrainingSet
 from detpress.training.detection import Detection
-from detpress.training.module import DetectorTraining
 from detpress.training.moving_average import averaged_tensors
 from detpress.training.objective import Objective, TrainingStart, TrainingStep, check_layers
 from detpress.training.process import across_processes, ctrl_c_left_alone, deterministic, seeded
@@ -121,6 +119,10 @@ def train(
     Raises StageError when the loss or a weight is not finite, InputError when an objective that has a state, or an
     optimizer that was given, should train on many devices, and when there is no score to choose by.
     """
+    import pytorch_lightning as pl  # which takes seconds, and most stages train nothing
+
+    from detpress.training.module import DetectorTraining
+
     everything = _with_detection(objectives)
     if config.devices > 1 and (optimizer or not all(objective.on_several_devices for objective in everything)):
         raise InputError(f"devices: expected 1 where more is learnt than the detection loss, got {config.devices}")
