@@ -103,7 +103,7 @@ def training(architecture: Architecture, precision: str, memory: str, compiled: 
 
     def step() -> None:
         pixels = raw.to(device).float() / 255
-        images, objects = augment(pixels, targets, config.augmentation, mosaic=False, generator=generator)
+        images, objects = augment(pixels, targets, config.augmentation, combine=False, generator=generator)
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
             maps = run(images.contiguous(memory_format=memory_format))
         yolo_loss(maps, objects, architecture, config).total.backward()

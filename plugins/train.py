@@ -1,6 +1,6 @@
 """Training as steps of a chain, on the detector's own loss (`detpress.training.loss`) and what is named beside it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -45,19 +45,46 @@ class Training(Plugin):
         return bench.fit(model, config, tuple(named.made() for named in config.objectives))
 
 
+class ScratchOptions(TrainOptions):
+    """How it is trained, from which weights, and what is learnt."""
+
+    zero_gamma: bool = Field(
+        False, description="whether the last BatchNorm of each residual block starts with the scale 0, not 1"
+    )
+    objectness_prior: float | None = Field(
+        None, gt=0, lt=1, description="the objectness that all boxes start with, such as 0.01; otherwise about a half"
+    )
+
+
 class Scratch(Training):
     """Trains from new initial weights, drawn from the seed: what the model knew before is gone, its layers stay.
 
     With a compressed network before it, this is the comparison with one of the same shape trained from nothing.
     """
 
+    Config = ScratchOptions
     accepts = frozenset({Form.DENSE})
     returns = Form.DENSE
 
-    def apply(self, model: "Model", config: TrainOptions, bench: Workbench) -> "Model":
+    def check(self, model: "Model", config: Any, images: ImageCounts) -> None:
+        from detpress.detector.initial import ending_blocks, heads_have_biases
+
+        super().check(model, config, images)
+        if config.zero_gamma and not ending_blocks(model.architecture):
+            raise InputError("zero_gamma: the network has no residual block that ends in a BatchNorm")
+        if config.objectness_prior is not None and not heads_have_biases(model.architecture):
+            raise InputError("objectness_prior: the network has a head whose convolution has no bias")
+
+    def apply(self, model: "Model", config: ScratchOptions, bench: Workbench) -> "Model":
+        from detpress.detector.initial import set_objectness_prior, zero_residual_scales
         from detpress.detector.model import new_model
 
-        return self.fit(new_model(model.architecture, bench.seed), config, bench)
+        new = new_model(model.architecture, bench.seed)
+        if config.zero_gamma:
+            zero_residual_scales(new.network, new.architecture)
+        if config.objectness_prior is not None:
+            set_objectness_prior(new.network, new.architecture, config.objectness_prior)
+        return self.fit(new, config, bench)
 
 
 class Finetune(Training):

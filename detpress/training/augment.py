@@ -1,9 +1,14 @@
 """Random changes of a whole batch at once, on whatever device it is; the boxes follow.
 
 Every number is drawn from one generator on the CPU, so that the same seed gives the same batch on every device.
+
+Mixup is that of Zhang et al., "Bag of Freebies for Training Object Detection Neural Networks", arXiv:1902.04103, 2019:
+pictures are laid over each other as they are, neither moved nor scaled for it, and the objects of both are learnt, each
+as much as its picture shows. Here it happens after a mosaic and before all else, among the images of a batch.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,14 +27,16 @@ _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.
 
 
 def augment(
-    images: Tensor, targets: Targets, config: Augmentation, mosaic: bool, generator: torch.Generator
+    images: Tensor, targets: Targets, config: Augmentation, combine: bool, generator: torch.Generator
 ) -> tuple[Tensor, Targets]:
-    """images: float32 (N, 3, S, S) in [0, 1]. Mosaic first, then flip, scale and shift, then hue, saturation, value.
+    """images: float32 (N, 3, S, S) in [0, 1]. Mosaic and mixup, then flip, scale, shift, then hue, saturation, value.
 
-    mosaic: whether mosaics are made at this time of the training.
+    combine: whether mosaics and mixtures are made at this time of the training.
     """
-    if mosaic and config.mosaic:
+    if combine and config.mosaic:
         images, targets = _mosaic(images, targets, config.mosaic, generator)
+    if combine and config.mixup and len(images) > 1:
+        images, targets = _mixup(images, targets, config.mixup, generator)
     images, targets = _move(images, targets, config, generator)
     return _recolour(images, config, generator), targets
 
@@ -59,12 +66,36 @@ def _mosaic(images: Tensor, targets: Targets, share: float, generator: torch.Gen
     return result, _join(parts)
 
 
+def _mixup(images: Tensor, targets: Targets, share: float, generator: torch.Generator) -> tuple[Tensor, Targets]:
+    """Has another image of the batch shine through a share of the images; the objects of both are weighted."""
+    count, device = len(images), images.device
+    chosen = torch.rand(count, generator=generator) < share
+    own = torch.where(chosen, semicircle(count, generator), torch.ones(count)).to(device)
+    ring = torch.randperm(count, generator=generator).to(device)
+    partner = torch.empty_like(ring).scatter_(0, ring, ring.roll(-1))  # never the image itself
+    mixed = own[:, None, None, None] * images + (1 - own)[:, None, None, None] * images[partner]
+    shown_in = partner.argsort()  # whose partner each image is
+    under = targets.take(chosen.to(device)[shown_in[targets.image]])
+    beneath = shown_in[under.image]
+    return mixed, _join(
+        [replace(targets, weight=own[targets.image]), replace(under, image=beneath, weight=1 - own[beneath])]
+    )
+
+
+def semicircle(count: int, generator: torch.Generator) -> Tensor:
+    """Numbers of the distribution Beta(1.5, 1.5): how far to the right the points of a disc lie, from 0 to 1."""
+    radius, angle = torch.rand(count, generator=generator).sqrt(), torch.rand(count, generator=generator) * 2 * math.pi
+    return (1 + radius * angle.cos()) / 2
+
+
 def _join(parts: list[Targets]) -> Targets:
+    weights = [part.weight for part in parts if part.weight is not None]
     return Targets(
         torch.cat([part.image for part in parts]),
         torch.cat([part.label for part in parts]),
         torch.cat([part.boxes for part in parts]),
         torch.cat([part.difficult for part in parts]),
+        torch.cat(weights) if weights else None,
     )
 
 
@@ -88,7 +119,7 @@ def _move(images: Tensor, targets: Targets, config: Augmentation, generator: tor
     visible = whole.clamp(0, side)
     size, whole_size = visible[:, 2:] - visible[:, :2], whole[:, 2:] - whole[:, :2]
     kept = (size.prod(dim=1) > LEAST_VISIBLE * whole_size.prod(dim=1)) & (size.amin(dim=1) >= LEAST_SIDE)
-    return moved, Targets(targets.image, targets.label, visible, targets.difficult).take(kept)
+    return moved, replace(targets, boxes=visible).take(kept)
 
 
 def _recolour(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:

@@ -23,14 +23,23 @@ class Augmentation(Options):
     scale: float = Field(0.3, ge=0, lt=1, description="largest relative change of the size, then cropped or padded")
     translate: float = Field(0.1, ge=0, le=0.5, description="largest shift, as a share of the image's side")
     mosaic: float = Field(0.0, ge=0, le=1, description="share of images made of four; none in the last tenth of epochs")
+    mixup: float = Field(
+        0.0, ge=0, le=1, description="share of images that another one shines through; none in the last tenth of epochs"
+    )
 
 
 class TrainingOptions(Options):
-    """How a network is trained, but for how long: AdamW, warm-up and cosine, and a moving average of the weights."""
+    """How a network is trained, but for how long: AdamW, a schedule, and a moving average of the weights."""
 
     batch_size: int = Field(16, ge=1, le=4096, description="images a step, on each device")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="the highest, after the warm-up")
-    weight_decay: float = Field(5e-3, ge=0, le=1, description="AdamW's, on the weights of convolutions")
+    weight_decay: float = Field(5e-3, ge=0, le=1, description="AdamW's, on what `decayed` says")
+    decayed: Literal["weights", "all"] = Field(
+        "weights", description="the weights of convolutions, or all parameters: biases and BatchNorm's scales, too"
+    )
+    schedule: Literal["cosine", "one_cycle", "constant"] = Field(
+        "cosine", description="of the learning rate after the warm-up; one_cycle has a rise and a fall of its own"
+    )
     warmup: float = Field(0.15, ge=0, lt=1, description="share of the steps before the highest learning rate")
     ema: float = Field(0.998, ge=0, lt=1, description="decay a step of the moving average that is the result; 0: none")
     precision: Literal["auto", "bf16-mixed", "32-true"] = Field(
@@ -56,12 +65,18 @@ class TrainingOptions(Options):
     workers: int = Field(0, ge=0, le=64, description="processes that read images; 0: the training process itself")
     devices: int = Field(1, ge=1, le=1024, description="GPUs, or processes where there is none; several train by DDP")
 
+    @model_validator(mode="after")
+    def _one_cycle_has_its_own_rise(self) -> Self:
+        if self.schedule == "one_cycle" and self.warmup != type(self).model_fields["warmup"].default:
+            raise ValueError(f"warmup: expected none beside `schedule: one_cycle`, got {self.warmup}")
+        return self
+
     def for_epochs(self, epochs: int) -> "TrainingConfig":
         return TrainingConfig(epochs=epochs, **dict(self))
 
 
 class TrainingConfig(TrainingOptions):
-    """How a network is trained: AdamW, warm-up and cosine, and an exponential moving average of the weights."""
+    """How a network is trained: AdamW, a schedule, and an exponential moving average of the weights."""
 
     epochs: int = Field(ge=1, le=10_000, description="passes over the training set")
 

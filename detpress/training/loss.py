@@ -13,8 +13,12 @@ What differs from the paper, in favour of short trainings:
 
 Two options are off by default. Focal loss on the objectness (Lin et al., "Focal Loss for Dense Object Detection",
 arXiv:1708.02002, 2017) has the paper's alpha and gamma, but is averaged over all boxes, and the heads start without a
-prior; YOLOv3's report says that it lost two points by it. Label smoothing is that of Zhang et al., "Bag of Freebies for
-Training Object Detection Neural Networks", arXiv:1902.04103, 2019, who have min(1/classes, 1/40).
+prior unless `train.scratch` is told one; YOLOv3's report says that it lost two points by it. Label smoothing is that of
+Zhang et al., "Bag of Freebies for Training Object Detection Neural Networks", arXiv:1902.04103, 2019, who have
+min(1/classes, 1/40).
+
+Where pictures are mixed (`detpress.training.augment`), each loss of a responsible box is multiplied by how much of its
+object is shown, as in gluon-cv's code of that paper; sums are divided by the same numbers as ever.
 
 Objects marked difficult are not learnt; boxes that overlap them are ignored, too.
 """
@@ -40,20 +44,23 @@ class Targets:
     """The objects of a batch.
 
     image: int64 (T,), index in the batch. label: int64 (T,). boxes: float32 (T, 4), edges in pixels of the input.
-    difficult: bool (T,).
+    difficult: bool (T,). weight: float32 (T,), how much of each object its picture shows, where pictures are mixed.
     """
 
     image: Tensor
     label: Tensor
     boxes: Tensor
     difficult: Tensor
+    weight: Tensor | None = None
 
     def to(self, device: torch.device) -> "Targets":
-        return Targets(*(tensor.to(device) for tensor in (self.image, self.label, self.boxes, self.difficult)))
+        weight = None if self.weight is None else self.weight.to(device)
+        return Targets(*(part.to(device) for part in (self.image, self.label, self.boxes, self.difficult)), weight)
 
     def take(self, which: Tensor) -> "Targets":
         """which: bool (T,), or indices int64 (P,); the objects so chosen."""
-        return Targets(self.image[which], self.label[which], self.boxes[which], self.difficult[which])
+        weight = None if self.weight is None else self.weight[which]
+        return Targets(self.image[which], self.label[which], self.boxes[which], self.difficult[which], weight)
 
 
 @dataclass(frozen=True)
@@ -169,15 +176,19 @@ def yolo_loss(maps: Sequence[Tensor], targets: Targets, architecture: Architectu
         predicted = boxes.of(raw)
         cell = torch.stack([boxes.column, boxes.row], dim=1)
         box_loss, reached = _box_loss(predicted, mine.boxes, cell, boxes.size, stride, config)
-        box_losses.append(box_loss)
         smoothing = config.label_smoothing
         wanted = functional.one_hot(mine.label, predicted.shape[1] - 5).float() * (1 - 2 * smoothing) + smoothing
-        class_losses.append(functional.binary_cross_entropy_with_logits(predicted[:, 5:], wanted, reduction="none"))
+        class_loss = functional.binary_cross_entropy_with_logits(predicted[:, 5:], wanted, reduction="none")
+        if mine.weight is not None:
+            box_loss, class_loss = box_loss * mine.weight, class_loss * mine.weight[:, None]
+        box_losses.append(box_loss)
+        class_losses.append(class_loss)
         target = raw.new_zeros(n, count, height, width)
         target[mine.image, boxes.anchor, boxes.row, boxes.column] = reached
-        known = ~covered[:, first_box : first_box + count * height * width].reshape(n, count, height, width)
-        known[mine.image, boxes.anchor, boxes.row, boxes.column] = True
-        objectness = objectness + weight * (_objectness_loss(raw[:, :, 4], target, config) * known).mean()
+        here = covered[:, first_box : first_box + count * height * width].reshape(n, count, height, width)
+        counts = (~here).to(raw.dtype)
+        counts[mine.image, boxes.anchor, boxes.row, boxes.column] = 1.0 if mine.weight is None else mine.weight
+        objectness = objectness + weight * (_objectness_loss(raw[:, :, 4], target, config) * counts).mean()
         first_box += count * height * width
     return Loss(
         config.box_weight * _mean(torch.cat(box_losses)),

@@ -38,7 +38,7 @@ from detpress.training.objective import (
 from detpress.training.process import Report, seeded
 from detpress.training.step import new_optimizer, new_schedule, parameters_of
 
-MOSAIC_UNTIL = 0.9  # share of the epochs; the last ones see images as they are
+COMBINED_UNTIL = 0.9  # share of the epochs; the last ones see images as they are
 CHECKPOINT_SECONDS = 10.0  # at least, between two checkpoints; they are made at the end of an epoch
 SCORE_SECONDS = 20.0  # of training, at least, before the average is scored for the first time
 SCORE_SHARE = 0.1  # of the time, at most, that scoring takes
@@ -134,9 +134,9 @@ class DetectorTraining(pl.LightningModule):
     def _augmented(self, batch: tuple[Tensor, Targets], step: int) -> tuple[Tensor, Targets]:
         raw, targets = batch
         generator = _generator(self.seed, self.current_epoch, step, self.global_rank)
-        mosaic = self.current_epoch < MOSAIC_UNTIL * self.config.epochs
+        combine = self.current_epoch < COMBINED_UNTIL * self.config.epochs
         with torch.autocast(raw.device.type, enabled=False):
-            return augment(network_input(raw), targets, self.config.augmentation, mosaic, generator)
+            return augment(network_input(raw), targets, self.config.augmentation, combine, generator)
 
     def _step(self, batch: tuple[Tensor, Targets], step: int) -> None:
         images, targets = batch

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detpress.detector.images import GREY
-from detpress.training.augment import LEAST_VISIBLE, augment
+from detpress.training.augment import LEAST_VISIBLE, augment, semicircle
 from detpress.training.config import Augmentation
 from detpress.training.loss import Targets
 
@@ -45,7 +45,7 @@ def white_area(image: Tensor) -> list[int]:
 
 def test_nothing_asked_for_changes_nothing() -> None:
     images, targets = painted(BOXES)
-    same, kept = augment(images, targets, NOTHING, mosaic=True, generator=generator())
+    same, kept = augment(images, targets, NOTHING, combine=True, generator=generator())
     torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
     torch.testing.assert_close(kept.boxes, targets.boxes)
     assert kept.label.tolist() == targets.label.tolist()
@@ -53,10 +53,10 @@ def test_nothing_asked_for_changes_nothing() -> None:
 
 def test_flips_mirror_the_image_and_its_boxes() -> None:
     images, targets = painted(BOXES)
-    across, moved = augment(images, targets, changed(flip_horizontal=1), mosaic=False, generator=generator())
+    across, moved = augment(images, targets, changed(flip_horizontal=1), combine=False, generator=generator())
     torch.testing.assert_close(across, images.flip(3), atol=1e-5, rtol=0)
     assert moved.boxes[0].tolist() == pytest.approx([SIDE - 50, 20, SIDE - 10, 40], abs=1e-4)
-    down, moved = augment(images, targets, changed(flip_vertical=1), mosaic=False, generator=generator())
+    down, moved = augment(images, targets, changed(flip_vertical=1), combine=False, generator=generator())
     torch.testing.assert_close(down, images.flip(2), atol=1e-5, rtol=0)
     assert moved.boxes[0].tolist() == pytest.approx([10, SIDE - 40, 50, SIDE - 20], abs=1e-4)
 
@@ -66,7 +66,7 @@ def test_flips_mirror_the_image_and_its_boxes() -> None:
 def test_boxes_lie_on_the_objects_to_a_pixel_whatever_moves(seed: int) -> None:
     images, targets = painted(BOXES)
     config = changed(flip_horizontal=0.5, flip_vertical=0.5, scale=0.4, translate=0.2)
-    moved, kept = augment(images, targets, config, mosaic=False, generator=generator(seed))
+    moved, kept = augment(images, targets, config, combine=False, generator=generator(seed))
     for image, box in zip(kept.image.tolist(), kept.boxes, strict=True):
         assert box.tolist() == pytest.approx(white_area(moved[image]), abs=1)
 
@@ -75,7 +75,7 @@ def test_boxes_lie_on_the_objects_to_a_pixel_whatever_moves(seed: int) -> None:
 @given(seed=st.integers(0, 2**32))
 def test_a_mosaic_has_the_objects_of_four_images_at_half_their_size(seed: int) -> None:
     images, targets = painted(BOXES)
-    mosaics, objects = augment(images, targets, changed(mosaic=1), mosaic=True, generator=generator(seed))
+    mosaics, objects = augment(images, targets, changed(mosaic=1), combine=True, generator=generator(seed))
     for i in range(len(BOXES)):
         boxes, labels = objects.boxes[objects.image == i], objects.label[objects.image == i]
         assert len(boxes) == 4
@@ -86,10 +86,51 @@ def test_a_mosaic_has_the_objects_of_four_images_at_half_their_size(seed: int) -
             assert mosaics[i, :, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].min() > 0.95
 
 
-def test_mosaics_end_when_told() -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mixed_picture_has_the_objects_of_both_each_as_much_as_it_shows(seed: int) -> None:
+    """Image i is of the grey (i + 1) / 10 and has one object, of label i, where it stays."""
+    _, targets = painted(BOXES)
+    images = torch.stack([torch.full((3, SIDE, SIDE), (i + 1) / 10) for i in range(len(BOXES))])
+    mixed, objects = augment(images, targets, changed(mixup=1), combine=True, generator=generator(seed))
+    assert objects.weight is not None
+    assert sorted(objects.label.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+    for i in range(len(BOXES)):
+        mine = objects.image == i
+        [own, other], [shown, through] = objects.label[mine].tolist(), objects.weight[mine].tolist()
+        assert own == i != other
+        assert shown + through == pytest.approx(1)
+        assert 0 < shown < 1
+        assert mixed[i, 1, 7, 5].item() == pytest.approx(shown * (own + 1) / 10 + through * (other + 1) / 10, abs=1e-5)
+        torch.testing.assert_close(objects.boxes[mine], targets.boxes[[own, other]], atol=1e-4, rtol=0)
+
+
+def test_only_a_share_is_mixed_and_the_rest_is_learnt_whole() -> None:
+    images, targets = painted(BOXES * 16)
+    mixed, objects = augment(images, targets, changed(mixup=0.5), combine=True, generator=generator())
+    assert objects.weight is not None
+    boxes = torch.bincount(objects.image)
+    assert 20 < (boxes == 2).sum() < 44
+    assert boxes.unique().tolist() == [1, 2]
+    alone = boxes == 1
+    torch.testing.assert_close(mixed[alone], images[alone], atol=1e-5, rtol=0)
+    assert (objects.weight[alone[objects.image]] == 1).all()
+    assert (objects.weight[~alone[objects.image]] < 1).all()
+
+
+def test_pictures_are_mixed_by_beta_of_one_and_a_half() -> None:
+    """Its mean is 1/2, its variance 1/16, and 5.2 % of it lie below 0.1."""
+    drawn = semicircle(100_000, generator())
+    assert drawn.mean().item() == pytest.approx(0.5, abs=0.003)
+    assert drawn.var().item() == pytest.approx(1 / 16, rel=0.01)
+    assert (drawn < 0.1).float().mean().item() == pytest.approx(0.0520, abs=0.003)
+
+
+@pytest.mark.parametrize("option", ["mosaic", "mixup"])
+def test_mosaics_and_mixtures_end_when_told(option: str) -> None:
     images, targets = painted(BOXES)
-    same, _ = augment(images, targets, changed(mosaic=1), mosaic=False, generator=generator())
+    same, objects = augment(images, targets, changed(**{option: 1}), combine=False, generator=generator())
     torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
+    assert objects.weight is None
 
 
 @settings(max_examples=30, deadline=None)
@@ -97,7 +138,7 @@ def test_mosaics_end_when_told() -> None:
 def test_an_object_mostly_moved_out_is_left_out(seed: int) -> None:
     boxes = [(0, 40, 20, 60)] * 8
     images, targets = painted(boxes)
-    moved, kept = augment(images, targets, changed(translate=0.3), mosaic=False, generator=generator(seed))
+    moved, kept = augment(images, targets, changed(translate=0.3), combine=False, generator=generator(seed))
     shown = (moved[:, 0] > (1 + GREY / 255) / 2).sum(dim=(1, 2)) / 400
     for i in range(len(boxes)):
         if abs(shown[i] - LEAST_VISIBLE) > 0.06:  # a column of pixels is a twentieth of the object
@@ -109,7 +150,7 @@ def test_an_object_mostly_moved_out_is_left_out(seed: int) -> None:
 def test_grey_has_no_hue_and_colours_stay_colours() -> None:
     images = torch.rand(4, 3, SIDE, SIDE, generator=generator())
     images[0] = 0.4
-    turned, _ = augment(images, NO_OBJECTS, changed(hue=0.5, saturation=0.9), mosaic=False, generator=generator())
+    turned, _ = augment(images, NO_OBJECTS, changed(hue=0.5, saturation=0.9), combine=False, generator=generator())
     torch.testing.assert_close(turned[0], images[0], atol=1e-5, rtol=0)
     assert not torch.allclose(turned[1], images[1], atol=0.05)
     assert turned.min() >= 0
@@ -118,7 +159,7 @@ def test_grey_has_no_hue_and_colours_stay_colours() -> None:
 
 def test_value_scales_the_brightness_within_its_limits() -> None:
     images = torch.full((64, 3, 32, 32), 0.5)
-    scaled, _ = augment(images, NO_OBJECTS, changed(value=0.3), mosaic=False, generator=generator())
+    scaled, _ = augment(images, NO_OBJECTS, changed(value=0.3), combine=False, generator=generator())
     factors = scaled.mean(dim=(1, 2, 3)) / 0.5
     assert 0.7 <= factors.min() < 0.8
     assert 1.2 < factors.max() <= 1.3
@@ -127,8 +168,8 @@ def test_value_scales_the_brightness_within_its_limits() -> None:
 def test_the_generator_alone_decides() -> None:
     images, targets = painted(BOXES)
     config = Augmentation(mosaic=0.5)
-    first = augment(images, targets, config, mosaic=True, generator=generator(7))
+    first = augment(images, targets, config, combine=True, generator=generator(7))
     torch.manual_seed(5)
-    second = augment(images, targets, config, mosaic=True, generator=generator(7))
+    second = augment(images, targets, config, combine=True, generator=generator(7))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1].boxes, second[1].boxes)

@@ -1,6 +1,7 @@
 """YOLOv3's loss: equal to a plain reading of its rules, object by object and cell by cell."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,9 +73,10 @@ def plain_loss(maps: list[Tensor], targets: Targets, architecture: Architecture)
     """The same loss by loops over scales, images, anchors and cells."""
     columns = (targets.image, targets.label, targets.boxes, targets.difficult)
     objects = list(zip(*(column.tolist() for column in columns), strict=True))
+    weights = [1.0] * len(objects) if targets.weight is None else targets.weight.tolist()
     anchors = [anchor for layer in architecture.yolo_layers for anchor in layer.anchors]
-    owners: dict[tuple[int, int, int, int], tuple[int, list[float]]] = {}  # (image, anchor, row, column) -> object
-    for image, label, box, difficult in objects:
+    owners: dict[tuple[int, int, int, int], tuple[int, list[float], float]] = {}  # image, anchor, row, column -> object
+    for (image, label, box, difficult), shown in zip(objects, weights, strict=True):
         if difficult:
             continue
         width, height = box[2] - box[0], box[3] - box[1]
@@ -84,7 +86,7 @@ def plain_loss(maps: list[Tensor], targets: Targets, architecture: Architecture)
                 stride = (32, 16, 8)[i // 3]
                 row, column = int((box[1] + box[3]) / 2 / stride), int((box[0] + box[2]) / 2 / stride)
                 assert (image, i, row, column) not in owners, "the example is meant to have no two owners of a cell"
-                owners[image, i, row, column] = label, box
+                owners[image, i, row, column] = label, box, shown
     box_losses, class_losses, objectness = [], [], 0.0
     for scale, (raw, weight) in enumerate(zip(maps, CONFIG.objectness_weights, strict=True)):
         stride, losses = (32, 16, 8)[scale], []
@@ -99,10 +101,11 @@ def plain_loss(maps: list[Tensor], targets: Targets, architecture: Architecture)
                         half_x, half_y = math.exp(w) * anchor_width / 2, math.exp(h) * anchor_height / 2
                         box = [centre_x - half_x, centre_y - half_y, centre_x + half_x, centre_y + half_y]
                         if (owner := owners.get((image, scale * 3 + anchor, row, column))) is not None:
-                            reached = giou(box, owner[1])
-                            box_losses.append(1 - reached)
-                            losses.append(cross_entropy(known, max(0.0, reached)))
-                            class_losses += [cross_entropy(z, float(i == owner[0])) for i, z in enumerate(logits)]
+                            label, wanted, shown = owner
+                            reached = giou(box, wanted)
+                            box_losses.append(shown * (1 - reached))
+                            losses.append(shown * cross_entropy(known, max(0.0, reached)))
+                            class_losses += [shown * cross_entropy(z, float(i == label)) for i, z in enumerate(logits)]
                         elif all(i != image or iou(box, b) <= CONFIG.ignore_threshold for i, _, b, _ in objects):
                             losses.append(cross_entropy(known, 0.0))
                         else:
@@ -122,6 +125,17 @@ def test_the_loss_is_what_plain_loops_give(architecture: Architecture, seed: int
     expected = plain_loss([raw.detach() for raw in maps], targets, architecture)
     found = [part.item() for part in (loss.box, loss.objectness, loss.classes)]
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_object_is_learnt_as_much_as_its_picture_shows(architecture: Architecture) -> None:
+    maps, targets = [raw.detach() for raw in random_maps(architecture, 3, 0)], targets_of(OBJECTS)
+    mixed = replace(targets, weight=torch.tensor([0.3, 1.0, 0.7, 0.25, 0.5]))
+    loss = yolo_loss(maps, mixed, architecture, CONFIG)
+    found = [part.item() for part in (loss.box, loss.objectness, loss.classes)]
+    assert found == pytest.approx(plain_loss(maps, mixed, architecture), rel=1e-5)
+    whole = yolo_loss(maps, targets, architecture, CONFIG)
+    ones = yolo_loss(maps, replace(targets, weight=torch.ones(5)), architecture, CONFIG)
+    assert torch.equal(ones.total, whole.total)
 
 
 def test_smoothing_lowers_the_label_and_raises_the_other_classes(architecture: Architecture) -> None:

@@ -244,6 +244,85 @@ def test_the_shortest_trainings_have_a_rate_of_the_order_asked_for(steps: int, w
     assert config.learning_rate / 10 <= max(rates) <= config.learning_rate * 1.001
 
 
+def course(schedule: str, steps: int) -> list[tuple[float, float]]:
+    """Learning rate and Adam's first beta in each step."""
+    network = nn.Conv2d(3, 4, 1)
+    config = TrainingConfig(epochs=1, learning_rate=0.1, schedule=schedule)
+    optimizer = new_optimizer(network.parameters(), config)
+    scheduler = new_schedule(optimizer, steps, config)
+    found = []
+    for _ in range(steps):
+        group = optimizer.param_groups[0]
+        found.append((group["lr"], group["betas"][0]))
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_one_cycle_rises_and_falls_in_lines_and_momentum_against_it() -> None:
+    """Of 101 steps, whose 100 intervals are cut at 45 % of 101, less one: the peak lies between steps 44 and 45."""
+    steps = course("one_cycle", 101)
+    rates, momenta = (list(column) for column in zip(*steps, strict=True))
+    peak = 0.45 * 101 - 1
+    low, high = 0.1 / 25, 0.1
+    expected = {
+        0: low,
+        22: low + (high - low) * 22 / peak,
+        67: high - (high - low) * (67 - peak) / peak,
+        95: low + (low / 1e4 - low) * (95 - 2 * peak) / (100 - 2 * peak),
+        100: low / 1e4,
+    }
+    assert [rates[step] for step in expected] == pytest.approx(list(expected.values()))
+    assert max(rates) == pytest.approx(high, rel=0.02)
+    assert rates.index(max(rates)) == 44
+    assert [momenta[0], momenta[100]] == [0.95, 0.95]
+    assert momenta[22] == pytest.approx(0.95 - 0.1 * 22 / peak)
+    assert min(momenta) == pytest.approx(0.85, abs=0.002)
+
+
+def test_a_constant_rate_stays_the_highest_after_the_warm_up_of_the_cosine() -> None:
+    constant, cosine = course("constant", 101), course("cosine", 101)
+    assert constant[:15] == cosine[:15]
+    assert constant[0][0] == pytest.approx(0.1 / 25)
+    assert [rate for rate, _ in constant[15:]] == pytest.approx([0.1] * 86)
+    assert cosine[100][0] == pytest.approx(0.1 / 25e4)
+    assert {momentum for _, momentum in constant + cosine} == {0.9}
+
+
+def test_one_cycle_takes_no_warm_up_of_another_length() -> None:
+    with pytest.raises(ValueError, match=r"warmup: expected none beside `schedule: one_cycle`, got 0\.3"):
+        TrainingConfig(epochs=1, schedule="one_cycle", warmup=0.3)
+
+
+def test_biases_and_scales_decay_where_all_do(devkit: Devkit) -> None:
+    network = small_model(devkit).network
+    weights = {name for name, parameter in network.named_parameters() if parameter.ndim == 4}
+    others = dict(network.named_parameters()).keys() - weights
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    for decayed, expected in (("weights", weights), ("all", weights | others)):
+        optimizer = new_optimizer(network.parameters(), TrainingConfig(epochs=1, decayed=decayed))
+        groups = [({names[p] for p in group["params"]}, group["weight_decay"]) for group in optimizer.param_groups]
+        assert set.union(*(found for found, decay in groups if decay == 5e-3)) == expected
+        assert set.union(set(), *(found for found, decay in groups if decay == 0)) == (weights | others) - expected
+
+
+def test_mixtures_under_one_cycle_go_on_after_a_kill(
+    devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
+    mixed = Augmentation(mixup=0.5)
+    config = TrainingConfig(epochs=2, batch_size=4, schedule="one_cycle", decayed="all", augmentation=mixed)
+
+    def kill(what: str, done: int, total: int) -> None:
+        if done == 5:
+            raise KilledError
+
+    whole = train(small_model(devkit), devkit, tmp_path / "whole", config)
+    with pytest.raises(KilledError):
+        train(small_model(devkit), devkit, tmp_path / "killed", config, progress=kill)
+    assert same_weights(train(small_model(devkit), devkit, tmp_path / "killed", config), whole)
+
+
 def test_one_step_changes_the_weights(devkit: Devkit, tmp_path: Path) -> None:
     untrained = small_model(devkit)
     trained = train(untrained, devkit, tmp_path, TrainingConfig(epochs=1, batch_size=12))
