@@ -55,7 +55,10 @@ class Targets:
 
     def to(self, device: torch.device) -> "Targets":
         weight = None if self.weight is None else self.weight.to(device)
-        return Targets(*(part.to(device) for part in (self.image, self.label, self.boxes, self.difficult)), weight)
+        image, label, boxes, difficult = (
+            part.to(device) for part in (self.image, self.label, self.boxes, self.difficult)
+        )
+        return Targets(image, label, boxes, difficult, weight)
 
     def take(self, which: Tensor) -> "Targets":
         """which: bool (T,), or indices int64 (P,); the objects so chosen."""
