@@ -1,13 +1,14 @@
 """NNI's search for architectures: another backbone under the heads of the shared detector."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
 from detpress.plugins.nni_search_space import TRIALS, BlockKind, NASOptions, space_of
+from detpress.plugins.search_trials import Choices, Trials
 from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
@@ -69,117 +70,27 @@ class NAS(Plugin):
 
     def apply(self, model: "Model", config: NASOptions, bench: Workbench) -> "Model":
         from detpress.detector.model import new_model
-        from detpress.errors import StageError
 
-        trials = Trials(model.architecture, config, bench)
+        space, given = space_of(config), model.architecture
+        trials = Trials(lambda choices: space.architecture_of(choices, given), config, bench)
         if config.strategy in TRIALS:
-            _search_by_trials(trials, config, bench)
+            _search_by_trials(trials, space.choices, config, bench)
         else:
-            _search_in_supernet(trials, config, bench)
-        trials.keep()
+            _search_in_supernet(trials, given, config, bench)
+        trials.keep(f"{config.strategy}: mAP on the validation images after the trial's training")
         winner = trials.winner()
-        if winner is None:
-            raise StageError(f"none of {len(trials.made)} networks was within the budgets and could be trained")
         bench.log.info("network %d of %d is trained anew: %s", winner["trial"], len(trials.made), winner)
         best = new_model(trials.architecture_of(winner["choices"]), bench.seed)
         return model.with_network(bench.fit(best, config.final).network)
 
 
-class Trials:
-    """The networks that were looked at, in order."""
-
-    def __init__(self, given: "Architecture", config: NASOptions, bench: Workbench) -> None:
-        self.given, self.config, self.bench = given, config, bench
-        self.space = space_of(config)
-        self.made: list[dict[str, Any]] = []
-
-    def architecture_of(self, choices: dict[str, Any]) -> "Architecture":
-        return self.space.architecture_of(choices, self.given)
-
-    def sizes(self, architecture: "Architecture") -> dict[str, int]:
-        from detpress.detector.channels import stored_parameters
-        from detpress.measure.size import macs
-
-        return {"parameters": stored_parameters(architecture), "macs": macs(architecture)}
-
-    def excess(self, sizes: dict[str, int]) -> float:
-        """By what share the budgets are exceeded; 0 within them."""
-        limits = {"parameters": self.config.max_parameters, "macs": self.config.max_macs}
-        return _excess(sizes, ((name, limit) for name, limit in limits.items() if limit))
-
-    def slowness(self, architecture: "Architecture") -> tuple[dict[str, float], float]:
-        """Milliseconds in the runtimes with a limit, measured once for each architecture, and by what share they
-        exceed it."""
-        from detpress.detector.model import new_model
-
-        def compute(folder: Path) -> None:
-            model = new_model(architecture, self.bench.seed)  # how fast it is, its weights do not matter to
-            found = {runtime: self.bench.latency_ms(model, runtime) for runtime in limits}
-            (folder / "latency.json").write_text(json.dumps(found))
-
-        limits = self.config.max_latency_ms
-        key = {"latency": architecture.as_dict(), "runtimes": sorted(limits)}
-        found = json.loads((self.bench.remember(key, compute) / "latency.json").read_text())
-        return found, _excess(found, limits.items())
-
-    def enough(self) -> bool:
-        """Whether as many were trained as asked for, or so many too large ones were drawn that the search is vain."""
-        trained = sum(trial["map"] is not None for trial in self.made)
-        return trained >= self.config.trials or len(self.made) >= 50 * self.config.trials
-
-    def add(self, choices: dict[str, Any], sizes: dict[str, Any], score: float | None, why: str | None = None) -> None:
-        self.made.append({"trial": len(self.made), "map": score, **sizes, "why": why, "choices": choices})
-
-    def winner(self) -> dict[str, Any] | None:
-        """The best of those that were scored; what a supernet chose has no score, and no rival."""
-        usable = [trial for trial in self.made if trial["why"] is None]
-        return max(usable, key=lambda trial: trial["map"] or 0.0, default=None)
-
-    def keep(self) -> None:
-        """Writes the table and the plot of mAP against MACs that stay with the stage."""
-        from detpress.report.trials import Point, plot_points
-
-        self.bench.keep("trials.json").write_text(json.dumps(self.made, indent=1) + "\n")
-        winner = self.winner()
-        points = [
-            Point(
-                trial["macs"] / 1e6,
-                trial["map"],
-                "winner" if trial is winner else "trial",
-                f"trial {trial['trial']}<br>" + "<br>".join(f"{k}: {v}" for k, v in trial["choices"].items()),
-            )
-            for trial in self.made
-            if trial["map"] is not None
-        ]
-        title = f"{self.config.strategy}: mAP on the validation images after the trial's training"
-        plot_points(points, title, "MACs of one image, millions", "mAP", self.bench.keep("trials.html"))
-
-
-def _excess(found: Mapping[str, float], limits: Iterable[tuple[str, float]]) -> float:
-    return sum(max(0.0, found[name] / limit - 1) for name, limit in limits)
-
-
-def _search_by_trials(trials: Trials, config: NASOptions, bench: Workbench) -> None:
+def _search_by_trials(trials: Trials, choices: Mapping[str, list[Any]], config: NASOptions, bench: Workbench) -> None:
     from detpress.adapters.nni_nas import run_trials
 
-    def judge(choices: dict[str, Any]) -> float:
-        """mAP; below 0 for what is too large, which is not trained, and for what could not be trained."""
-        architecture = trials.architecture_of(choices)
-        sizes: dict[str, Any] = {**trials.sizes(architecture)}
-        excess = trials.excess(sizes)
-        if not excess and config.max_latency_ms:
-            sizes["latency_ms"], excess = trials.slowness(architecture)
-        if excess:
-            trials.add(choices, sizes, None, "exceeds a budget")
-            return -excess / (1 + excess)
-        bench.progress("trials", sum(trial["map"] is not None for trial in trials.made), config.trials)
-        score, failure = _trained(architecture, config, bench)
-        trials.add(choices, sizes, score, failure)
-        bench.log.info("trial %d: mAP %s, %s %s", len(trials.made) - 1, score, sizes, failure or choices)
-        return -1.0 if score is None else score
+    def judge(chosen: Choices) -> float:
+        return trials.judge(chosen, lambda _, architecture: _trained(architecture, config, bench))
 
-    options = {"population": config.population, "tournament": config.tournament, "mutation": config.mutation}
-    run_trials(config.strategy, options, trials.space.choices, judge, trials.enough, bench.seed, bench.log)
+    run_trials(config.strategy, trials.evolution(), choices, judge, trials.enough, bench.seed, bench.log)
 
 
 def _trained(architecture: "Architecture", config: NASOptions, bench: Workbench) -> tuple[float | None, str | None]:
@@ -200,18 +111,20 @@ def _trained(architecture: "Architecture", config: NASOptions, bench: Workbench)
     return result["map"], result["why"]
 
 
-def _search_in_supernet(trials: Trials, config: NASOptions, bench: Workbench) -> None:
+def _search_in_supernet(trials: Trials, given: "Architecture", config: NASOptions, bench: Workbench) -> None:
     """Trains the supernet once; its choice, or, of `random_one_shot`, the drawn ones, become the trials."""
 
     def compute(folder: Path) -> None:
-        (folder / "trials.json").write_text(json.dumps(_supernet_trials(trials, config, bench)))
+        (folder / "trials.json").write_text(json.dumps(_supernet_trials(trials, given, config, bench)))
 
-    key = {"supernet": config.model_dump(mode="json", exclude={"final"}), "given": trials.given.as_dict()}
+    key = {"supernet": config.model_dump(mode="json", exclude={"final"}), "given": given.as_dict()}
     for choices, score in json.loads((bench.remember(key, compute) / "trials.json").read_text()):
         trials.add(choices, trials.sizes(trials.architecture_of(choices)), score)
 
 
-def _supernet_trials(trials: Trials, config: NASOptions, bench: Workbench) -> list[tuple[dict[str, Any], float | None]]:
+def _supernet_trials(
+    trials: Trials, given: "Architecture", config: NASOptions, bench: Workbench
+) -> list[tuple[Choices, float | None]]:
     import random
 
     from detpress.adapters.nni_nas import train_supernet
@@ -219,7 +132,7 @@ def _supernet_trials(trials: Trials, config: NASOptions, bench: Workbench) -> li
     from detpress.detector.model import Model
 
     blocks = {name: Block(*values) for name, values in _blocks(config).items()}
-    architecture, candidates = supernet_parts(config.widths[0], config.blocks, blocks, trials.given)
+    architecture, candidates = supernet_parts(config.widths[0], config.blocks, blocks, given)
     names = {label: list(modules) for label, modules in candidates.values()}
 
     def feasible(chosen: dict[str, str]) -> bool:
@@ -248,7 +161,7 @@ def _supernet_trials(trials: Trials, config: NASOptions, bench: Workbench) -> li
         sample = {label: generator.choice(options) for label, options in names.items()}
         if len(drawn) < config.trials and sample not in drawn and feasible(sample):
             drawn.append(sample)
-    found: list[tuple[dict[str, Any], float | None]] = []
+    found: list[tuple[Choices, float | None]] = []
     for sample in drawn:
         score = bench.evaluate(Model(with_choices(sample)))
         found.append((_choices_of_names(sample, config), score))

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
-from detpress.options import Options
-from detpress.runtimes.names import RuntimeName
+from detpress.plugins.search_trials import SearchOptions
 from detpress.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ ONE_SHOT = ("darts", "gumbel_darts", "enas", "random_one_shot", "proxyless")
 BlockKind = Literal["residual", "depthwise", "fire"]
 
 
-class NASOptions(Options):
+class NASOptions(SearchOptions):
     """The space, how it is searched, and how the winner is trained."""
 
     space: Literal["yolov3", "mobilenetv3"] = Field("yolov3", description="the backbones; see the card")
@@ -40,17 +39,10 @@ class NASOptions(Options):
     )
     kernels: list[int] = Field([3, 5], min_length=1, description="yolov3: kernels of a block in pixels, odd numbers")
     ratios: list[float] = Field([0.5], min_length=1, description="inner filters of a block as shares of its outer ones")
-    max_parameters: int | None = Field(None, ge=1, description="networks with more are not trained")
-    max_macs: int | None = Field(None, ge=1, description="networks with more, for one image, are not trained")
-    max_latency_ms: dict[RuntimeName, float] = Field(
-        {}, description="runtime -> median of one batch on this machine; networks that take longer are not trained"
-    )
     trials: int = Field(12, ge=1, le=10_000, description="networks that are trained, or drawn from a trained supernet")
     population: int = Field(
         6, ge=2, description="evolution: networks kept; tpe: drawn at random first; policy_rl: made between two updates"
     )
-    tournament: int = Field(3, ge=1, description="evolution: networks of which the best one is mutated")
-    mutation: float = Field(0.1, gt=0, le=1, description="evolution: probability that a choice is drawn anew")
     architecture_rate: float = Field(3e-3, gt=0, description="darts, gumbel_darts, proxyless: choices' learning rate")
     trial: TrainingConfig = Field(TrainingConfig(epochs=1), description="training of a trial, or of the supernet")
     final: TrainingConfig = Field(TrainingConfig(epochs=10), description="training of the winner, from nothing")
@@ -61,8 +53,6 @@ class NASOptions(Options):
             raise ValueError(f"expected odd `kernels`, got {self.kernels}")
         if min(self.widths) <= 0 or min(self.ratios) <= 0 or min(self.blocks) < 0:
             raise ValueError("expected `widths` and `ratios` above 0, and `blocks` of 0 or more")
-        if self.tournament > self.population:
-            raise ValueError(f"expected a `tournament` of at most `population`, {self.population}")
         if self.space == "mobilenetv3":
             if fixed := {"kinds", "kernels"} & self.model_fields_set:
                 raise ValueError(f"expected no {' and no '.join(sorted(fixed))}: mobilenetv3 has its own")
@@ -70,8 +60,6 @@ class NASOptions(Options):
                 raise ValueError(f"expected `blocks` of 1 or more in mobilenetv3, got {self.blocks}")
             if self.strategy in ONE_SHOT:
                 raise ValueError(f"expected one of {', '.join(TRIALS)} for mobilenetv3, whose widths are chosen")
-        if min(self.max_latency_ms.values(), default=1) <= 0:
-            raise ValueError("expected `max_latency_ms` above 0")
         if self.strategy in ONE_SHOT:
             if self.max_latency_ms:
                 raise ValueError(f"{self.strategy} trains no network that could be timed; expected {', '.join(TRIALS)}")

@@ -1,7 +1,7 @@
 """Networks of fewer filters: filters taken out of one, and one made again that another library has narrowed."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -35,19 +35,36 @@ def narrowed_network(modules: nn.Module, architecture: Architecture) -> Network:
     return network.eval()
 
 
-def narrow(network: Network, kept: Mapping[int, Tensor]) -> Network:
-    """The network without the filters that are not kept: the same maps as with these masked (`masks_of_filters`).
+@dataclass(frozen=True)
+class Narrowing:
+    """Which of a network's filters stay, and so what of each tensor.
 
-    kept: convolution's layer number -> bool (filters,), alike for coupled convolutions; all others keep theirs.
-    Raises StageError where a tensor of a layer of another package cannot go with its channels.
+    architecture: of what is left. selected: tensor's name -> dimension and the numbers that stay along it, of those
+    that lose something.
     """
+
+    architecture: Architecture
+    selected: Mapping[str, tuple[tuple[int, Tensor], ...]]
+
+    def tensors(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is left of the whole network's tensors, by the same names; differentiable. Others stay themselves."""
+        found = {}
+        for name, tensor in whole.items():
+            for dimension, numbers in self.selected.get(name, ()):
+                tensor = tensor.index_select(dimension, numbers.to(tensor.device))
+            found[name] = tensor
+        return found
+
+
+def narrowing(network: Network, kept: Mapping[int, Tensor]) -> Narrowing:
+    """kept and errors: as `narrow` has them."""
     architecture = network.architecture
     removed = {i: int((~filters).sum()) for i, filters in kept.items()}
     left = follow_channels(architecture, kept, other=1)
+    narrower = without_filters(architecture, removed)
     with without_memory():
-        smaller = Network(without_filters(architecture, removed), network.encodings)
-    shapes = {name: tensor.shape for name, tensor in smaller.state_dict().items()}
-    tensors = {}
+        shapes = {name: tensor.shape for name, tensor in Network(narrower, network.encodings).state_dict().items()}
+    selected: dict[str, tuple[tuple[int, Tensor], ...]] = {}
     for name, tensor in network.state_dict().items():
         i = int(name.split(".")[1])
         [incoming, *_] = architecture.layers[i].inputs(i)
@@ -58,7 +75,19 @@ def narrow(network: Network, kept: Mapping[int, Tensor]) -> Network:
                 channels = along[min(dimension, len(along) - 1)]
                 if (len(channels), int(channels.sum())) != (is_now, becomes):
                     raise StageError(f"{name} does not go with its channels: {is_now} where {becomes} are left")
-                tensor = tensor.index_select(dimension, channels.nonzero().flatten())
-        tensors[name] = tensor.detach().clone()
-    smaller.load_state_dict(tensors, assign=True)
+                selected[name] = (*selected.get(name, ()), (dimension, channels.nonzero().flatten()))
+    return Narrowing(narrower, selected)
+
+
+def narrow(network: Network, kept: Mapping[int, Tensor]) -> Network:
+    """The network without the filters that are not kept: the same maps as with these masked (`masks_of_filters`).
+
+    kept: convolution's layer number -> bool (filters,), alike for coupled convolutions; all others keep theirs.
+    Raises StageError where a tensor of a layer of another package cannot go with its channels.
+    """
+    found = narrowing(network, kept)
+    with without_memory():
+        smaller = Network(found.architecture, network.encodings)
+    tensors = found.tensors(network.state_dict())
+    smaller.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()}, assign=True)
     return smaller.eval()
