@@ -21,7 +21,7 @@ class NAS(Plugin):
 
     Spaces:
     yolov3: of each of five stages a width and a number of blocks is chosen, of each block its kind (residual,
-    depthwise-separable, fire), kernel and bottleneck (`detpress.detector.backbone`);
+    depthwise-separable, fire, and YOLO Nano's `pep`), kernel and bottleneck (`detpress.detector.backbone`);
     mobilenetv3: MobileNetV3Space of NNI's hub, the largest space of Bender et al. (TuNAS), arXiv:2008.06120, 2020,
     without squeeze-and-excitation, ReLU everywhere; of each stage a width and a number of blocks is chosen, of each
     block its expansion (`ratios`) and its kernel of 3, 5 or 7 pixels.

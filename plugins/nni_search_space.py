@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 TRIALS = ("random", "grid", "evolution", "tpe", "policy_rl")
 ONE_SHOT = ("darts", "gumbel_darts", "enas", "random_one_shot", "proxyless")
-BlockKind = Literal["residual", "depthwise", "fire"]
+BlockKind = Literal["residual", "depthwise", "fire", "pep"]
 
 
 class NASOptions(SearchOptions):

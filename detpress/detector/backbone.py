@@ -10,9 +10,12 @@ computes of it (c filters, bottleneck b = ratio * c, kernel k):
     residual   1x1 to b, k x k to c                                Redmon and Farhadi, YOLOv3, 2018: b = c / 2, k = 3
     depthwise  1x1 to b, k x k of each channel alone, 1x1 to c     Sandler et al., MobileNetV2, arXiv:1801.04381, 2018
     fire       1x1 to b; of it 1x1 to c / 2 beside k x k to c / 2  Iandola et al., SqueezeNet, arXiv:1602.07360, 2016
+    pep        1x1 to b, 1x1 to b, k x k depthwise, 1x1 to c       Wong et al., YOLO Nano, arXiv:1910.01271, 2019
 
 Changed against the papers: every convolution is followed by BatchNorm and LeakyReLU, as in YOLOv3; MobileNetV2's
-ratios are above 1 and its last 1x1 is linear; SqueezeNet has no BatchNorm, and adds the input to some blocks only.
+ratios are above 1 and its last 1x1 is linear; SqueezeNet has no BatchNorm, and adds the input to some blocks only;
+YOLO Nano's last 1x1 is linear, and its ratios were found by a search (how much the second 1x1 expands it leaves open;
+not at all here, as in `detpress.detector.designs.yolo_nano`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +30,7 @@ from detpress.detector.layer_list import LayerList
 from detpress.detector.network import Network
 from detpress.errors import InputError
 
-BlockKind = Literal["residual", "depthwise", "fire"]
+BlockKind = Literal["residual", "depthwise", "fire", "pep"]
 STAGE_FILTERS = (64, 128, 256, 512, 1024)
 
 
@@ -120,6 +123,10 @@ def add_block(net: LayerList, block: Block) -> None:
         case "residual":
             net.add(Convolution(filters, block.kernel))
         case "depthwise":
+            net.depthwise(block.kernel)
+            net.add(Convolution(filters, 1))
+        case "pep":
+            net.add(Convolution(bottleneck, 1))
             net.depthwise(block.kernel)
             net.add(Convolution(filters, 1))
         case "fire":

@@ -89,9 +89,7 @@ class Members:
     def architecture_of(self, choices: Choices) -> Architecture:
         """The layer list of the member."""
         widths = self.architecture.output_channels
-        removed = {
-            i: widths[group[0]] - left for group, left in self._filters_left(choices).items() for i in group
-        }
+        removed = {i: widths[group[0]] - left for group, left in self._filters_left(choices).items() for i in group}
         return without_blocks(without_filters(self.architecture, removed), self._blocks_gone(choices)).architecture
 
     def cut(self, choices: Choices, importance: Mapping[Group, Tensor]) -> Cut:

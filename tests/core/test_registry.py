@@ -40,6 +40,7 @@ BUILT_IN = {
     "nni.slim",
     "nni.speedup",
     "nni.taylor",
+    "search.inherit",
     "train.finetune",
     "train.scratch",
 }

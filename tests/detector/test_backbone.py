@@ -22,7 +22,7 @@ def test_darknet_53_is_one_of_the_backbones() -> None:
     assert with_backbone(Backbone((0.125,) * 5, blocks), GIVEN) == GIVEN
 
 
-@pytest.mark.parametrize("kind", ["residual", "depthwise", "fire"])
+@pytest.mark.parametrize("kind", ["residual", "depthwise", "fire", "pep"])
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_every_kind_of_block_gives_yolov3s_three_maps(kind: str, kernel: int) -> None:
     architecture = with_backbone(backbone(Block(kind, kernel, 0.25)), GIVEN)
@@ -38,8 +38,14 @@ def test_parameters_and_macs_of_a_block_are_those_of_the_papers_arithmetic() -> 
         "residual": (32 * 8 + 2 * 8) + (8 * 32 * 25 + 2 * 32),
         "depthwise": (32 * 8 + 2 * 8) + (8 * 25 + 2 * 8) + (8 * 32 + 2 * 32),
         "fire": (32 * 8 + 2 * 8) + (8 * 16 + 2 * 16) + (8 * 16 * 25 + 2 * 16),
+        "pep": (32 * 8 + 2 * 8) + (8 * 8 + 2 * 8) + (8 * 25 + 2 * 8) + (8 * 32 + 2 * 32),
     }
-    weights = {"residual": 32 * 8 + 8 * 32 * 25, "depthwise": 32 * 8 + 8 * 25 + 8 * 32, "fire": 32 * 8 + 8 * 16 * 26}
+    weights = {
+        "residual": 32 * 8 + 8 * 32 * 25,
+        "depthwise": 32 * 8 + 8 * 25 + 8 * 32,
+        "fire": 32 * 8 + 8 * 16 * 26,
+        "pep": 32 * 8 + 8 * 8 + 8 * 25 + 8 * 32,
+    }
     for kind, parameters in expected.items():
         block = Block(kind, 5, 0.25)
         more = with_backbone(Backbone((0.125,) * 5, ((), (), (block,), (), ())), GIVEN)
@@ -47,7 +53,10 @@ def test_parameters_and_macs_of_a_block_are_those_of_the_papers_arithmetic() -> 
         assert macs(more) - macs(without) == 64 * weights[kind]
 
 
-@pytest.mark.parametrize("block", [Block("residual", 5, 0.25), Block("depthwise"), Block("fire", 3, 0.25)])
+BLOCKS = [Block("residual", 5, 0.25), Block("depthwise"), Block("fire", 3, 0.25), Block("pep")]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
 def test_a_candidate_computes_what_the_layer_list_computes(block: Block) -> None:
     """The candidate's tensors put into the network: layer i of the candidate is layer i + offset of the network."""
     network = Network(with_backbone(Backbone((0.125,) * 5, ((block,), (), (), (), ())), GIVEN)).eval()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from small_training import KilledError, same_bits
 
 from detpress.detector.architecture import build_architecture
 from detpress.detector.form import Form
@@ -21,7 +22,6 @@ from detpress.run.workbench import StageWorkbench
 from detpress.training.config import TrainingConfig
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import write_digits
-from small_training import KilledError, same_bits
 
 SMALL: dict[str, Any] = {
     "widths": [0.5, 1.0],
