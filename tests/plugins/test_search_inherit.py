@@ -1,4 +1,4 @@
-"""`search.inherit` with NNI's real evolution, inside of a network of some thousand parameters."""
+"""`search.inherit` with NNI's real evolution, inside of a network of a few thousand parameters."""
 
 import json
 import logging
@@ -10,8 +10,9 @@ import torch
 from pydantic import ValidationError
 from small_training import KilledError, same_bits
 
-from detpress.detector.architecture import build_architecture
+from detpress.detector.architecture import Architecture, Shortcut
 from detpress.detector.form import Form
+from detpress.detector.layer_list import LayerList
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError
 from detpress.measure.section import Measure
@@ -25,7 +26,7 @@ from detpress.voc.digits import write_digits
 
 SMALL: dict[str, Any] = {
     "widths": [0.5, 1.0],
-    "depths": [0.25, 1.0],
+    "depths": [0.5, 1.0],
     "trials": 3,
     "population": 2,
     "tournament": 2,
@@ -43,7 +44,19 @@ def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
 
 @pytest.fixture(scope="module")
 def model(devkit: Devkit) -> Model:
-    return new_model(build_architecture("yolov3", devkit.classes, 32, 0.0625), seed=0)
+    """Five stages of one residual block or two, and one head."""
+    net = LayerList(1.0)
+    net.convolution(4, 3)
+    for blocks in (1, 1, 1, 2, 2):
+        net.convolution(8, 3, stride=2)
+        for _ in range(blocks):
+            before = len(net.layers) - 1
+            net.convolution(4, 1)
+            net.convolution(8, 3)
+            net.add(Shortcut(before))
+    net.convolution(8, 3)
+    net.head([(8.0, 8.0)], len(devkit.classes))
+    return new_model(Architecture("small", tuple(net.layers), devkit.classes, 32), seed=0)
 
 
 class Counting(StageWorkbench):

@@ -70,7 +70,7 @@ def test_the_uniform_member_is_the_narrower_architecture() -> None:
 
 def test_a_member_is_the_network_that_its_layer_list_makes(network: Network) -> None:
     generator = random.Random(0)
-    for _ in range(3):
+    for _ in range(2):
         choices = MEMBERS.drawn(lambda _: True, generator)
         member = carry_out(network, MEMBERS.cut(choices, importance_of(network)))
         assert member.architecture == MEMBERS.architecture_of(choices)
