@@ -119,6 +119,7 @@ def _check_data(study: "Study", devkit: "Devkit", terminal: "StudyTerminal") -> 
     """Raises InputError where data would fail a recipe, before any of them runs."""
     from detpress.run.data_check import annotation_findings, picture_findings, report
 
+    terminal.say(str(devkit))
     recipes = [job.recipe for job in study.jobs]
     asked = {(recipe.data.model_dump_json(), bool(recipe.chain)): recipe for recipe in recipes}.values()
     report(list(dict.fromkeys(f for recipe in asked for f in annotation_findings(recipe, devkit))), terminal.say)

@@ -55,6 +55,7 @@ def run(
     folder = out or Path("runs") / checked.name
     make_folder(folder)
     devkit = open_data(checked.data.root, recipe_classes(checked))
+    listener.say(str(devkit))
     report(annotation_findings(checked, devkit), listener.say)
     plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
     store = open_store(shared=not fresh)
@@ -185,6 +186,7 @@ def validate(
 
     devkit = None if no_data else open_data_if_there(checked.data.root, recipe_classes(checked))
     if devkit is not None:
+        listener.say(str(devkit))
         report(annotation_findings(checked, devkit), listener.say)
     elif not no_data:
         listener.say(f"the data set {checked.data.root} is not there: only the recipe is checked")

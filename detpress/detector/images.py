@@ -1,36 +1,21 @@
 """From an image file to the network's square input, and the way back for boxes."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from detpress.detector.architecture import Architecture, Resize
 from detpress.errors import InputError
-from detpress.files.plain import plain
+from detpress.files.pictures import is_turned, open_picture
 
 VERSION = 1  # raised when the same file gives other pixels: it enters every key, and every measurement's digest
 GREY = 114  # letterbox padding; the value that YOLO trainers use
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-OTHERS = {  # by where and how their files begin: what else is met under a picture's name
-    "AVIF": (4, b"ftypavif"),
-    "HEIC": (4, b"ftyphei"),
-    "EPS": (0, b"%!PS"),
-    "PDF": (0, b"%PDF"),
-    "PSD": (0, b"8BPS"),
-    "ICO": (0, b"\0\0\1\0"),
-    "JPEG 2000": (4, b"jP  "),
-    "JPEG XL": (4, b"JXL "),
-    "SVG or HTML": (0, b"<"),
-}
 MOST_PIXELS = 89_478_485  # where Pillow, too, begins to suspect a picture that is large only when it is decoded
-TURNED = (5, 6, 7, 8)  # the EXIF orientations by which width and height change places
-warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -58,38 +43,20 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
 
     size: the width and height that the annotation says; where they are those of the picture turned as its EXIF data
         say, as tools that show it upright write them, it is turned.
-    Raises InputError for a file that is absent, no image in one of `FORMATS`, cut short, of more than `MOST_PIXELS`, of
+    Raises InputError for a file that is absent, no image that can be read, cut short, of more than `MOST_PIXELS`, of
     another size than `size`, or with values whose range is not known.
     """
-    try:
-        with Image.open(plain(path), formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise InputError(
-                    f"{path}: {image.width}x{image.height} pixels; expected at most {MOST_PIXELS:,} in all"
-                )
-            pixels = np.array(_in_8_bits(_turned(image, path, size), path))
-            return torch.from_numpy(pixels).permute(2, 0, 1)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path}: cannot be read as an image ({_why(path, error)})") from error
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height as stored, without decoding. Raises InputError for a file that is absent or no image."""
-    try:
-        with Image.open(plain(path), formats=FORMATS) as image:
-            return image.size
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path}: cannot be read as an image ({_why(path, error)})") from error
+    with open_picture(path) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise InputError(f"{path}: {image.width}x{image.height} pixels; expected at most {MOST_PIXELS:,} in all")
+        pixels = np.array(_in_8_bits(_turned(image, path, size), path))
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _turned(image: Image.Image, path: Path, size: tuple[int, int] | None) -> Image.Image:
     if size is None or size == image.size:
         return image
-    if image.size[::-1] == size and image.getexif().get(ExifTags.Base.Orientation) in TURNED:
+    if image.size[::-1] == size and is_turned(image):
         return ImageOps.exif_transpose(image)
     width, height = image.size
     raise InputError(f"{path}: {width}x{height} pixels, but its annotation says {size[0]}x{size[1]}")
@@ -106,21 +73,6 @@ def _in_8_bits(image: Image.Image, path: Path) -> Image.Image:
             f"{path}: its pixels are {kind} (mode {image.mode}), whose range is not known; expected 8 or 16 bits"
         )
     return image.convert("RGB")
-
-
-def _why(path: Path, error: Exception) -> str:
-    return _found(path) or getattr(error, "strerror", None) or str(error)
-
-
-def _found(path: Path) -> str | None:
-    """What a file is that cannot be read, where its beginning tells."""
-    try:
-        with plain(path).open("rb") as file:
-            start = file.read(16)
-    except OSError:
-        return None
-    found = next((name for name, (at, magic) in OTHERS.items() if start[at:].startswith(magic)), None)
-    return f"found {found}; expected one of {', '.join(FORMATS)}" if found else None
 
 
 def place_image(image: Tensor, size: int, resize: Resize) -> tuple[Tensor, Placement]:

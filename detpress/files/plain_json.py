@@ -9,10 +9,13 @@ from detpress.errors import InputError, nearest, shortened
 from detpress.files.plain import plain
 
 
-def parse_json(content: bytes, path: Path) -> Any:
-    """What `content`, the bytes of `path`, says. Raises InputError, with the line, where it is no JSON."""
+def parse_json(content: bytes, path: Path, **options: Any) -> Any:
+    """What `content`, the bytes of `path`, says. Raises InputError, with the line, where it is no JSON.
+
+    options: of `json.loads`.
+    """
     try:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(content.decode("utf-8-sig"), **options)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
@@ -24,13 +27,13 @@ def parse_json(content: bytes, path: Path) -> Any:
         raise InputError(f"{path}: not what detpress writes: a number of thousands of digits") from error
 
 
-def read_json(path: Path) -> Any:
-    """What the file says. Raises InputError where it cannot be read or is no JSON."""
+def read_json(path: Path, **options: Any) -> Any:
+    """What the file says. Raises InputError where it cannot be read or is no JSON. options: of `json.loads`."""
     try:
         content = plain(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_json(content, path)
+    return parse_json(content, path, **options)
 
 
 def check_keys(where: str, data: Any, required: Collection[str], optional: Collection[str] = ()) -> None:

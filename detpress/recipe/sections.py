@@ -13,8 +13,8 @@ from detpress.options import Options
 class Data(Options):
     """The data set."""
 
-    root: str = Field(description="`builtin:digits`, or the folder of a VOC devkit")
-    classes: list[str] | None = Field(None, min_length=1, description="class names; by default the annotations' own")
+    root: str = Field(description="`builtin:digits`, or the folder of a data set")
+    classes: list[str] | None = Field(None, min_length=1, description="class names; by default the data set's own")
     train: str = Field("train", description="image set to train and calibrate on")
     val: str = Field("val", description="image set that plugins may choose by")
     test: str = Field("test", description="image set that every stage is scored on")

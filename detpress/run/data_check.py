@@ -80,7 +80,7 @@ def picture_findings(recipe: Recipe, devkit: Devkit, progress: Progress) -> list
     image sets share. The annotations must be such that `annotation_findings` has no error.
     """
     sets = _sets(recipe, devkit)
-    annotations = {annotation.path: annotation for name in sets for annotation in devkit.image_set(name)}
+    annotations = {annotation.key: annotation for name in sets for annotation in devkit.image_set(name)}
     known = ReadPictures(devkit.root)
     errors: dict[str, list[str]] = defaultdict(list)
 
@@ -113,7 +113,7 @@ def picture_findings(recipe: Recipe, devkit: Devkit, progress: Progress) -> list
 
 def shared_images(devkit: Devkit, one: str, other: str) -> list[Annotation]:
     """The images of the image set `other` that are in `one`, too, under the same name or as the same file's content."""
-    known = {annotation.path for annotation in devkit.image_set(one)}
+    known = {annotation.key for annotation in devkit.image_set(one)}
     paths = {name: [devkit.image_path(annotation) for annotation in devkit.image_set(name)] for name in (one, other)}
     sizes = {path: path.stat().st_size for of_set in paths.values() for path in of_set}
     suspects = {sizes[path] for path in paths[one]} & {sizes[path] for path in paths[other]}  # only these are read
@@ -122,7 +122,7 @@ def shared_images(devkit: Devkit, one: str, other: str) -> list[Annotation]:
     return [
         annotation
         for annotation, path in zip(devkit.image_set(other), paths[other], strict=True)
-        if annotation.path in known or digests.get(path) in contents
+        if annotation.key in known or digests.get(path) in contents
     ]
 
 

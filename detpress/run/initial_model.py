@@ -8,10 +8,10 @@ from detpress.builtin import find_bundle
 from detpress.detector.anchors import kmeans_anchors
 from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.design import find_design
-from detpress.detector.images import picture_size
 from detpress.detector.model import Model, new_model
 from detpress.encodings.bundle import bundle_digest, load_bundle
 from detpress.errors import InputError
+from detpress.files.pictures import picture_size
 from detpress.recipe.file import Recipe
 from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.devkit import Devkit

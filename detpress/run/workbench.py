@@ -87,7 +87,7 @@ class StageWorkbench:
         """The data, and a folder of its own for each training of the stage: the same one after a kill."""
         bad = check_boxes(self.devkit.image_set(self.data.train), self.data.bad_boxes)
         for annotation, index in bad:
-            self.log.warning("%s: object %d left out: no area, or off the image", annotation.path, index + 1)
+            self.log.warning("%s left out: no area, or off the image", annotation.place(index))
         if bad:
             self.log.warning("%d boxes left out", len(bad))
         annotations = self.devkit.image_set(self.data.train)
@@ -106,7 +106,7 @@ class StageWorkbench:
         """Whether there are validation images, and none of them is trained on."""
         if self.data.val not in self.devkit.image_set_names:
             return False
-        train, val = ({a.path for a in self.devkit.image_set(name)} for name in (self.data.train, self.data.val))
+        train, val = ({a.key for a in self.devkit.image_set(name)} for name in (self.data.train, self.data.val))
         return train.isdisjoint(val)
 
     def steps_per_epoch(self, training: TrainingConfig) -> int:

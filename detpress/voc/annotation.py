@@ -1,4 +1,4 @@
-"""One image's annotation, read from a VOC XML file that need not be trusted."""
+"""One image's annotation; and reading it from a VOC XML file that need not be trusted."""
 
 import re
 from dataclasses import dataclass, replace
@@ -19,12 +19,14 @@ UNSPECIFIED = "Unspecified"  # what some tools write where nobody said whether a
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """What an annotation file says of its image.
+    """What an annotation file says of an image.
 
     image: the image's name in the image set, without suffix.
+    path: the file; of COCO JSON, all images have the same.
     width, height: pixels, both 0 where the file does not say (some tools write 0 x 0).
-    boxes: float64 (n, 4), VOC coordinates (1-based, inclusive) as in the file.
+    boxes: float64 (n, 4), VOC coordinates (1-based, inclusive), in VOC's files as they stand there.
     difficult, truncated: bool (n,); False where the file does not say.
+    places: where in the file each object stands, as messages go on after the path; None for XML, which is searched.
     """
 
     image: str
@@ -35,6 +37,12 @@ class Annotation:
     boxes: NDArray[np.float64]
     difficult: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    places: tuple[str, ...] | None = None
+
+    @property
+    def key(self) -> tuple[Path, str]:
+        """The same for the same image wherever it is listed."""
+        return self.path, self.image
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -55,6 +63,12 @@ class Annotation:
         width, height = self.size or (np.inf, np.inf)
         outside = (x1 < 1) | (y1 < 1) | (x0 > width) | (y0 > height)
         return np.asarray((x1 <= x0) | (y1 <= y0) | outside)
+
+    def place(self, index: int) -> str:
+        """Where the object stands, for messages."""
+        if self.places is not None:
+            return f"{self.path}{self.places[index]}"
+        return f"{self.path}:{object_line(self, index)}: object {index + 1}"
 
     @property
     def learnt(self) -> NDArray[np.bool_]:

@@ -1,21 +1,35 @@
-"""Data sets as recipes and the command line name them."""
+"""Data sets as recipes and the command line name them: where they lie, and in which layout."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from detpress.builtin import BUILTIN, check_data_set
 from detpress.cache import cache_root
+from detpress.errors import InputError
+from detpress.voc.coco_json import find_coco_json
 from detpress.voc.devkit import Devkit, open_devkit
 from detpress.voc.digits import digits_root, ensure_digits
+from detpress.voc.image_sets import exists, find_image_sets
+from detpress.voc.layout import Layout
+from detpress.voc.xml_files import find_xml_files
+from detpress.voc.yolo import find_described_yolo, find_yolo
+
+Finder = Callable[[Path], Layout | None]
+FINDERS: tuple[Finder, ...] = (find_described_yolo, find_coco_json, find_xml_files, find_yolo)  # the first counts
+EXPECTED = (
+    "expected Pascal VOC's folders (Annotations, JPEGImages, ImageSets/Main), XML beside the pictures, "
+    "COCO's JSON, or YOLO's texts with data.yaml or classes.txt"
+)
 
 
 def open_data(root: str, classes: list[str] | None = None) -> Devkit:
-    """The devkit `root`: a folder, or a built-in one, which is generated into the cache when it is not there.
+    """The data set `root`: a folder, or a built-in one, which is generated into the cache when it is not there.
 
-    classes: the names that may occur; those that the annotations name by default.
-    Raises InputError as `open_devkit` does, and for an unknown built-in name.
+    classes: the names that may occur; those that the data set names by default.
+    Raises InputError as the layout's reader does, for a folder that is no data set, and for an unknown built-in name.
     """
     if not root.startswith(BUILTIN):
-        return open_devkit(Path(root), classes)
+        return Devkit(Path(root), find_layout(Path(root)), None if classes is None else tuple(classes))
     check_data_set(root)
     return open_devkit(ensure_digits(cache_root()), classes)
 
@@ -25,3 +39,18 @@ def open_data_if_there(root: str, classes: list[str] | None = None) -> Devkit | 
     if not (digits_root(cache_root()) if root.startswith(BUILTIN) else Path(root)).is_dir():
         return None
     return open_data(root, classes)
+
+
+def find_layout(root: Path) -> Layout:
+    """The layout in which the data set lies. Pascal VOC's image sets come before all else that is there.
+
+    Raises InputError where there is none.
+    """
+    if not (exists(root) and root.is_dir()):
+        raise InputError(f"{root}: no such folder; {EXPECTED}")
+    if (root / "ImageSets").is_dir() or any(root.glob("VOC20[0-9][0-9]")):
+        return find_image_sets(root)
+    for find in FINDERS:
+        if layout := find(root):
+            return layout
+    raise InputError(f"{root}: no data set; {EXPECTED}")
