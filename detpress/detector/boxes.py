@@ -58,17 +58,24 @@ def decode(maps: Sequence[Tensor], architecture: Architecture) -> tuple[Tensor, 
     Returns boxes float32 (N, M, 4), edges in pixels of the input, and scores float32 (N, M, C), the product of
     objectness and class probability. As in YOLOv3: a cell's offset is a sigmoid, a size is the anchor times exp.
     """
-    boxes, scores = [], []
+    scores = []
     for raw, layer in zip(maps, architecture.yolo_layers, strict=True):
         n, _, height, width = raw.shape
-        stride = architecture.image_size / width
+        raw = raw.float().reshape(n, len(layer.anchors), -1, height, width)
+        score = raw[:, :, 4:5].sigmoid() * raw[:, :, 5:].sigmoid()
+        scores.append(score.permute(0, 1, 3, 4, 2).flatten(1, 3))
+    return all_boxes(maps, architecture), torch.cat(scores, dim=1)
+
+
+def all_boxes(maps: Sequence[Tensor], architecture: Architecture) -> Tensor:
+    """What `decode` gives without the scores: float32 (N, M, 4)."""
+    boxes = []
+    for raw, layer in zip(maps, architecture.yolo_layers, strict=True):
+        n, _, height, width = raw.shape
         anchors = torch.tensor(layer.anchors, device=raw.device)
         raw = raw.float().reshape(n, len(anchors), -1, height, width)
-        box = decode_boxes(raw, anchors, stride)
-        score = raw[:, :, 4:5].sigmoid() * raw[:, :, 5:].sigmoid()
-        boxes.append(box.reshape(n, -1, 4))
-        scores.append(score.permute(0, 1, 3, 4, 2).reshape(n, boxes[-1].shape[1], -1))
-    return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
+        boxes.append(decode_boxes(raw, anchors, architecture.image_size / width).reshape(n, -1, 4))
+    return torch.cat(boxes, dim=1)
 
 
 def decode_boxes(raw: Tensor, anchors: Tensor, stride: float) -> Tensor:

@@ -95,7 +95,7 @@ def place_image(image: Tensor, size: int, resize: Resize) -> tuple[Tensor, Place
 
 def network_input(squares: Tensor) -> Tensor:
     """uint8 (N, 3, H, W), as images are read and kept -> float32 in [0, 1], as networks take them."""
-    return squares.float() / 255
+    return squares / 255
 
 
 def read_squares(

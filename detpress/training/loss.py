@@ -31,11 +31,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.boxes import LARGEST_EXPONENT, decode
+from detpress.detector.boxes import LARGEST_EXPONENT, all_boxes
 from detpress.errors import InputError
 from detpress.training.config import TrainingConfig
 
 VERSION = 1  # raised when the same maps and objects give another loss: it enters every stage's key
+PAIRS = 2**17  # of boxes and objects whose overlap is computed at once: 0.5 MB a number
 POSITIVE_IOU = 0.5  # of shapes: an anchor above it learns an object, besides the best one
 
 
@@ -137,21 +138,30 @@ def responsible_boxes(maps: Sequence[Tensor], targets: Targets, architecture: Ar
     return found
 
 
+@torch.no_grad()
 def overlap_with_objects(boxes: Tensor, targets: Targets) -> Tensor:
-    """boxes: (N, M, 4). The highest IoU of each with an object of its image: (N, M), 0 where there is none."""
+    """boxes: (N, M, 4). The highest IoU of each with an object of its image: (N, M), 0 where there is none.
+
+    Some objects of every image at a time, so that what is computed of them stays in a processor's cache.
+    """
+    found = boxes.new_zeros(boxes.shape[:2])
+    if not len(targets.image):
+        return found
     counts = torch.bincount(targets.image, minlength=len(boxes))
-    most = int(counts.max()) if len(targets.image) else 0
-    if not most:
-        return boxes.new_zeros(boxes.shape[:2])
     order = torch.argsort(targets.image, stable=True)
     place = torch.arange(len(order), device=boxes.device) - (counts.cumsum(0) - counts)[targets.image[order]]
-    padded = boxes.new_zeros(len(boxes), most, 4)  # boxes without area overlap nothing
-    padded[targets.image[order], place] = targets.boxes[order]
-    corner = torch.maximum(boxes[:, :, None, :2], padded[:, None, :, :2])
-    size = (torch.minimum(boxes[:, :, None, 2:], padded[:, None, :, 2:]) - corner).clamp(min=0)
-    intersection = size.prod(dim=3)
-    area, other = ((b[..., 2:] - b[..., :2]).prod(dim=-1) for b in (boxes, padded))
-    return (intersection / (area[:, :, None] + other[:, None] - intersection).clamp(min=1e-9)).amax(dim=2)
+    padded = boxes.new_zeros(4, len(boxes), int(counts.max()))  # boxes without area overlap nothing
+    padded[:, targets.image[order], place] = targets.boxes[order].T
+    left, top, right, bottom = boxes.permute(2, 0, 1).contiguous()[:, :, None]
+    area = (right - left) * (bottom - top)
+    at_once = max(1, PAIRS // found.numel())
+    for first in range(0, padded.shape[2], at_once):
+        x0, y0, x1, y1 = padded[:, :, first : first + at_once, None]
+        both = torch.minimum(right, x1).sub_(torch.maximum(left, x0)).clamp_(min=0)
+        both.mul_(torch.minimum(bottom, y1).sub_(torch.maximum(top, y0)).clamp_(min=0))
+        either = (area + (x1 - x0) * (y1 - y0)).sub_(both).clamp_(min=1e-9)
+        found = torch.maximum(found, both.div_(either).amax(dim=1))
+    return found
 
 
 def yolo_loss(maps: Sequence[Tensor], targets: Targets, architecture: Architecture, config: TrainingConfig) -> Loss:
@@ -164,7 +174,7 @@ def yolo_loss(maps: Sequence[Tensor], targets: Targets, architecture: Architectu
         raise InputError(f"objectness_weights: {len(config.objectness_weights)} for a network of {len(scales)} scales")
     responsible = responsible_boxes(maps, targets, architecture)
     with torch.no_grad():
-        covered = overlap_with_objects(decode(maps, architecture)[0], targets) > config.ignore_threshold
+        covered = overlap_with_objects(all_boxes(maps, architecture), targets) > config.ignore_threshold
     box_losses, class_losses = [], []
     objectness = maps[0].new_zeros((), dtype=torch.float32)
     first_box = 0

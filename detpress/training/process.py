@@ -41,7 +41,9 @@ def seeded(seed: int, gpus: Sequence[int] | None = None) -> Iterator[None]:
         with torch.random.fork_rng(gpus):
             random.seed(seed)
             np.random.seed(seed)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if torch.cuda.is_available():  # `torch.manual_seed` notes the whole stack where there is no GPU, every time
+                torch.cuda.manual_seed_all(seed)
             yield
     finally:
         random.setstate(python)

@@ -21,6 +21,7 @@ def new_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig, ki
     return kind(
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": on_others}],
         lr=config.learning_rate,
+        foreach=True,  # the same bits as one by one, in less time
     )
 
 

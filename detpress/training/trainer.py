@@ -76,7 +76,8 @@ class HeldMasks(Objective):
         self.masks = masks
 
     def after_step(self, step: TrainingStep) -> None:
-        apply_masks(step.network, self.masks)
+        if self.masks:
+            apply_masks(step.network, self.masks)
 
 
 def fit(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detpress.detector.images import GREY
-from detpress.training.augment import LEAST_VISIBLE, augment, semicircle
+from detpress.training.augment import LEAST_VISIBLE, augment, semicircle, way_back
 from detpress.training.config import Augmentation
 from detpress.training.loss import Targets
 
@@ -41,6 +41,18 @@ def white_area(image: Tensor) -> list[int]:
     """Edges of what is nearer to white than to grey."""
     rows, columns = torch.nonzero(image[0] > (1 + GREY / 255) / 2, as_tuple=True)
     return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+
+
+@pytest.mark.parametrize("side", [32, 160, 416])
+def test_the_way_back_is_that_of_affine_grid_to_the_bit(side: int) -> None:
+    factor = torch.rand(8, 2, generator=generator(1)) + 0.5
+    factor[::2, 0] *= -1
+    shift = (torch.rand(8, 2, generator=generator(2)) - 0.5) * side
+    back = torch.zeros(8, 2, 3)
+    back[:, 0, 0], back[:, 1, 1] = 1 / factor[:, 0], 1 / factor[:, 1]
+    back[:, :, 2] = -shift / (side / 2) / factor
+    expected = torch.nn.functional.affine_grid(back, [8, 3, side, side], align_corners=False)
+    assert torch.equal(way_back(factor, shift, side), expected)
 
 
 def test_nothing_asked_for_changes_nothing() -> None:

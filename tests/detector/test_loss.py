@@ -6,12 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.boxes import decode
 from detpress.errors import InputError
 from detpress.training.config import TrainingConfig
-from detpress.training.loss import Targets, assign, overlap_with_objects, responsible_boxes, shape_iou, yolo_loss
+from detpress.training.loss import (
+    PAIRS,
+    Targets,
+    assign,
+    overlap_with_objects,
+    responsible_boxes,
+    shape_iou,
+    yolo_loss,
+)
 
 CONFIG = TrainingConfig(epochs=1)
 SIDE = 96
@@ -192,6 +201,24 @@ def test_overlap_is_with_objects_of_the_same_image_only() -> None:
         ]
     )
     assert overlap_with_objects(boxes, targets)[:, 0].tolist() == pytest.approx([0.0, 0.0, 0.5])
+
+
+def test_overlap_is_the_same_however_many_objects_there_are() -> None:
+    """More than are computed at once; the second image has none, and objects are in no order."""
+    generator = torch.Generator().manual_seed(0)
+    boxes, objects = (
+        torch.cat([corner, corner + 30 * torch.rand(count, 2, generator=generator)], dim=1)
+        for count in (3 * 4000, 90)
+        for corner in [100 * torch.rand(count, 2, generator=generator)]
+    )
+    boxes = boxes.view(3, 4000, 4)
+    assert boxes[..., 0].numel() * 45 > PAIRS
+    image = torch.randint(0, 2, (90,), generator=generator) * 2
+    targets = Targets(image, torch.zeros_like(image), objects, torch.zeros(90, dtype=torch.bool))
+    found = overlap_with_objects(boxes, targets)
+    for i in (0, 2):
+        assert torch.equal(found[i], box_iou(boxes[i], objects[image == i]).amax(dim=1))
+    assert not found[1].any()
 
 
 def test_a_difficult_object_is_neither_learnt_nor_punished(architecture: Architecture) -> None:

@@ -1,5 +1,6 @@
 """The trainer: what it promises of the weights, whatever happens meanwhile."""
 
+import copy
 import logging
 import os
 import signal
@@ -304,6 +305,23 @@ def test_biases_and_scales_decay_where_all_do(devkit: Devkit) -> None:
         groups = [({names[p] for p in group["params"]}, group["weight_decay"]) for group in optimizer.param_groups]
         assert set.union(*(found for found, decay in groups if decay == 5e-3)) == expected
         assert set.union(set(), *(found for found, decay in groups if decay == 0)) == (weights | others) - expected
+
+
+def test_the_optimizer_steps_to_the_bits_of_adamw_tensor_by_tensor(devkit: Devkit) -> None:
+    network = small_model(devkit).network
+    same = copy.deepcopy(network)
+    optimizer = new_optimizer(network.parameters(), SHORT)
+    plain = new_optimizer(same.parameters(), SHORT)
+    for group in plain.param_groups:
+        group["foreach"] = False
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for one, other in zip(network.parameters(), same.parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        optimizer.step()
+        plain.step()
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), same.parameters(), strict=True))
 
 
 def test_mixtures_under_one_cycle_go_on_after_a_kill(
