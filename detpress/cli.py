@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from detpress.commands import bundles, comparing, listing, parts, running, scoring, sensitivity
+from detpress.commands import bundles, comparing, data, listing, parts, running, scoring, sensitivity
 from detpress.errors import DetpressError, InputError, StoppedError, Terminated, no_room, terminate
 
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
@@ -55,7 +55,7 @@ app.command()(parts.encodings)
 app.command()(parts.layers)
 app.command()(parts.objectives)
 app.command()(listing.recipes)
-app.add_typer(listing.data, name="data")
+app.add_typer(data.data, name="data")
 app.add_typer(listing.store, name="store")
 
 

@@ -1,4 +1,4 @@
-"""What there is: `detpress model`, `plugins`, `recipes`, `data` and `store`."""
+"""What there is: `detpress model`, `plugins`, `recipes` and `store`."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ import typer
 from detpress.commands.options import Json, echo_columns, print_json
 from detpress.commands.parts import list_architectures
 
-data = typer.Typer(help="Data sets: those known, and fetching one.", no_args_is_help=True)
 store = typer.Typer(help="The store of finished stages.", no_args_is_help=True)
 
 
@@ -167,45 +166,6 @@ def recipes(
         print_json(found)
     else:
         echo_columns([(row["folder"], row["name"], row["description"]) for row in found])
-
-
-@data.command("ls")
-def data_ls(as_json: Json = False) -> None:
-    """The data sets that detpress can make or fetch, and whether they are there.
-
-    \b
-    detpress data ls
-    """
-    from detpress.voc.download import known_data_sets
-
-    rows = known_data_sets()
-    if as_json:
-        print_json([asdict(row) | {"path": str(row.path)} for row in rows])
-    else:
-        echo_columns(
-            [(row.name, "there" if row.present else "not there", row.description, str(row.path)) for row in rows]
-        )
-
-
-@data.command("get")
-def data_get(
-    name: Annotated[str, typer.Argument(help="voc2007, voc2012 or digits.")],
-    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; the cache by default.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Download a data set, checksums verified; prints the folder for a recipe's data.root.
-
-    \b
-    detpress data get voc2007
-    detpress data get digits --root data
-    """
-    from detpress.voc.download import get_data_set
-
-    path = get_data_set(name, root)
-    if as_json:
-        print_json({"name": name, "path": str(path)})
-    else:
-        print(path)
 
 
 @store.command("ls")

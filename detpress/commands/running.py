@@ -47,14 +47,13 @@ def run(
 
     # These import PyTorch, which takes seconds: what is wrong with the recipe itself is said before.
     from detpress.run.data_check import annotation_findings, picture_findings, report
-    from detpress.run.initial_model import recipe_classes
+    from detpress.run.initial_model import open_recipe_data
     from detpress.run.plan import plan_chain
     from detpress.run.store import open_store
-    from detpress.voc.named import open_data
 
     folder = out or Path("runs") / checked.name
     make_folder(folder)
-    devkit = open_data(checked.data.root, recipe_classes(checked))
+    devkit = open_recipe_data(checked)
     listener.say(str(devkit))
     report(annotation_findings(checked, devkit), listener.say)
     plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
@@ -175,16 +174,16 @@ def validate(
 
     from detpress.report.whole import WholeFigures
     from detpress.run.data_check import annotation_findings, picture_findings, report
-    from detpress.run.initial_model import recipe_classes
+    from detpress.run.initial_model import open_recipe_data
     from detpress.run.plan import (  # imports PyTorch, taking seconds
         count_images,
         plan_chain,
         plan_table,
         touched_layers,
     )
-    from detpress.voc.named import open_data_if_there
+    from detpress.voc.named import is_there
 
-    devkit = None if no_data else open_data_if_there(checked.data.root, recipe_classes(checked))
+    devkit = open_recipe_data(checked) if not no_data and is_there(checked.data.root) else None
     if devkit is not None:
         listener.say(str(devkit))
         report(annotation_findings(checked, devkit), listener.say)

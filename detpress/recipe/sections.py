@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 from detpress.detector.design import architecture_names
 from detpress.errors import nearest, shortened
 from detpress.options import Options
+from detpress.voc.split import Split
 
 
 class Data(Options):
@@ -18,6 +19,7 @@ class Data(Options):
     train: str = Field("train", description="image set to train and calibrate on")
     val: str = Field("val", description="image set that plugins may choose by")
     test: str = Field("test", description="image set that every stage is scored on")
+    split: Split | None = Field(None, description="makes the image sets of one: the shares `val` and `test`, by `seed`")
     bad_boxes: Literal["skip", "refuse"] = Field(
         "skip", description="boxes without area or outside the image: left out of training and counted, or an error"
     )

@@ -4,26 +4,21 @@ The page is drawn by a template with autoescape: names of recipes, classes and f
 content security policy in the page forbids the browser every request.
 """
 
-import base64
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from detpress.detector.images import read_image
 from detpress.measure.figures import heading, is_simulated, shown
 from detpress.report.charts import Chart, line_chart, pareto_chart, x_axis, y_axis
+from detpress.report.drawn_pictures import Picture, as_jpeg, asset, boxes_of, open_templates
 from detpress.report.fonts import Lettering, choose_lettering
 from detpress.report.layers import LayerState, layer_rows, layer_states
-from detpress.report.pictures import COLOURS, SHOWN_SCORE, detections_of_image
+from detpress.report.pictures import SHOWN_SCORE, detections_of_image
 from detpress.report.source import Curves, RowSource, Source, kept_tables, read_source, training_tables
 from detpress.report.summary import summary
 from detpress.run.remarks import remarks
@@ -33,7 +28,6 @@ from detpress.voc.evaluate import find_matches, precision_recall
 from detpress.voc.results import ClassDetections, read_results
 
 PICTURES = 6
-PICTURE_SIDE = 480  # pixels, at most
 RECALLS = np.linspace(0.0, 1.0, 101)
 
 
@@ -62,8 +56,7 @@ def page(source: Source) -> str:
     costs = list(dict.fromkeys(cost for row in rows for cost in row["fronts"]))
     trainings = list(_trainings(source.rows))
     losses = list(dict.fromkeys(name for _, curves in trainings for name in curves.lines))
-    loader = jinja2.PackageLoader("detpress.report", "template")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = open_templates()
     environment.globals |= {"heading": heading, "shown": shown, "is_simulated": is_simulated}
     return environment.get_template("page.html").render(
         results=results,
@@ -87,8 +80,8 @@ def page(source: Source) -> str:
         shown_score=SHOWN_SCORE,
         sources=source.rows,
         failures=source.failures,
-        css=_asset("page.css"),
-        script=_asset("page.js"),
+        css=asset("page.css"),
+        script=asset("page.js"),
     )
 
 
@@ -228,29 +221,6 @@ def _coordinates(curves: Curves) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-@dataclass(frozen=True)
-class Box:
-    """Edges in pixels of the image; label: the class (or its number) and, of a detection, its score."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    label: str
-    colour: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One test image and the boxes on it: of the truth first, then of each row."""
-
-    name: str
-    width: int
-    height: int
-    data: str  # JPEG, base64
-    panels: list[tuple[str, list[Box]]]
-
-
 def _pictures(
     source: Source, detections: dict[str, dict[str, ClassDetections]], lettering: Lettering
 ) -> Iterator[Picture]:
@@ -259,31 +229,11 @@ def _pictures(
     annotations = devkit.image_set(source.test)
     for annotation in annotations[:: max(1, len(annotations) // PICTURES)][:PICTURES]:
         labels = [lettering.shown[name] for name in annotation.names]
-        truth = _boxes(edges_from_voc(annotation.boxes), annotation.names, labels, devkit.classes)
+        truth = boxes_of(edges_from_voc(annotation.boxes), annotation.names, labels, devkit.classes)
         panels = [("truth", truth)]
         for row, found in detections.items():
             boxes, names, scores = detections_of_image(found, annotation)
             labels = [f"{lettering.shown[name]} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-            panels.append((row, _boxes(boxes.numpy(), names, labels, devkit.classes)))
+            panels.append((row, boxes_of(boxes.numpy(), names, labels, devkit.classes)))
         image = read_image(devkit.image_path(annotation), annotation.size)
-        yield Picture(annotation.image, image.shape[2], image.shape[1], _jpeg(image), panels)
-
-
-def _boxes(edges: np.ndarray, names: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> list[Box]:
-    return [
-        Box(x0, y0, max(x1 - x0, 0), max(y1 - y0, 0), label, COLOURS[classes.index(name) % len(COLOURS)])
-        for (x0, y0, x1, y1), name, label in zip(edges.round(1).tolist(), names, labels, strict=True)
-    ]
-
-
-def _jpeg(pixels: Tensor) -> str:
-    """pixels: uint8 (3, H, W)."""
-    image = transforms.to_pil_image(pixels)
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=80)
-    return base64.b64encode(data.getvalue()).decode()
-
-
-def _asset(name: str) -> str:
-    return files("detpress.report").joinpath("template", name).read_text(encoding="utf-8")
+        yield Picture(annotation.image, image.shape[2], image.shape[1], as_jpeg(image), panels)

@@ -13,6 +13,7 @@ from detpress.errors import InputError, shortened
 from detpress.files.plain_json import read_json
 from detpress.measure.figures import DEFAULT_FIGURES
 from detpress.measure.section import Measure
+from detpress.recipe.sections import Data
 from detpress.report.table import baseline
 from detpress.run.stage import Stage
 from detpress.study.comparison import Scored, Scoring, compare_rows
@@ -107,7 +108,7 @@ def _read_study(folder: Path, results: dict[str, Any]) -> Source:
     ]
     recipe = results["jobs"][0]["recipe"]
     test_set = results["test_set"]
-    devkit = open_data(test_set["root"], test_set["classes"])
+    devkit = open_data(test_set["root"], test_set["classes"], Data.model_validate(recipe["data"]).split)
     return Source(results, rows, devkit, Measure.model_validate(recipe["measure"]), test_set["name"], failures)
 
 
@@ -118,6 +119,7 @@ def _read_run(folder: Path, run: dict[str, Any]) -> Source:
     devkit = open_data(
         recipe["data"]["root"],
         read_json(stages[0].bundle / "model.json")["architecture"]["classes"],
+        Data.model_validate(recipe["data"]).split,
     )
     measure, test = Measure.model_validate(recipe["measure"]), recipe["data"]["test"]
     candidates = {name: [Scored(run["seed"], stages[: i + 1])] for i, name in enumerate(names)}

@@ -81,6 +81,12 @@ def picture_findings(recipe: Recipe, devkit: Devkit, progress: Progress) -> list
     """
     sets = _sets(recipe, devkit)
     annotations = {annotation.key: annotation for name in sets for annotation in devkit.image_set(name)}
+    errors = broken_pictures(devkit, list(annotations.values()), progress)
+    return _errors(errors) if errors else _overlaps(recipe, devkit, sets)
+
+
+def broken_pictures(devkit: Devkit, annotations: Sequence[Annotation], progress: Progress) -> dict[str, list[str]]:
+    """What is wrong with each picture that cannot be read as its annotation says, by kind."""
     known = ReadPictures(devkit.root)
     errors: dict[str, list[str]] = defaultdict(list)
 
@@ -102,13 +108,13 @@ def picture_findings(recipe: Recipe, devkit: Devkit, progress: Progress) -> list
 
     try:
         with ThreadPool(2) as pool:  # does not wait, when stopped, for a file that a dead network holds back
-            for done, wrong in enumerate(pool.imap(read, annotations.values()), 1):
+            for done, wrong in enumerate(pool.imap(read, annotations), 1):
                 if wrong:
                     errors[wrong[0]].append(wrong[1])
                 progress("pictures read", done, len(annotations))
     finally:
         known.save()
-    return _errors(errors) if errors else _overlaps(recipe, devkit, sets)
+    return errors
 
 
 def shared_images(devkit: Devkit, one: str, other: str) -> list[Annotation]:

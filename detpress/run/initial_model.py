@@ -15,6 +15,7 @@ from detpress.files.pictures import picture_size
 from detpress.recipe.file import Recipe
 from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.devkit import Devkit
+from detpress.voc.named import open_data
 
 
 def recipe_classes(recipe: Recipe) -> list[str] | None:
@@ -31,6 +32,11 @@ def recipe_classes(recipe: Recipe) -> list[str] | None:
             f"the weights {recipe.model.weights} know {', '.join(known)}"
         )
     return known
+
+
+def open_recipe_data(recipe: Recipe) -> Devkit:
+    """The recipe's data set. Raises InputError as `open_data` and `recipe_classes` do."""
+    return open_data(recipe.data.root, recipe_classes(recipe), recipe.data.split)
 
 
 def initial_model(recipe: Recipe, devkit: Devkit | None) -> Model:

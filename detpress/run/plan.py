@@ -17,10 +17,9 @@ from detpress.errors import InputError, cut_short
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
 from detpress.options import bundles_in
 from detpress.recipe.file import Recipe, Step
-from detpress.run.initial_model import initial_model, recipe_classes
+from detpress.run.initial_model import initial_model, open_recipe_data, recipe_classes
 from detpress.training.image_counts import ImageCounts
 from detpress.voc.devkit import Devkit
-from detpress.voc.named import open_data
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
     """
     classes = recipe_classes(recipe)
     if devkit is None and classes is None:
-        devkit = open_data(recipe.data.root, None)
+        devkit = open_recipe_data(recipe)
     images = count_images(recipe, devkit)
     model = initial_model(recipe, devkit)
     form = model.form

@@ -256,6 +256,7 @@ def _scored_by(recipe: Recipe) -> dict[str, Any]:
     """All that must be equal where mAP is compared."""
     return {
         "data.root": recipe.data.root,
+        "data.split": recipe.data.split and recipe.data.split.model_dump(),
         "data.test": recipe.data.test,
         "measure.protocol": recipe.measure.protocol,
         "measure.iou": recipe.measure.iou,

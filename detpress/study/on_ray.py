@@ -38,6 +38,7 @@ from detpress.study.running import Outcome, Plan, PlannedJob, StudyListener, con
 from detpress.training.config import TrainingOptions
 from detpress.voc.devkit import Devkit
 from detpress.voc.named import open_data
+from detpress.voc.split import Split
 
 RETRIES = 3
 
@@ -140,7 +141,8 @@ def _make_stage(recipe: Recipe, index: int, key: str, threads: int, before: Made
     listener = EventListener(events.put)
     store = open_store()
     try:
-        chain = Chain(recipe, _devkit(recipe.data.root, tuple(recipe_classes(recipe) or ())), store, listener)
+        devkit = _devkit(recipe.data.root, tuple(recipe_classes(recipe) or ()), recipe.data.split)
+        chain = Chain(recipe, devkit, store, listener)
         if chain.keys[index] != key:
             return Made(failure=f"{socket.gethostname()} has another data set or other versions of the packages")
         listener.begin(index, len(chain.keys), chain.names[index])
@@ -157,9 +159,9 @@ def _make_stage(recipe: Recipe, index: int, key: str, threads: int, before: Made
 
 
 @lru_cache(maxsize=2)
-def _devkit(root: str, classes: tuple[str, ...]) -> Devkit:
+def _devkit(root: str, classes: tuple[str, ...], split: Split | None) -> Devkit:
     """Read once by each worker."""
-    return open_data(root, list(classes) or None)
+    return open_data(root, list(classes) or None, split)
 
 
 def _result(task: Task) -> Made:

@@ -20,14 +20,13 @@ from typing import Any, Protocol
 from detpress.detector.model import Model
 from detpress.errors import StageError
 from detpress.run.chain import check_map_loss, find_chain, stage_names
-from detpress.run.initial_model import initial_model, recipe_classes
+from detpress.run.initial_model import initial_model, open_recipe_data
 from detpress.run.keys import chain_keys
 from detpress.run.run_folder import copy_stage
 from detpress.run.stage import Stage
 from detpress.run.store import Store, digest
 from detpress.study.definition import Job, Study
 from detpress.voc.devkit import Devkit
-from detpress.voc.named import open_data
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,7 @@ class StudyListener(Protocol):
 
 def open_study_data(study: Study) -> Devkit:
     """The data set that all recipes share. Raises InputError as `open_data` does."""
-    first = study.jobs[0].recipe
-    return open_data(first.data.root, recipe_classes(first))
+    return open_recipe_data(study.jobs[0].recipe)
 
 
 def plan_study(study: Study, store: Store, devkit: Devkit) -> Plan:

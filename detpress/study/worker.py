@@ -15,10 +15,9 @@ from pathlib import Path
 from detpress.errors import DetpressError, StoppedError, Terminated, terminate
 from detpress.recipe.file import read_recipe
 from detpress.run.chain import run_chain
-from detpress.run.initial_model import recipe_classes
+from detpress.run.initial_model import open_recipe_data
 from detpress.run.store import open_store
 from detpress.study.events import EventListener
-from detpress.voc.named import open_data
 
 
 def main() -> None:
@@ -29,7 +28,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     recipe = read_recipe(Path(sys.argv[1]))
     try:
-        devkit = open_data(recipe.data.root, recipe_classes(recipe))
+        devkit = open_recipe_data(recipe)
         for _ in run_chain(recipe, devkit, open_store(), listener):
             pass
     except DetpressError as error:

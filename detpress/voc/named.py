@@ -7,10 +7,12 @@ from detpress.builtin import BUILTIN, check_data_set
 from detpress.cache import cache_root
 from detpress.errors import InputError
 from detpress.voc.coco_json import find_coco_json
-from detpress.voc.devkit import Devkit, open_devkit
+from detpress.voc.devkit import Devkit
 from detpress.voc.digits import digits_root, ensure_digits
 from detpress.voc.image_sets import exists, find_image_sets
 from detpress.voc.layout import Layout
+from detpress.voc.split import Split
+from detpress.voc.splitting import SplitLayout
 from detpress.voc.xml_files import find_xml_files
 from detpress.voc.yolo import find_described_yolo, find_yolo
 
@@ -22,23 +24,26 @@ EXPECTED = (
 )
 
 
-def open_data(root: str, classes: list[str] | None = None) -> Devkit:
+def open_data(root: str, classes: list[str] | None = None, split: Split | None = None) -> Devkit:
     """The data set `root`: a folder, or a built-in one, which is generated into the cache when it is not there.
 
-    classes: the names that may occur; those that the data set names by default.
+    classes: the names that may occur; those that the data set names by default. split: makes image sets of one.
     Raises InputError as the layout's reader does, for a folder that is no data set, and for an unknown built-in name.
     """
-    if not root.startswith(BUILTIN):
-        return Devkit(Path(root), find_layout(Path(root)), None if classes is None else tuple(classes))
-    check_data_set(root)
-    return open_devkit(ensure_digits(cache_root()), classes)
+    if root.startswith(BUILTIN):
+        check_data_set(root)
+        folder = ensure_digits(cache_root())
+    else:
+        folder = Path(root)
+    layout = find_layout(folder)
+    if split is not None:
+        layout = SplitLayout(layout, split)
+    return Devkit(folder, layout, None if classes is None else tuple(classes))
 
 
-def open_data_if_there(root: str, classes: list[str] | None = None) -> Devkit | None:
-    """As `open_data`, but None for a folder that does not exist and for built-in data not generated yet."""
-    if not (digits_root(cache_root()) if root.startswith(BUILTIN) else Path(root)).is_dir():
-        return None
-    return open_data(root, classes)
+def is_there(root: str) -> bool:
+    """False for a folder that does not exist and for built-in data not generated yet."""
+    return (digits_root(cache_root()) if root.startswith(BUILTIN) else Path(root)).is_dir()
 
 
 def find_layout(root: Path) -> Layout:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import HEIGHT, WIDTH, annotation_xml
 from PIL import Image
+from voc_xml import HEIGHT, WIDTH, annotation_xml
 
 from detpress.errors import InputError
 from detpress.voc.devkit import Devkit
