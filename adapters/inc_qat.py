@@ -49,11 +49,10 @@ def fake_quantized(network: Network, float_layers: Collection[int], log: logging
         import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
         from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
-        side = network.architecture.image_size
         any_batch = {0: torch.export.Dim("batch", min=2, max=4096)}
         trained = copy.deepcopy(network).train().requires_grad_(True)
         dead = _dead_filters_at_rest(trained)
-        example = (torch.zeros(2, 3, side, side),)
+        example = (torch.zeros(2, 3, *network.architecture.input_size),)
         program = torch.export.export(trained, example, dynamic_shapes=(any_batch,)).module()
 
         class Quantizer(x86.X86InductorQuantizer):  # type: ignore[misc]  # torchao does not export its types

@@ -171,7 +171,7 @@ def _by_groups(matrix: Tensor, inputs: list[Tensor], layer: Convolution, packing
 
 def _patches(x: Tensor, layer: Convolution) -> Tensor:
     """What a convolution's matrix is multiplied with: (1, I, H, W) -> (patches, I * k * k)."""
-    columns = functional.unfold(x, layer.kernel, padding=layer.padding, stride=layer.stride)[0]
+    columns = functional.unfold(x, layer.kernel, layer.dilation, layer.padding, layer.stride)[0]
     return columns[:, :: -(-columns.shape[1] // PATCHES)].t()
 
 

@@ -118,7 +118,7 @@ def squares(devkit: Devkit, split: str, count: int, model: Model) -> Tensor:
     """float32 (count, 3, H, W) in [0, 1]: the first images of the set."""
     architecture = model.architecture
     images = [read_image(devkit.image_path(annotation)) for annotation in devkit.image_set(split)[:count]]
-    placed = [place_image(image, architecture.image_size, architecture.resize)[0] for image in images]
+    placed = [place_image(image, architecture.input_size, architecture.resize)[0] for image in images]
     return torch.stack(placed).float() / 255
 
 
@@ -253,8 +253,7 @@ def sqnr(expected: list[tuple[Tensor, ...]], found: list[tuple[Tensor, ...]]) ->
 
 
 def show(name: str, model: Model, rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    side = model.architecture.image_size
-    print(f"\n{name}: YOLOv3 at {side} pixels, batch 1, {options.threads} threads")
+    print(f"\n{name}: YOLOv3 at {model.architecture.image_size} pixels, batch 1, {options.threads} threads")
     print(
         f"{'numbers':<22}{'runtime':<15}{'convolutions':<14}{'ms':>8}  {'ratio to':<25}{'MB':>8}{'SQNR dB':>9}"
         f"{'mAP':>8}"

@@ -18,6 +18,7 @@ from detpress.training.config import TrainingConfig
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
     from detpress.detector.model import Model
+    from detpress.measure.size import LayerSize
 
 
 class Distillation(Options):
@@ -190,16 +191,21 @@ def _check_heads(student: "Architecture", teacher: "Architecture", links: dict[i
 def _check_maps(
     student: "Architecture", teacher: "Architecture", links: dict[int, list[int]], equal_channels: bool
 ) -> None:
+    from detpress.detector.architecture import size_text
     from detpress.errors import InputError
     from detpress.measure.size import layer_table
 
     own, others = layer_table(student), layer_table(teacher, student.image_size)
+
+    def pixels(row: "LayerSize") -> str:
+        return f"{row.side} x {row.side}" if isinstance(row.side, int) else size_text(row.side)
+
     for i, layers in links.items():
         for k in layers:
             if own[i].side != others[k].side:
                 raise InputError(
-                    f"links: layers.{i} gives maps of {own[i].side} x {own[i].side}, the teacher's layers.{k} of "
-                    f"{others[k].side} x {others[k].side}; expected the same size"
+                    f"links: layers.{i} gives maps of {pixels(own[i])}, the teacher's layers.{k} of "
+                    f"{pixels(others[k])}; expected the same size"
                 )
             if equal_channels and own[i].channels != others[k].channels:
                 raise InputError(

@@ -74,8 +74,8 @@ def largest_difference(model: "Model", other: "Model") -> float:
     """Between the raw maps that two models give for one random image, relative to the map's largest element."""
     import torch
 
-    side = model.architecture.image_size
-    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    size = model.architecture.input_size
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         pairs = zip(model.network(image), other.network(image), strict=True)
         return max(float((one - two).abs().max() / one.abs().max().clamp(min=1e-12)) for one, two in pairs)

@@ -76,13 +76,22 @@ def import_darknet(
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Darknet's weights.")],
     classes: Annotated[Path, typer.Option(metavar="FILE", help="Class names, one a line (Darknet's .names).")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The bundle; named like the cfg by default.")] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="letterbox|stretch",
+            help="How images come to the input's shape; by default as the cfg says, or else letterboxed.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a bundle of a Darknet network.
+    """Make a bundle of a Darknet network; what was taken of its options is printed.
 
     \b
+    detpress import yolov4-tiny.cfg yolov4-tiny.weights --classes coco.names --resize stretch
     detpress import yolov3.cfg yolov3.weights --classes coco.names --out yolov3-coco
     """
+    from detpress.detector.architecture import RESIZES, size_text
     from detpress.detector.darknet import read_model
     from detpress.encodings.bundle import save_bundle
     from detpress.errors import InputError
@@ -99,9 +108,23 @@ def import_darknet(
     folder = out or Path(cfg.stem)
     if folder.exists():
         raise InputError(f"{folder}: exists already; expected a new folder (--out DIR)")
-    model = read_model(cfg, weights, names)
+    found = next((known for known in RESIZES if known == resize), None)
+    if resize is not None and found is None:
+        raise InputError(f"--resize {resize}: expected one of {', '.join(RESIZES)}")
+    model = read_model(cfg, weights, names, found)
     save_bundle(model, folder)
+    architecture = model.architecture
     if as_json:
-        print_json({"bundle": str(folder), "architecture": model.architecture.name})
+        print_json(
+            {
+                "bundle": str(folder),
+                "architecture": architecture.name,
+                "image_size": architecture.image_size,
+                "resize": architecture.resize,
+                "notes": list(model.notes),
+            }
+        )
     else:
-        print(f"{folder}: {model.architecture.name}, {len(names)} classes")
+        print(f"{folder}: {architecture.name}, {len(names)} classes, {size_text(architecture.image_size)} pixels")
+        for note in model.notes:
+            print(f"  {note}")

@@ -34,7 +34,7 @@ def model(
     detpress model builtin:digits --json
     """
     from detpress.builtin import BUILTIN, find_bundle
-    from detpress.detector.architecture import build_architecture
+    from detpress.detector.architecture import build_architecture, size_text
     from detpress.encodings.bundle import load_bundle
     from detpress.measure.size import layer_table, stored_table
 
@@ -53,11 +53,12 @@ def model(
         return
     print(f"{'layer':<12}{'type':<13}{'output':>16}{'parameters':>14}{'MACs':>17}")
     for row in rows:
-        output = f"{row.channels}x{row.side}x{row.side}"
+        height, width = row.side if isinstance(row.side, tuple) else (row.side, row.side)
+        output = f"{row.channels}x{height}x{width}"
         print(f"{row.name:<12}{row.type:<13}{output:>16}{row.parameters:>14,}{row.macs:>17,}")
     print(
         f"{architecture.name}, {len(architecture.classes)} classes: {totals['parameters']:,} parameters, "
-        f"{totals['macs'] / 1e6:,.1f} M MACs at {architecture.image_size} pixels"
+        f"{totals['macs'] / 1e6:,.1f} M MACs at {size_text(architecture.image_size)} pixels"
     )
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.images import Placement
+from detpress.detector.kinds import Yolo
 
 FIRST_TRIED = 1000  # candidates of an image; more are only tried where these do not fill it, which changes no result
-LARGEST_EXPONENT = 10.0  # a box 22,026 times its anchor: keeps an untrained network's boxes finite
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,11 @@ def decode(maps: Sequence[Tensor], architecture: Architecture) -> tuple[Tensor, 
     """maps: one (N, A * (5 + C), H, W) a scale, as `Network.forward` gives them.
 
     Returns boxes float32 (N, M, 4), edges in pixels of the input, and scores float32 (N, M, C), the product of
-    objectness and class probability. As in YOLOv3: a cell's offset is a sigmoid, a size is the anchor times exp.
+    objectness and class probability. What the numbers of a map mean says its layer (`Yolo`).
     """
     scores = []
     for raw, layer in zip(maps, architecture.yolo_layers, strict=True):
-        n, _, height, width = raw.shape
-        raw = raw.float().reshape(n, len(layer.anchors), -1, height, width)
+        raw = layer.by_anchor(raw)
         score = raw[:, :, 4:5].sigmoid() * raw[:, :, 5:].sigmoid()
         scores.append(score.permute(0, 1, 3, 4, 2).flatten(1, 3))
     return all_boxes(maps, architecture), torch.cat(scores, dim=1)
@@ -71,21 +70,20 @@ def all_boxes(maps: Sequence[Tensor], architecture: Architecture) -> Tensor:
     """What `decode` gives without the scores: float32 (N, M, 4)."""
     boxes = []
     for raw, layer in zip(maps, architecture.yolo_layers, strict=True):
-        n, _, height, width = raw.shape
-        anchors = torch.tensor(layer.anchors, device=raw.device)
-        raw = raw.float().reshape(n, len(anchors), -1, height, width)
-        boxes.append(decode_boxes(raw, anchors, architecture.image_size / width).reshape(n, -1, 4))
+        n, stride = len(raw), architecture.stride(raw)
+        boxes.append(decode_boxes(layer.by_anchor(raw), layer, stride).reshape(n, -1, 4))
     return torch.cat(boxes, dim=1)
 
 
-def decode_boxes(raw: Tensor, anchors: Tensor, stride: float) -> Tensor:
-    """Of one scale: raw float32 (N, A, 5 + C, H, W), anchors (A, 2) in pixels -> edges (N, A, H, W, 4) in pixels."""
+def decode_boxes(raw: Tensor, layer: Yolo, stride: float) -> Tensor:
+    """Of one scale: raw float32 (N, A, 5 + C, H, W) -> edges (N, A, H, W, 4) in pixels of the input."""
+    anchors = torch.tensor(layer.anchors, device=raw.device)
     height, width = raw.shape[3:]
     rows = torch.arange(height, device=raw.device).view(1, 1, -1, 1)
     columns = torch.arange(width, device=raw.device).view(1, 1, 1, -1)
-    centre_x = (raw[:, :, 0].sigmoid() + columns) * stride
-    centre_y = (raw[:, :, 1].sigmoid() + rows) * stride
-    half = raw[:, :, 2:4].clamp(max=LARGEST_EXPONENT).exp() * anchors.view(1, -1, 2, 1, 1) / 2
+    centre_x = (layer.offsets(raw[:, :, 0]) + columns) * stride
+    centre_y = (layer.offsets(raw[:, :, 1]) + rows) * stride
+    half = layer.factors(raw[:, :, 2:4]) * anchors.view(1, -1, 2, 1, 1) / 2
     return torch.stack(
         [centre_x - half[:, :, 0], centre_y - half[:, :, 1], centre_x + half[:, :, 0], centre_y + half[:, :, 1]], dim=-1
     )

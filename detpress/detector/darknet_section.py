@@ -9,12 +9,18 @@ from detpress.errors import InputError
 
 @dataclass
 class Section:
-    """`[kind]` at a line of the file. options: name -> its line and text."""
+    """`[kind]` at a line of the file.
+
+    options: name -> its line and text. kept: of these, the ones that decide nothing here. unknown: likewise, of those
+    that are not known to be Darknet's.
+    """
 
     path: Path
     line: int
     kind: str
     options: dict[str, tuple[int, str]] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def error(self, message: str, option: str = "") -> InputError:
         line = self.options[option][0] if option in self.options else self.line
@@ -51,8 +57,24 @@ class Section:
         return tuple(number if number >= 0 else index + number for number in numbers)
 
     def source(self, option: str, index: int) -> int:
-        """The one layer that an operator without activation takes beside the layer before."""
+        """The one layer that an operator takes beside the layer before."""
         sources = self.sources(option, index)
-        if len(sources) > 1 or self.word("activation", "linear") != "linear":
-            raise self.error(f"expected one layer in {option}, and activation=linear")
+        if len(sources) > 1:
+            raise self.error(f"{option}: expected one layer, got {len(sources)}", option)
         return sources[0]
+
+    def stride(self, default: int) -> int:
+        """The same in both directions."""
+        stride = self.whole_number("stride", default, 1, 32)
+        for option in ("stride_x", "stride_y"):
+            if (found := self.whole_number(option, stride, 1, 32)) != stride:
+                raise self.error(
+                    f"{option}: {found}; only the stride, {stride}, is computed in both directions", option
+                )
+        return stride
+
+    def number(self, option: str, default: float) -> float:
+        text = self.word(option, str(default))
+        if not re.fullmatch(r"[+-]?(\d{1,9}\.?\d{0,9}|\.\d{1,9})", text):
+            raise self.error(f"{option}: expected a number, got '{text[:40]}'", option)
+        return float(text)

@@ -130,7 +130,7 @@ class EncodedConvolution(nn.Module):
 
     def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
         how, bias = self.geometry, self.tensors()["bias"]
-        return functional.conv2d(x, weight, bias, how.stride, how.padding, groups=how.groups)
+        return functional.conv2d(x, weight, bias, how.stride, how.padding, how.dilation, how.groups)
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in self._buffers.items() if tensor is not None}

@@ -41,5 +41,5 @@ class FoldedFloat32(Float32):
 def _convolution(like: nn.Conv2d, bias: bool) -> nn.Conv2d:
     how = Geometry.of(like)
     return nn.Conv2d(
-        like.in_channels, like.out_channels, how.kernel_size, how.stride, how.padding, groups=how.groups, bias=bias
+        like.in_channels, like.out_channels, how.kernel_size, how.stride, how.padding, how.dilation, how.groups, bias
     )

@@ -1,4 +1,4 @@
-"""From an image file to the network's square input, and the way back for boxes."""
+"""From an image file to the network's input, and the way back for boxes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ MOST_PIXELS = 89_478_485  # where Pillow, too, begins to suspect a picture that 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies in the square: x_input = x_image * scale_x + left, and so for y."""
+    """Where an image lies in the input: x_input = x_image * scale_x + left, and so for y."""
 
     scale_x: float
     scale_y: float
@@ -28,7 +28,7 @@ class Placement:
     top: int
 
     def to_input(self, boxes: Tensor) -> Tensor:
-        """boxes: (n, 4) as x0, y0, x1, y1 edges in image pixels -> the same in pixels of the square."""
+        """boxes: (n, 4) as x0, y0, x1, y1 edges in image pixels -> the same in pixels of the input."""
         scale = boxes.new_tensor([self.scale_x, self.scale_y, self.scale_x, self.scale_y])
         return boxes * scale + boxes.new_tensor([self.left, self.top, self.left, self.top])
 
@@ -75,22 +75,23 @@ def _in_8_bits(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def place_image(image: Tensor, size: int, resize: Resize) -> tuple[Tensor, Placement]:
-    """image: uint8 (3, H, W) -> uint8 (3, size, size) and where the image lies in it."""
+def place_image(image: Tensor, size: tuple[int, int], resize: Resize) -> tuple[Tensor, Placement]:
+    """image: uint8 (3, H, W) -> uint8 of the height and width that `size` says, and where the image lies in it."""
     from torchvision.transforms.v2 import functional as transforms  # which takes seconds
 
     height, width = image.shape[-2:]
+    whole_height, whole_width = size
     if resize == "stretch":
-        inner_height = inner_width = size
+        inner_height, inner_width = size
     else:
-        scale = size / max(height, width)
+        scale = min(whole_height / height, whole_width / width)
         inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
-    left, top = (size - inner_width) // 2, (size - inner_height) // 2
+    left, top = (whole_width - inner_width) // 2, (whole_height - inner_height) // 2
     if (inner_height, inner_width) != (height, width):
         image = transforms.resize(image, [inner_height, inner_width], antialias=True)
-    square = torch.full((3, size, size), GREY, dtype=torch.uint8)
-    square[:, top : top + inner_height, left : left + inner_width] = image
-    return square, Placement(inner_width / width, inner_height / height, left, top)
+    placed = torch.full((3, whole_height, whole_width), GREY, dtype=torch.uint8)
+    placed[:, top : top + inner_height, left : left + inner_width] = image
+    return placed, Placement(inner_width / width, inner_height / height, left, top)
 
 
 def network_input(squares: Tensor) -> Tensor:
@@ -101,9 +102,9 @@ def network_input(squares: Tensor) -> Tensor:
 def read_squares(
     paths: Sequence[Path], architecture: Architecture, sizes: Sequence[tuple[int, int] | None] | None = None
 ) -> Tensor:
-    """The images as a network takes them: float32 (N, 3, S, S) in [0, 1]; N may be 0. sizes: for `read_image`."""
-    side = architecture.image_size
+    """The images as a network takes them: float32 (N, 3, H, W) in [0, 1]; N may be 0. sizes: for `read_image`."""
+    size = architecture.input_size
     sizes = sizes or [None] * len(paths)
     images = (read_image(path, size) for path, size in zip(paths, sizes, strict=True))
-    squares = [place_image(image, side, architecture.resize)[0] for image in images]
-    return network_input(torch.stack(squares)) if squares else torch.zeros(0, 3, side, side)
+    squares = [place_image(image, size, architecture.resize)[0] for image in images]
+    return network_input(torch.stack(squares)) if squares else torch.zeros(0, 3, *size)

@@ -41,13 +41,30 @@ Channels = Literal["made", "filtered", "passed", "added", "multiplied", "beside"
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """What a layer gives for one image. side: pixels."""
+    """What a layer gives for one image. height, width: pixels; a square where no width is given."""
 
     channels: int
-    side: int
+    height: int
+    width: int = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.width is None:
+            object.__setattr__(self, "width", self.height)
+
+    @property
+    def size(self) -> int | tuple[int, int]:
+        """The side of a square, or height and width."""
+        return self.height if self.height == self.width else (self.height, self.width)
+
+    @property
+    def side(self) -> int:
+        """Of a square. Raises InputError for another map: whoever asks knows of squares only."""
+        if isinstance(self.size, tuple):
+            raise InputError(f"takes square maps only, and gets {self}")
+        return self.size
 
     def __str__(self) -> str:
-        return f"{self.channels} channels of {self.side} x {self.side}"
+        return f"{self.channels} channels of {self.height} x {self.width}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,8 @@ class Layer(ABC):
     passes_on: ClassVar[bool] = False  # gives the one map that it takes as it is, and computes nothing
     section: ClassVar[str | None] = None  # what Darknet calls it; None: Darknet has no such layer
     section_options: ClassVar[str] = ""  # which a section may have, and
-    training_options: ClassVar[str] = ""  # those that only matter when Darknet trains: read over
+    training_options: ClassVar[str] = ""  # those that only matter when Darknet trains: kept for its files, and
+    neutral_options: ClassVar[Mapping[str, str]] = {}  # those that would change what is computed at another value
     unless_said: ClassVar[Mapping[str, Any]] = {"name": None}  # options that model.json has where they differ from this
 
     def __init_subclass__(cls) -> None:
@@ -95,7 +113,7 @@ class Layer(ABC):
         """The map that it gives. Raises InputError for maps that it cannot take, without the layer's number."""
 
     def module(self, taken: Sequence[FeatureMap]) -> "nn.Module":
-        """What computes it: takes as many tensors (N, channels, side, side) as there are maps, gives one.
+        """What computes it: takes as many tensors (N, channels, height, width) as there are maps, gives one.
 
         Layers that pass on are never computed.
         """

@@ -16,10 +16,14 @@ Target = Literal["openvino", "onnxruntime"]
 
 
 class Graph:
-    """Collects nodes; every node is named like its output."""
+    """Collects nodes; every node is named like its output.
+
+    taken: channels, height and width of the maps that the layer takes which is being written.
+    """
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.taken: tuple[tuple[int, int, int], ...] = ()
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self._rounded: dict[tuple[str, InputScale], str] = {}
@@ -51,6 +55,12 @@ class Graph:
         node = helper.make_node("DynamicQuantizeLinear", [x], [codes, scale, zero], name=f"{name}.rounded")
         self.nodes.append(node)
         return codes, scale, zero
+
+    def channels(self, x: str, first: int, behind: int, name: str) -> str:
+        """Those of `x` from the first to the one before `behind`."""
+        numbers = zip(("first", "behind", "axis"), (first, behind, 1), strict=True)
+        constants = [self.constant(f"{name}.{what}", np.array([number], np.int64)) for what, number in numbers]
+        return self.add("Slice", [x, *constants], name)
 
     def to_float(self, x: str, name: str) -> str:
         return self.add("Cast", [x], name, to=TensorProto.FLOAT)

@@ -39,7 +39,7 @@ def predict(
 
     def load(picture: tuple[Path, Size]) -> tuple[Tensor, Placement, int, int]:
         image = read_image(*picture)
-        return *place_image(image, architecture.image_size, architecture.resize), *image.shape[-2:]
+        return *place_image(image, architecture.input_size, architecture.resize), *image.shape[-2:]
 
     with ThreadPool(2) as pool:
         chunks = [pictures[start : start + BATCH] for start in range(0, len(paths), BATCH)]

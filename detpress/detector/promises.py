@@ -32,14 +32,14 @@ def check_layers(network: nn.Module) -> None:
     def check(i: int, found: object) -> None:
         said = given[i]
         shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found).__name__
-        if shape != (said.channels, said.side, said.side):
+        if shape != (said.channels, said.height, said.width):
             raise InputError(f"layer {i}: {type(architecture.layers[i]).__name__} says {said}, and gives {shape}")
 
     hooks = [network.layers[i].register_forward_hook(lambda *seen, i=i: check(i, seen[2])) for i in foreign]
     try:
         if foreign:
             with torch.inference_mode():
-                network(torch.zeros(1, 3, architecture.image_size, architecture.image_size))
+                network(torch.zeros(1, 3, *architecture.input_size))
     finally:
         for hook in hooks:
             hook.remove()

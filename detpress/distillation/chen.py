@@ -14,7 +14,7 @@ from detpress.distillation.options import ChenOptions
 from detpress.distillation.predictions import Predictions
 from detpress.distillation.taught import Linked, Taught
 from detpress.training.detection import Detection
-from detpress.training.loss import encoded, responsible_boxes
+from detpress.training.loss import encoded, given, responsible_boxes
 from detpress.training.objective import Terms, TrainingStart, TrainingStep
 
 
@@ -81,16 +81,12 @@ class Chen(Linked):
         responsible = responsible_boxes(step.maps, step.targets, self.student)
         losses = []
         for heads, theirs in zip(self.heads, teacher, strict=True):
-            boxes, raw = responsible[heads.student], step.maps[heads.student].float()
-            n, _, height, width = raw.shape
-            stride = self.student.image_size / width
-            predicted = boxes.of(
-                raw.reshape(n, len(self.student.yolo_layers[heads.student].anchors), -1, height, width)
-            )
-            given = torch.cat([predicted[:, :2].sigmoid(), predicted[:, 2:4]], dim=1)
+            boxes, raw = responsible[heads.student], step.maps[heads.student]
+            layer, stride = self.student.yolo_layers[heads.student], self.student.stride(raw)
+            said = given(layer, boxes.of(layer.by_anchor(raw)))
             cell = torch.stack([boxes.column, boxes.row], dim=1)
             taught = theirs.boxes[boxes.objects.image, boxes.anchor, boxes.row, boxes.column]
-            taught, wanted = (encoded(one, cell, boxes.size, stride) for one in (taught, boxes.objects.boxes))
-            losses.append(bounded_loss(given, taught, wanted, self.config.margin))
+            taught, wanted = (encoded(layer, one, cell, boxes.size, stride) for one in (taught, boxes.objects.boxes))
+            losses.append(bounded_loss(said, taught, wanted, self.config.margin))
         every = torch.cat(losses)
         return every.sum() / max(1, len(every))

@@ -6,19 +6,19 @@ from torch import Tensor, nn
 WIDEST = 512  # channels of the published critics, which see maps of 512 and more
 
 
-def new_critic(channels: int, side: int) -> nn.Sequential:
-    """Convolutions from maps (N, channels, side, side) down to a number an image: (N,).
+def new_critic(channels: int, height: int, width: int) -> nn.Sequential:
+    """Convolutions from maps (N, channels, height, width) down to a number an image: (N,).
 
     The published one has five of 512 channels for maps of 16 x 16: the first keeps the side, three halve it to 2, the
     last one makes a number of what is left. Other sides have as many halvings as it takes, and narrower maps a critic
     of their own width.
     """
-    width = min(WIDEST, channels)
-    layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.2)]
-    while side > 2:
-        layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        side = -(-side // 2)
-    return nn.Sequential(*layers, nn.Conv2d(width, 1, side), nn.Flatten(start_dim=0))
+    own = min(WIDEST, channels)
+    layers: list[nn.Module] = [nn.Conv2d(channels, own, 3, padding=1), nn.LeakyReLU(0.2)]
+    while max(height, width) > 2:
+        layers += [nn.Conv2d(own, own, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        height, width = -(-height // 2), -(-width // 2)
+    return nn.Sequential(*layers, nn.Conv2d(own, 1, (height, width)), nn.Flatten(start_dim=0))
 
 
 def critic_loss(teacher: Tensor, student: Tensor) -> Tensor:

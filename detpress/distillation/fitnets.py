@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.kinds import Convolution
-from detpress.detector.kinds.convolution import ACTIVATIONS
+from detpress.detector.kinds.activation import ACTIVATIONS
 from detpress.distillation.hinton import softened_loss
 from detpress.distillation.imitation import score_losses
 from detpress.distillation.links import Link, middle_links

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from detpress.detector.architecture import Architecture
@@ -39,7 +39,7 @@ class Gan(Linked):
     def prepare(self, start: TrainingStart) -> None:
         super().prepare(start)
         maps = [self.teacher.architecture.output_maps[link.teacher] for link in self.links]
-        self.critics = nn.ModuleList(new_critic(shape.channels, shape.side) for shape in maps)
+        self.critics = nn.ModuleList(new_critic(shape.channels, shape.height, shape.width) for shape in maps)
         clip_weights(self.critics, self.config.clip)
 
     def optimizer(self) -> Optimizer:
@@ -66,7 +66,7 @@ class Gan(Linked):
         }
         loss = yolo_loss(
             [raw[place] for place in sorted(raw)],
-            at_size(step.targets, architecture.image_size / step.images.shape[-1]),
+            at_size(step.targets, architecture, step.images),
             architecture,
             self.student_training,
         )
@@ -76,6 +76,8 @@ class Gan(Linked):
         }
 
 
-def at_size(targets: Targets, factor: float) -> Targets:
-    """The same objects in pixels of an input that is so many times as large."""
-    return replace(targets, boxes=targets.boxes * factor)
+def at_size(targets: Targets, architecture: Architecture, images: Tensor) -> Targets:
+    """Objects of images (N, 3, H, W) in pixels of the network's input."""
+    height, width = architecture.input_size
+    factors = [width / images.shape[-1], height / images.shape[-2]]
+    return replace(targets, boxes=targets.boxes * targets.boxes.new_tensor(factors * 2))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 
-from detpress.detector.architecture import Architecture
+from detpress.detector.architecture import Architecture, size_text
 from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.distillation.links import Heads, head_input, head_layers
@@ -186,9 +186,8 @@ def copied_head(teacher: Teacher, place: int) -> nn.Sequential:
 def _check_boxes(student: Architecture, teacher: Architecture, heads: Heads) -> None:
     """Raises InputError unless a box of the student's scale is the same box of the teacher's."""
     if student.image_size != teacher.image_size:
-        raise InputError(
-            f"teacher: sees {teacher.image_size} pixels; expected {student.image_size}, as the student does"
-        )
+        seen, expected = size_text(teacher.image_size), size_text(student.image_size)
+        raise InputError(f"teacher: sees {seen} pixels; expected {expected}, as the student does")
     mine, theirs = student.yolo_layers[heads.student].anchors, teacher.yolo_layers[heads.teacher].anchors
     if mine != theirs:
         said, expected = (", ".join(f"{w:g}x{h:g}" for w, h in anchors) for anchors in (theirs, mine))

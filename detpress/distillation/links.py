@@ -50,16 +50,11 @@ def heads_by_stride(student: Architecture, teacher: Architecture) -> tuple[Heads
 
     Raises InputError where no head is left.
     """
-    own, others = _strides(student), _strides(teacher)
+    own, others = student.strides, teacher.strides
     pairs = tuple(Heads(own.index(stride), others.index(stride)) for stride in own if stride in others)
     if not pairs:
-        raise InputError(f"teacher: has heads of strides {others}; expected one of the student's, {own}")
+        raise InputError(f"teacher: has heads of strides {list(others)}; expected one of the student's, {list(own)}")
     return pairs
-
-
-def _strides(architecture: Architecture) -> list[int]:
-    maps = architecture.output_maps
-    return [architecture.image_size // maps[head].side for head in architecture.heads]
 
 
 def head_layers(architecture: Architecture, place: int) -> tuple[int, ...]:
@@ -93,8 +88,9 @@ def middle_links(student: Architecture, teacher: Architecture) -> tuple[Link, ..
 
 
 def _end_of_stride(architecture: Architecture, stride: int) -> int:
-    sides = [given.side for given in architecture.output_maps]
-    side = architecture.image_size // stride
+    sides = [(given.height, given.width) for given in architecture.output_maps]
+    height, width = architecture.input_size
+    side = (height // stride, width // stride)
     if side not in sides:
         raise InputError(f"links: expected, as {architecture.name} has no map of stride {stride}")
     first = sides.index(side)

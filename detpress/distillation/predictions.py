@@ -32,33 +32,34 @@ class Predictions:
 
 def predictions(raw: Tensor, architecture: Architecture, place: int) -> Predictions:
     """raw: (N, A * (5 + C), H, W), what the head at this place, coarse to fine, gives at the network's input size."""
-    anchors = torch.tensor(architecture.yolo_layers[place].anchors, device=raw.device)
-    n, _, height, width = raw.shape
-    raw = raw.float().reshape(n, len(anchors), -1, height, width)
-    boxes = decode_boxes(raw, anchors, architecture.image_size / width)
+    layer, stride = architecture.yolo_layers[place], architecture.stride(raw)
+    raw = layer.by_anchor(raw)
+    boxes = decode_boxes(raw, layer, stride)
     return Predictions(boxes, raw[:, :, 4], raw[:, :, 5:].permute(0, 1, 3, 4, 2))
 
 
 def for_the_student(
-    said: Predictions, teacher: Architecture, student: Architecture, heads: Heads, side: int
+    said: Predictions, teacher: Architecture, student: Architecture, heads: Heads, size: tuple[int, int]
 ) -> Predictions:
-    """What the teacher has said, for the boxes of the student: its anchors, side x side places, pixels of its input.
+    """What the teacher has said, for the boxes of the student: its anchors, pixels of its input; `size`: its map's.
 
     Each box of the student has the teacher's anchor whose shape is the nearest, relative to the inputs. Of several
     places of the teacher in one of the student's the surest counts; where the teacher's are larger, several of the
     student's have the same.
     """
+    device = said.objectness.device
+    own, others = (torch.tensor(one.input_size[::-1], device=device) for one in (student, teacher))  # width, height
     shapes = [
-        torch.tensor(one.yolo_layers[place].anchors, device=said.objectness.device) / one.image_size
-        for one, place in ((student, heads.student), (teacher, heads.teacher))
+        torch.tensor(one.yolo_layers[place].anchors, device=device) / sides
+        for one, place, sides in ((student, heads.student, own), (teacher, heads.teacher, others))
     ]
     anchors = shape_iou(*shapes).argmax(dim=1)
-    objectness, place = functional.adaptive_max_pool2d(said.objectness[:, anchors], (side, side), return_indices=True)
+    objectness, place = functional.adaptive_max_pool2d(said.objectness[:, anchors], size, return_indices=True)
 
     def there(values: Tensor) -> Tensor:
-        """values: (N, A', H', W', K) -> (N, A, side, side, K)."""
+        """values: (N, A', H', W', K) -> (N, A, H, W, K)."""
         flat = values[:, anchors].flatten(2, 3)
         index = place.flatten(2)[..., None].expand(-1, -1, -1, flat.shape[-1])
         return flat.gather(2, index).reshape(*place.shape, flat.shape[-1])
 
-    return Predictions(there(said.boxes) * (student.image_size / teacher.image_size), objectness, there(said.classes))
+    return Predictions(there(said.boxes) * (own / others).repeat(2), objectness, there(said.classes))

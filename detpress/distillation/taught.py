@@ -15,6 +15,7 @@ from detpress.distillation.options import LinkedOptions, TeacherOptions
 from detpress.distillation.predictions import Predictions, for_the_student, predictions
 from detpress.encodings.bundle import load_bundle
 from detpress.errors import InputError
+from detpress.training.loss import weights_of_scales
 from detpress.training.objective import Objective, TrainingStart, TrainingStep
 from detpress.training.teacher import Teacher
 
@@ -50,7 +51,8 @@ class Taught(Objective):
     @property
     def objectness_weights(self) -> list[float]:
         """Of the scales of the student that learn from the teacher."""
-        return [self.student_training.objectness_weights[heads.student] for heads in self.heads]
+        weights = weights_of_scales(self.student_training, self.student)
+        return [weights[heads.student] for heads in self.heads]
 
     def taught(self, images: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """What the teacher says of images (N, 3, S, S), at its own size: its raw maps, and what its layers gave.
@@ -58,9 +60,9 @@ class Taught(Objective):
         It is computed once for the images of a step, however often it is asked for.
         """
         if self.answer is None or self.answer[0] is not images:
-            side, seen = self.teacher.architecture.image_size, images
-            if images.shape[-1] != side:
-                seen = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+            size, seen = self.teacher.architecture.input_size, images
+            if tuple(images.shape[-2:]) != size:
+                seen = functional.interpolate(images, size, mode="bilinear", antialias=True)
             self.answer = images, self.teacher(seen)
         return self.answer[1]
 
@@ -75,7 +77,7 @@ class Taught(Objective):
             raw = step.maps[heads.student]
             found = predictions(raw_maps[heads.teacher], teacher, heads.teacher)
             ours.append(predictions(raw, self.student, heads.student))
-            theirs.append(for_the_student(found, teacher, self.student, heads, raw.shape[-1]))
+            theirs.append(for_the_student(found, teacher, self.student, heads, (raw.shape[-2], raw.shape[-1])))
         return ours, theirs
 
 

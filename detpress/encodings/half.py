@@ -49,7 +49,8 @@ class Half(Encoding):
             how.kernel_size,
             how.stride,
             how.padding,
-            groups=how.groups,
+            how.dilation,
+            how.groups,
             bias=like.bias is not None,
             dtype=DTYPES[self.dtype],
         ).requires_grad_(False)

@@ -25,6 +25,7 @@ from onnx import TensorProto, helper
 from detpress.detector.encoding import geometry
 from detpress.detector.folding import folded_weight
 from detpress.detector.kinds import Convolution, Yolo
+from detpress.detector.layer import FeatureMap
 from detpress.detector.network import Network, convolution_name, convolution_of, origin
 from detpress.detector.onnx_graph import Graph, Target
 from detpress.errors import InputError
@@ -54,26 +55,27 @@ def int8_onnx(network: Network, target: Target) -> onnx.ModelProto:
         elif layer.passes_on:
             x = given[inputs[0] + 1]
         else:
+            graph.taken = tuple((one.channels, one.height, one.width) for one in architecture.taken_maps[i])
             try:
                 x = layer.to_onnx(graph, [taken(k) for k in inputs], name)
             except InputError as error:
                 raise InputError(f"{name}: {error}") from error
         if isinstance(layer, Yolo):
-            output = graph.add("Identity", [x], f"map_{architecture.image_size // of.side}")
-            outputs.append(_batch(output, of.channels, of.side))
+            output = graph.add("Identity", [x], architecture.map_names[len(outputs)])
+            outputs.append(_batch(output, of))
         given.append(x)
     proto = helper.make_graph(
         graph.nodes,
         architecture.name,
-        [_batch("images", 3, architecture.image_size)],
+        [_batch("images", architecture.input_map)],
         outputs,
         graph.constants,
     )
     return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
-def _batch(name: str, channels: int, side: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, side, side])
+def _batch(name: str, of: FeatureMap) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", of.channels, of.height, of.width])
 
 
 def _convolution(graph: Graph, x: str, network: Network, i: int) -> str:

@@ -1,8 +1,10 @@
 """Detectors in ONNX.
 
 Input `images`, float32 (batch, 3, H, W) in [0, 1], any batch; outputs one raw map a scale (see `Network.forward`),
-called by its stride: `map_32`, `map_16`, `map_8`. What is needed to make boxes of them is in the file's metadata, each
-value as JSON: `classes`, `anchors` (of each map, pixels of the input), `image_size`, `resize`. Int8 models keep their
+called by its stride: `map_32`, `map_16`, `map_8`, a second one of a stride `map_8_1`. What is needed to make boxes of
+them is in the file's metadata, each value as JSON: `classes`, `anchors` (of each map, pixels of the input),
+`image_size` (a number, or height and width), `resize`, and, where one of them is not YOLOv3's, `scale_x_y` and
+`new_coords` of each map (see `Yolo`). Int8 models keep their
 weights in 8 bits (see `int8_onnx`), all others are written with the float values of theirs: in which precision a
 convolution computes is the runtime's choice.
 """
@@ -10,6 +12,7 @@ convolution computes is the runtime's choice.
 import json
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import onnx
 import torch
@@ -47,12 +50,11 @@ def onnx_model(model: Model, target: Target = "onnxruntime", opset: int = OPSET)
 
 def _float_model(network: Network) -> onnx.ModelProto:
     """By PyTorch's exporter, without the names of source files that it leaves in the model."""
-    side = network.architecture.image_size
-    images = torch.zeros(2, 3, side, side)
+    size = network.architecture.input_size
+    images = torch.zeros(2, 3, *size)
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of PyTorch to itself
         warnings.simplefilter("ignore", DeprecationWarning)
-        maps = network(images)
         program = torch.onnx.export(
             network,
             (images,),
@@ -61,7 +63,7 @@ def _float_model(network: Network) -> onnx.ModelProto:
             external_data=False,
             verbose=False,
             input_names=["images"],
-            output_names=[f"map_{side // raw.shape[-1]}" for raw in maps],
+            output_names=list(network.architecture.map_names),
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
         )
     assert program is not None
@@ -80,6 +82,10 @@ def _in_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """
     if opset > proto.opset_import[0].version:
         proto = version_converter.convert_version(proto, opset)
+    if opset < EXPORTER_OPSET:
+        nodes = [part for node in proto.graph.node for part in _older(node)]
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes)
     for node in proto.graph.node if opset < EXPORTER_OPSET else ():
         kept = [attribute for attribute in node.attribute if attribute.name not in SINCE_18]
         del node.attribute[:]
@@ -91,6 +97,18 @@ def _in_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     proto.opset_import[0].version = opset
     proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
     return proto
+
+
+def _older(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """What does the same by operators that were there before opset 18."""
+    if node.op_type != "Mish":
+        return [node]
+    [x], [output] = node.input, node.output
+    return [
+        onnx.helper.make_node("Softplus", [x], [f"{output}.softplus"], name=f"{output}.softplus"),
+        onnx.helper.make_node("Tanh", [f"{output}.softplus"], [f"{output}.tanh"], name=f"{output}.tanh"),
+        onnx.helper.make_node("Mul", [x, f"{output}.tanh"], [output], name=node.name),
+    ]
 
 
 def _constant(graph: onnx.GraphProto, name: str) -> list[int]:
@@ -111,12 +129,17 @@ def _check_known(node: onnx.NodeProto, opset: int) -> None:
 
 def metadata(architecture: Architecture) -> dict[str, str]:
     """What is needed to make boxes of raw maps, each value as JSON; `heads_of_metadata` reads it."""
-    values = {
+    heads = architecture.yolo_layers
+    values: dict[str, Any] = {
         "classes": architecture.classes,
-        "anchors": [layer.anchors for layer in architecture.yolo_layers],
+        "anchors": [layer.anchors for layer in heads],
         "image_size": architecture.image_size,
         "resize": architecture.resize,
     }
+    usual = Yolo.unless_said
+    for option in ("scale_x_y", "new_coords"):
+        found = [getattr(layer, option) for layer in heads]
+        values |= {option: found} if set(found) != {usual[option]} else {}
     return {key: json.dumps(value) for key, value in values.items()}
 
 
@@ -127,13 +150,18 @@ def heads_of_metadata(found: Mapping[str, str]) -> Architecture:
     """
     try:
         values = {key: json.loads(found[key]) for key in ("classes", "anchors", "image_size", "resize")}
+        count, size = len(values["anchors"]), values["image_size"]
+        scales = json.loads(found.get("scale_x_y", json.dumps([1.0] * count)))
+        by_square = json.loads(found.get("new_coords", json.dumps([False] * count)))
         layers: list[Layer] = []
-        for anchors in values["anchors"]:
+        for anchors, scale, squared in zip(values["anchors"], scales, by_square, strict=True):
             filters = len(anchors) * (5 + len(values["classes"]))
             layers.append(Convolution(filters, size=1, batch_normalize=False, activation="linear"))
-            layers.append(Yolo(tuple((float(width), float(height)) for width, height in anchors)))
-        return Architecture("heads", tuple(layers), tuple(values["classes"]), values["image_size"], values["resize"])
+            sides = tuple((float(width), float(height)) for width, height in anchors)
+            layers.append(Yolo(sides, float(scale), bool(squared)))
+        size = size if isinstance(size, int) else (size[0], size[1])
+        return Architecture("heads", tuple(layers), tuple(values["classes"]), size, values["resize"])
     except KeyError as error:
         raise InputError(f"lacks the metadata {error} that `detpress export` writes") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise InputError(f"its metadata do not describe a detector: {error}") from error

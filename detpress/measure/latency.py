@@ -37,8 +37,8 @@ def measure_latency(runtime: Runtime, architecture: Architecture, batch: int) ->
     `TIMES` times of some `SECONDS`, and the lowest median is given. Where the processor's energy counters can be read,
     `joules` is what all of it, whatever else it did, took for a batch on average; where they cannot, the key is absent.
     """
-    side = architecture.image_size
-    images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+    size = architecture.input_size
+    images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0))
     for _ in range(WARM_UP):
         runtime.run(images)
     quietest: dict[str, Any] | None = None
@@ -101,7 +101,7 @@ def measure_processing(runtime: Runtime, architecture: Architecture, paths: Sequ
     for path in paths:
         read_image(path)
         started = time.perf_counter()
-        square, _ = place_image(read_image(path), architecture.image_size, architecture.resize)
+        square, _ = place_image(read_image(path), architecture.input_size, architecture.resize)
         images = network_input(square[None])
         before.append(time.perf_counter() - started)
         with torch.inference_mode():

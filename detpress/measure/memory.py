@@ -42,9 +42,9 @@ def main() -> None:
     from detpress.encodings.bundle import load_bundle
 
     model = load_bundle(Path(sys.argv[1]))
-    side = model.architecture.image_size
+    size = model.architecture.input_size
     with torch.inference_mode():
-        model.network(torch.zeros(1, 3, side, side))
+        model.network(torch.zeros(1, 3, *size))
     print(own_peak())
 
 

@@ -20,7 +20,8 @@ STATISTICS = ("running_mean", "running_var")  # BatchNorm's
 class LayerSize:
     """One layer of `detpress model`.
 
-    channels, side: of the map that the layer gives for a square input of `Architecture.image_size` pixels.
+    channels, side: of the map that the layer gives for an input of `Architecture.image_size` pixels; height and width
+        where they differ.
     parameters: weights, biases, and BatchNorm's scale and shift.
     macs: multiply-accumulates with weights for one image; 0 for a layer that has none.
     """
@@ -29,13 +30,13 @@ class LayerSize:
     name: str
     type: str
     channels: int
-    side: int
+    side: int | tuple[int, int]
     parameters: int
     macs: int
 
 
-def layer_table(architecture: Architecture, image_size: int | None = None) -> list[LayerSize]:
-    """One row a layer. `image_size`: pixels, a multiple of 32; the architecture's own by default."""
+def layer_table(architecture: Architecture, image_size: int | tuple[int, int] | None = None) -> list[LayerSize]:
+    """One row a layer. `image_size`: pixels, as an architecture has them; its own by default."""
     at_size = replace(architecture, image_size=image_size or architecture.image_size)
     return [
         LayerSize(
@@ -43,7 +44,7 @@ def layer_table(architecture: Architecture, image_size: int | None = None) -> li
             at_size.names[i],
             kind_name(type(layer)),
             given.channels,
-            given.side,
+            given.size,
             layer.parameters(taken),
             layer.macs(taken, given),
         )

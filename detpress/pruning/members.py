@@ -48,7 +48,7 @@ class Section:
 
 def sections(architecture: Architecture) -> list[Section]:
     """Those that have something to choose, in order."""
-    sides = [given.side for given in architecture.output_maps]
+    sides = [given.size for given in architecture.output_maps]
     first_head = next(i for i, layer in enumerate(architecture.layers) if isinstance(layer, Yolo))
     blocks, groups = residual_blocks(architecture), prunable_groups(architecture)
     ends = [block.shortcut for block in blocks if block.shortcut < first_head]

@@ -6,7 +6,7 @@ import numpy as np
 
 from detpress.builtin import find_bundle
 from detpress.detector.anchors import kmeans_anchors
-from detpress.detector.architecture import Architecture, build_architecture
+from detpress.detector.architecture import Architecture, build_architecture, size_text
 from detpress.detector.design import find_design
 from detpress.detector.model import Model, new_model
 from detpress.encodings.bundle import bundle_digest, load_bundle
@@ -92,10 +92,11 @@ def _check_agrees(recipe: Recipe, found: Architecture) -> None:
     }
     for key, (wanted, has) in pairs.items():
         if wanted not in (None, has):
+            has = size_text(has) if key == "image_size" else has
             raise InputError(f"{recipe.where(('model', key))}: {wanted}, but the weights {source.weights} have {has}")
     if source.anchors is not None:
         raise InputError(f"{recipe.where(('model', 'anchors'))}: the weights {source.weights} bring their own")
-    if source.width is not None:
+    if source.width is not None and isinstance(found.image_size, int):
         described = build_architecture(found.name, found.classes, found.image_size, source.width)
         if described.output_channels != found.output_channels:
             raise InputError(

@@ -85,12 +85,12 @@ def write_openvino(model: Model, path: Path) -> Difference:
 
 def write_torch(model: Model, path: Path) -> Difference:
     """Writes a program of torch.export, loaded and run again by PyTorch. See `write_onnx`."""
-    side = model.architecture.image_size
+    size = model.architecture.input_size
     any_batch = {0: torch.export.Dim("batch", min=1, max=1024)}
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of PyTorch to itself
         warnings.simplefilter("ignore", DeprecationWarning)
-        program = torch.export.export(model.network, (torch.zeros(2, 3, side, side),), dynamic_shapes=(any_batch,))
+        program = torch.export.export(model.network, (torch.zeros(2, 3, *size),), dynamic_shapes=(any_batch,))
         try:
             torch.export.save(program, path, extra_files=metadata(model.architecture))
         except (OSError, RuntimeError) as error:
@@ -106,7 +106,7 @@ def write_darknet(model: Model, path: Path) -> Difference:
     Encoded weights are written as the values that they stand for. Raises InputError for a model that is not computed in
     float, too.
     """
-    from detpress.detector.darknet import WeightsHeader, read_model, write_model
+    from detpress.detector.darknet import WeightsHeader, kept_options, read_model, write_model
 
     network = model.network
     assert isinstance(network, Network)
@@ -114,7 +114,7 @@ def write_darknet(model: Model, path: Path) -> Difference:
         raise InputError(f"a model of the form {model.form} has no Darknet form; expected one in float")
     weights = path.with_suffix(".weights")
     try:
-        write_model(without_encodings(network), path, weights, WeightsHeader.of(model))
+        write_model(without_encodings(network), path, weights, WeightsHeader.of(model), kept_options(model))
     except OSError as error:
         raise InputError(f"{error.filename or path}: cannot be written ({error.strerror})") from error
     again = read_model(path, weights, list(model.architecture.classes))
@@ -123,8 +123,7 @@ def write_darknet(model: Model, path: Path) -> Difference:
 
 def _difference(model: Model, run: Callable[[Tensor], Iterable[Tensor]]) -> Difference:
     """Between the raw maps of the model and of `run`."""
-    side = model.architecture.image_size
-    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, 3, *model.architecture.input_size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         maps = model.network(image)
         apart = torch.cat([(one - other).flatten() for one, other in zip(maps, run(image), strict=True)])

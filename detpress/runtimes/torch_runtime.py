@@ -42,11 +42,11 @@ def open_compiled(model: Model, batch: int, threads: int) -> Runtime:
         with _threads(threads), torch.inference_mode(False), torch.no_grad():
             return tuple(compiled(images.clone() if images.is_inference() else images))
 
-    side = model.architecture.image_size
+    size = model.architecture.input_size
     in_integers = counters["inductor"]["qconv_weight_prepack_matcher_count"]
     try:
         with engine_messages(LOG, "torch"), torch._inductor.config.patch(freezing=True):
-            run(torch.zeros(batch, 3, side, side))
+            run(torch.zeros(batch, 3, *size))
     except torch._inductor.exc.InductorError as error:
         raise StageError(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
     in_integers = counters["inductor"]["qconv_weight_prepack_matcher_count"] - in_integers

@@ -29,7 +29,7 @@ _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.
 def augment(
     images: Tensor, targets: Targets, config: Augmentation, combine: bool, generator: torch.Generator
 ) -> tuple[Tensor, Targets]:
-    """images: float32 (N, 3, S, S) in [0, 1]. Mosaic and mixup, then flip, scale, shift, then hue, saturation, value.
+    """images: float32 (N, 3, H, W) in [0, 1]. Mosaic and mixup, then flip, scale, shift, then hue, saturation, value.
 
     combine: whether mosaics and mixtures are made at this time of the training.
     """
@@ -47,7 +47,7 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator) ->
 
 def _mosaic(images: Tensor, targets: Targets, share: float, generator: torch.Generator) -> tuple[Tensor, Targets]:
     """Replaces a share of the images by four images of the batch at half their size, the own one among them."""
-    count, side = len(images), images.shape[-1]
+    count, height, width = len(images), *images.shape[-2:]
     chosen = torch.rand(count, generator=generator) < share
     partners = torch.stack([torch.arange(count), *(torch.randperm(count, generator=generator) for _ in range(3))])
     changed, sources = (indices.to(images.device) for indices in (chosen.nonzero()[:, 0], partners[:, chosen]))
@@ -55,8 +55,8 @@ def _mosaic(images: Tensor, targets: Targets, share: float, generator: torch.Gen
     result = images.clone()
     parts = [targets.take(~chosen.to(targets.image.device)[targets.image])]
     for quadrant in range(4):
-        top, left = side // 2 * (quadrant // 2), side // 2 * (quadrant % 2)
-        result[changed, :, top : top + side // 2, left : left + side // 2] = half[sources[quadrant]]
+        top, left = height // 2 * (quadrant // 2), width // 2 * (quadrant % 2)
+        result[changed, :, top : top + height // 2, left : left + width // 2] = half[sources[quadrant]]
         where, which = (targets.image == sources[quadrant][:, None]).nonzero(as_tuple=True)
         taken = targets.take(which)
         shift = taken.boxes.new_tensor([left, top, left, top])
@@ -99,32 +99,37 @@ def _join(parts: list[Targets]) -> Targets:
 
 def _move(images: Tensor, targets: Targets, config: Augmentation, generator: torch.Generator) -> tuple[Tensor, Targets]:
     """Flips, scales about the centre, and shifts each image by its own numbers, in one resampling."""
-    count, side, device = len(images), images.shape[-1], images.device
+    count, device = len(images), images.device
+    sides = torch.tensor(images.shape[:-3:-1])  # width and height
     scale = _uniform(count, 1 - config.scale, 1 + config.scale, generator)
-    shift = _uniform(2 * count, -config.translate, config.translate, generator).view(count, 2) * side
+    shift = _uniform(2 * count, -config.translate, config.translate, generator).view(count, 2) * sides
     mirrored = torch.rand(count, 2, generator=generator) < torch.tensor([config.flip_horizontal, config.flip_vertical])
     factor = torch.where(mirrored, -scale[:, None], scale[:, None])  # (N, 2), of x and y about the centre
-    grid = way_back(factor, shift, side).to(device)
+    grid = way_back(factor, shift, *images.shape[-2:]).to(device)
     grey = GREY / 255
     moved = functional.grid_sample(images - grey, grid, mode="bilinear", align_corners=False).add_(grey)
     factor, shift = factor.to(device)[targets.image], shift.to(device)[targets.image]
-    corners = (targets.boxes.view(-1, 2, 2) - side / 2) * factor[:, None] + side / 2 + shift[:, None]
+    middle = (sides / 2).to(device)
+    corners = (targets.boxes.view(-1, 2, 2) - middle) * factor[:, None] + middle + shift[:, None]
     whole = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
-    visible = whole.clamp(0, side)
+    visible = whole.clamp(min=0).minimum(sides.to(device, whole.dtype).repeat(2))
     size, whole_size = visible[:, 2:] - visible[:, :2], whole[:, 2:] - whole[:, :2]
     kept = (size.prod(dim=1) > LEAST_VISIBLE * whole_size.prod(dim=1)) & (size.amin(dim=1) >= LEAST_SIDE)
     return moved, replace(targets, boxes=visible).take(kept)
 
 
-def way_back(factor: Tensor, shift: Tensor, side: int) -> Tensor:
-    """Where each pixel of the result lies in the source, in units of half a side about the centre: (N, S, S, 2).
+def way_back(factor: Tensor, shift: Tensor, height: int, width: int) -> Tensor:
+    """Where each pixel of the result lies in the source, in units of half of each side about the centre: (N, H, W, 2).
 
     factor: (N, 2), of x and y about the centre. shift: (N, 2), in pixels. What `affine_grid` gives, to the bit, in a
     tenth of the time, since nothing is turned.
     """
-    pixels = torch.linspace(-1, 1, side) * (side - 1) / side
-    columns, rows = (pixels * (1 / factor)[:, :, None] + (-shift / (side / 2) / factor)[:, :, None]).unbind(1)
-    return torch.stack([columns[:, None].expand(-1, side, -1), rows[:, :, None].expand(-1, -1, side)], dim=3)
+    columns, rows = (
+        torch.linspace(-1, 1, side) * (side - 1) / side * (1 / factor)[:, axis, None]
+        + (-shift / (side / 2) / factor)[:, axis, None]
+        for axis, side in enumerate((width, height))
+    )
+    return torch.stack([columns[:, None].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)], dim=3)
 
 
 def _recolour(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:

@@ -1,5 +1,6 @@
-"""Training images, brought to the network's square once, with their objects."""
+"""Training images, brought to the network's size once, with their objects."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,15 +22,15 @@ Sample = tuple[Tensor, Tensor, Tensor, Tensor]  # square, labels, boxes, difficu
 
 
 class TrainingSet(Dataset[Sample]):
-    """The images of an image set as uint8 (3, S, S), each with labels int64 (n,), boxes float32 (n, 4) and
-    difficult bool (n,); boxes are edges in pixels of the square. Degenerate boxes are left out.
+    """The images of an image set as uint8 (3, H, W), each with labels int64 (n,), boxes float32 (n, 4) and
+    difficult bool (n,); boxes are edges in pixels of the input. Degenerate boxes are left out.
     """
 
     def __init__(self, devkit: Devkit, split: str, architecture: Architecture) -> None:
         self._annotations = devkit.image_set(split)
         self._devkit = devkit
         self._architecture = architecture
-        needed = len(self._annotations) * 3 * architecture.image_size**2
+        needed = len(self._annotations) * 3 * math.prod(architecture.input_size)
         self._cache: dict[int, Sample] | None = {} if needed <= CACHE_BYTES else None
 
     def __len__(self) -> int:
@@ -45,7 +46,7 @@ class TrainingSet(Dataset[Sample]):
     def _read(self, annotation: Annotation) -> Sample:
         image = read_image(self._devkit.image_path(annotation), annotation.size)
         annotation = annotation.with_size(image.shape[2], image.shape[1])
-        square, placement = place_image(image, self._architecture.image_size, self._architecture.resize)
+        square, placement = place_image(image, self._architecture.input_size, self._architecture.resize)
         usable = ~annotation.degenerate
         names = [name for name, use in zip(annotation.names, usable, strict=True) if use]
         limit = np.array([annotation.width, annotation.height] * 2)
@@ -56,7 +57,7 @@ class TrainingSet(Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Targets]:
-    """Images uint8 (N, 3, S, S) and the objects of all of them."""
+    """Images uint8 (N, 3, H, W) and the objects of all of them."""
     squares, labels, boxes, difficult = zip(*samples, strict=True)
     image = torch.repeat_interleave(torch.arange(len(samples)), torch.tensor([len(label) for label in labels]))
     return torch.stack(squares), Targets(image, torch.cat(labels), torch.cat(boxes), torch.cat(difficult))

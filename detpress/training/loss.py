@@ -31,7 +31,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.boxes import LARGEST_EXPONENT, all_boxes
+from detpress.detector.boxes import all_boxes
+from detpress.detector.kinds import Yolo
 from detpress.errors import InputError
 from detpress.training.config import TrainingConfig
 
@@ -130,7 +131,7 @@ def responsible_boxes(maps: Sequence[Tensor], targets: Targets, architecture: Ar
         height, width = raw.shape[2:]
         here = (chosen >= first_anchor) & (chosen < first_anchor + len(layer.anchors))
         mine = learnt.take(objects[here])
-        centre = (mine.boxes[:, :2] + mine.boxes[:, 2:]) / 2 / (architecture.image_size / width)
+        centre = (mine.boxes[:, :2] + mine.boxes[:, 2:]) / 2 / architecture.stride(raw)
         column = centre[:, 0].long().clamp(0, width - 1)
         row = centre[:, 1].long().clamp(0, height - 1)
         found.append(Responsible(chosen[here] - first_anchor, row, column, anchors[chosen[here]], mine))
@@ -170,25 +171,22 @@ def yolo_loss(maps: Sequence[Tensor], targets: Targets, architecture: Architectu
     Raises InputError where there are fewer objectness weights than scales.
     """
     scales = architecture.yolo_layers
-    if len(config.objectness_weights) < len(scales):
-        raise InputError(f"objectness_weights: {len(config.objectness_weights)} for a network of {len(scales)} scales")
+    weights = weights_of_scales(config, architecture)
     responsible = responsible_boxes(maps, targets, architecture)
     with torch.no_grad():
         covered = overlap_with_objects(all_boxes(maps, architecture), targets) > config.ignore_threshold
     box_losses, class_losses = [], []
     objectness = maps[0].new_zeros((), dtype=torch.float32)
     first_box = 0
-    for raw, layer, boxes, weight in zip(
-        maps, scales, responsible, config.objectness_weights[: len(scales)], strict=True
-    ):
+    for raw, layer, boxes, weight in zip(maps, scales, responsible, weights, strict=True):
         n, _, height, width = raw.shape
         count = len(layer.anchors)
         mine = boxes.objects
-        stride = architecture.image_size / width
-        raw = raw.float().reshape(n, count, -1, height, width)
+        stride = architecture.stride(raw)
+        raw = layer.by_anchor(raw)
         predicted = boxes.of(raw)
         cell = torch.stack([boxes.column, boxes.row], dim=1)
-        box_loss, reached = _box_loss(predicted, mine.boxes, cell, boxes.size, stride, config)
+        box_loss, reached = _box_loss(layer, predicted, mine.boxes, cell, boxes.size, stride, config)
         smoothing = config.label_smoothing
         wanted = functional.one_hot(mine.label, predicted.shape[1] - 5).float() * (1 - 2 * smoothing) + smoothing
         class_loss = functional.binary_cross_entropy_with_logits(predicted[:, 5:], wanted, reduction="none")
@@ -210,14 +208,26 @@ def yolo_loss(maps: Sequence[Tensor], targets: Targets, architecture: Architectu
     )
 
 
-def encoded(boxes: Tensor, cell: Tensor, anchors: Tensor, stride: float) -> Tensor:
-    """Boxes (P, 4) as YOLOv3 predicts them, (P, 4): the centre's place in its cell, the logarithms of the sizes.
+def weights_of_scales(config: TrainingConfig, architecture: Architecture) -> list[float]:
+    """Of the objectness loss of each scale, in the network's order. Raises InputError where there are fewer."""
+    weights, order = config.objectness_weights, architecture.coarse_to_fine
+    if len(weights) < len(order):
+        raise InputError(f"objectness_weights: {len(weights)} for a network of {len(order)} scales")
+    return [weights[place] for place in order]
+
+
+def encoded(layer: Yolo, boxes: Tensor, cell: Tensor, anchors: Tensor, stride: float) -> Tensor:
+    """Boxes (P, 4) as a network predicts them, (P, 4): the centre's place in its cell, and what `given` says of sizes.
 
     cell: (P, 2) column and row; anchors: (P, 2) pixels.
     """
     offset = ((boxes[:, :2] + boxes[:, 2:]) / 2 / stride - cell).clamp(0, 1)
-    size = ((boxes[:, 2:] - boxes[:, :2]) / anchors).clamp(min=1e-6).log()
-    return torch.cat([offset, size], dim=1)
+    return torch.cat([offset, layer.of_factors((boxes[:, 2:] - boxes[:, :2]) / anchors)], dim=1)
+
+
+def given(layer: Yolo, predicted: Tensor) -> Tensor:
+    """What a network predicts of boxes, (P, 5 + C), to be compared with `encoded`: (P, 4)."""
+    return torch.cat([layer.offsets(predicted[:, :2]), predicted[:, 2:4]], dim=1)
 
 
 def _objectness_loss(logits: Tensor, target: Tensor, config: TrainingConfig) -> Tensor:
@@ -231,7 +241,13 @@ def _objectness_loss(logits: Tensor, target: Tensor, config: TrainingConfig) -> 
 
 
 def _box_loss(
-    predicted: Tensor, boxes: Tensor, cell: Tensor, anchors: Tensor, stride: float, config: TrainingConfig
+    layer: Yolo,
+    predicted: Tensor,
+    boxes: Tensor,
+    cell: Tensor,
+    anchors: Tensor,
+    stride: float,
+    config: TrainingConfig,
 ) -> tuple[Tensor, Tensor]:
     """The loss of each responsible box (P,), and the GIoU it has reached (P,), at least 0 and without gradient.
 
@@ -239,15 +255,14 @@ def _box_loss(
     """
     from torchvision.ops import generalized_box_iou_loss
 
-    centre = (predicted[:, :2].sigmoid() + cell) * stride
-    half = predicted[:, 2:4].clamp(max=LARGEST_EXPONENT).exp() * anchors / 2
+    centre = (layer.offsets(predicted[:, :2]) + cell) * stride
+    half = layer.factors(predicted[:, 2:4]) * anchors / 2
     giou_loss = generalized_box_iou_loss(torch.cat([centre - half, centre + half], dim=1), boxes)
     reached = (1 - giou_loss.detach()).clamp(min=0)
     if config.box_loss == "giou":
         return giou_loss, reached
-    wanted = encoded(boxes, cell, anchors, stride)
-    given = torch.cat([predicted[:, :2].sigmoid(), predicted[:, 2:4]], dim=1)
-    return ((given - wanted) ** 2).sum(dim=1), reached
+    wanted = encoded(layer, boxes, cell, anchors, stride)
+    return ((given(layer, predicted) - wanted) ** 2).sum(dim=1), reached
 
 
 def _mean(losses: Tensor) -> Tensor:

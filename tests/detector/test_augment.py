@@ -52,7 +52,7 @@ def test_the_way_back_is_that_of_affine_grid_to_the_bit(side: int) -> None:
     back[:, 0, 0], back[:, 1, 1] = 1 / factor[:, 0], 1 / factor[:, 1]
     back[:, :, 2] = -shift / (side / 2) / factor
     expected = torch.nn.functional.affine_grid(back, [8, 3, side, side], align_corners=False)
-    assert torch.equal(way_back(factor, shift, side), expected)
+    assert torch.equal(way_back(factor, shift, side, side), expected)
 
 
 def test_nothing_asked_for_changes_nothing() -> None:

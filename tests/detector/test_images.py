@@ -85,7 +85,7 @@ def test_a_picture_of_another_format_than_its_name_says_is_told(tmp_path: Path, 
 
 
 def test_a_letterbox_keeps_proportions_and_centres_on_grey() -> None:
-    square, placement = place_image(RED.expand(3, 20, 40), 64, "letterbox")
+    square, placement = place_image(RED.expand(3, 20, 40), (64, 64), "letterbox")
     assert square[:, 16:48].eq(RED).all()
     assert square[:, :16].eq(GREY).all()
     assert square[:, 48:].eq(GREY).all()
@@ -93,7 +93,7 @@ def test_a_letterbox_keeps_proportions_and_centres_on_grey() -> None:
 
 
 def test_a_stretched_image_fills_the_square() -> None:
-    square, placement = place_image(RED.expand(3, 20, 40), 64, "stretch")
+    square, placement = place_image(RED.expand(3, 20, 40), (64, 64), "stretch")
     assert square.eq(RED).all()
     assert placement.to_input(torch.tensor([[10.0, 5.0, 20.0, 20.0]])).tolist() == [[16, 16, 32, 64]]
 
@@ -101,7 +101,7 @@ def test_a_stretched_image_fills_the_square() -> None:
 def test_an_image_of_the_squares_size_is_left_as_it_is() -> None:
     image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for resize in ("letterbox", "stretch"):
-        assert torch.equal(place_image(image, 32, resize)[0], image)
+        assert torch.equal(place_image(image, (32, 32), resize)[0], image)
 
 
 @settings(deadline=None)
@@ -116,7 +116,7 @@ def test_boxes_come_back_and_lie_in_the_square(
     width: int, height: int, size: int, resize: Resize, share: list[float]
 ) -> None:
     image = torch.zeros(3, height, width, dtype=torch.uint8)
-    square, placement = place_image(image, size, resize)
+    square, placement = place_image(image, (size, size), resize)
     assert tuple(square.shape) == (3, size, size)
     boxes = torch.tensor([share]) * torch.tensor([width, height, width, height])
     placed = placement.to_input(boxes)

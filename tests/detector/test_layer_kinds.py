@@ -9,7 +9,22 @@ import torch
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import stored_parameters
-from detpress.detector.kinds import Activation, AveragePool, Convolution, Dropout, ScaleChannels, Upsample, Yolo
+from detpress.detector.kinds import (
+    Activation,
+    AveragePool,
+    Contrastive,
+    Convolution,
+    Dropout,
+    LocalAveragePool,
+    MaxPool,
+    Reorg,
+    Route,
+    Sam,
+    ScaleChannels,
+    Shortcut,
+    Upsample,
+    Yolo,
+)
 from detpress.detector.layer import FeatureMap, Layer
 from detpress.detector.layer_kinds import layer_as_dict, layer_from_dict, layer_kinds
 from detpress.detector.network import Network
@@ -82,9 +97,36 @@ def test_parameters_and_macs_of_each_layer() -> None:
     assert stored_parameters(network_of(*EXCITED)) == sum(row.parameters for row in rows)
 
 
-def test_every_kind_comes_back_from_json() -> None:
-    architecture = network_of(*EXCITED, Upsample(2))
+NEWER = (
+    Convolution(8, 3, dilation=2),
+    Convolution(8, 2, pad=0),
+    Reorg(3),
+    MaxPool(3, 3, padding=0),
+    Route((0,), groups=2, group=1),
+    LocalAveragePool(3, 1),
+    Shortcut(0, activation="leaky"),
+    MaxPool(6, 1),
+    Sam(6, activation="relu"),
+    Route((8, 0), groups=4, group=3),
+    Contrastive(),
+)
+
+
+@pytest.mark.parametrize("layers", [EXCITED, NEWER])
+def test_every_kind_comes_back_from_json(layers: tuple[Layer, ...]) -> None:
+    architecture = network_of(*layers, Upsample(2))
     assert Architecture.from_dict(json.loads(json.dumps(architecture.as_dict()))) == architecture
+
+
+def test_what_is_as_usual_is_not_written() -> None:
+    layers = Convolution(8, 3), Shortcut(0), Route((0, 1)), MaxPool(2, 2), Yolo(((10, 10),))
+    assert [layer.as_dict() for layer in layers[1:]] == [
+        {"source": 0},
+        {"sources": (0, 1)},
+        {"size": 2, "stride": 2},
+        {"anchors": ((10, 10),)},
+    ]
+    assert list(layers[0].as_dict()) == ["filters", "size", "stride", "batch_normalize", "activation", "groups"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +154,15 @@ def test_a_size_is_a_number_or_a_pair(size: Any) -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ((Convolution(8, (2, 1)),), r"layer 0: size \(2, 1\): gives a map of \[64, 65\] pixels; expected a square"),
+        ((Convolution(8, (2, 1)),), "the maps of the yolo layers have another shape than the images"),
+        (
+            (Convolution(8, 3, stride=2), Convolution(8, 1, stride=2), Sam(0)),
+            "layer 2: cannot multiply 8 channels of 32",
+        ),
+        ((Convolution(8, 3), Convolution(4, 1), Sam(0)), "layer 2: cannot multiply 8 channels of 64 x 64"),
+        ((Convolution(8, 3), Route((0,), groups=3)), "layer 1: cannot take part 0 of 3 equal parts of 8 channels"),
+        ((MaxPool(9, 8), Reorg(3)), "layer 1: cannot cut 3 channels of 8 x 8 into squares of 3 x 3"),
+        ((Convolution(8, 63, pad=0), Convolution(8, 3, pad=0)), "layer 1: gives 8 channels of 0 x 0 pixels"),
         ((Convolution(8, 3), Convolution(8, 1), ScaleChannels(0)), "layer 2: cannot scale 8 channels of 64 x 64"),
         ((Convolution(8, 3), AveragePool(), Convolution(4, 1), ScaleChannels(0)), "layer 3: cannot scale 8 channels"),
     ],

@@ -18,7 +18,7 @@ from detpress.detector.architecture import (
     build_architecture,
 )
 from detpress.detector.design import architecture_names
-from detpress.detector.kinds.resizing import SameMaxPool2
+from detpress.detector.kinds.resizing import EdgeMaxPool
 from detpress.detector.network import Network, without_memory
 from detpress.errors import InputError
 from detpress.measure.size import layer_table, macs
@@ -137,7 +137,7 @@ def test_an_architecture_comes_back_from_json(name: str) -> None:
 
 def test_pooling_at_stride_1_is_darknets_which_pads_right_and_below_with_minus_infinity() -> None:
     image = torch.tensor([[[[-3.0, -1.0], [-2.0, -4.0]]]])
-    assert SameMaxPool2()(image).tolist() == [[[[-1.0, -1.0], [-2.0, -4.0]]]]
+    assert EdgeMaxPool(size=2, stride=1, before=0, behind=1)(image).tolist() == [[[[-1.0, -1.0], [-2.0, -4.0]]]]
 
 
 @pytest.mark.parametrize("size", [0, -32, 100, 416 + 16])
@@ -165,8 +165,8 @@ HEAD = (Convolution(6, 1, batch_normalize=False, activation="linear"), Yolo(((10
         ((Convolution(8, 3), Shortcut(0), Shortcut(2), *HEAD), r"layer 2: takes layers \[2\]; expected layers before"),
         ((Route(()), *HEAD), "layer 0: takes layers"),
         (
-            (Convolution(8, 3), Convolution(4, 1), Shortcut(0), *HEAD),
-            "layer 2: cannot add 8 channels of 64 x 64 of layer 0 to 4",
+            (Convolution(8, 3), Convolution(4, 1, stride=2), Shortcut(0), *HEAD),
+            "layer 2: cannot add 8 channels of 64 x 64 of layer 0 to 4 channels of 32 x 32",
         ),
         ((Convolution(7, 1), HEAD[1]), "layer 1: a yolo layer of these anchors and classes follows 6 filters"),
         ((MaxPool(2, 2),), "has no yolo layer"),

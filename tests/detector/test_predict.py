@@ -41,7 +41,7 @@ def test_each_image_gets_what_the_network_finds_in_it(paths: list[Path]) -> None
     assert len(found) == len(paths)
     for path, detections in zip(paths, found, strict=True):
         image = read_image(path)
-        square, placement = place_image(image, 64, "letterbox")
+        square, placement = place_image(image, (64, 64), "letterbox")
         with torch.inference_mode():
             (expected,) = suppress(*decode(network(square[None].float() / 255), ARCHITECTURE))
         boxes = expected.to_image(placement, *image.shape[-2:]).boxes

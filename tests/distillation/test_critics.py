@@ -18,7 +18,9 @@ def convolutions(critic: nn.Module) -> list[nn.Conv2d]:
 
 
 def test_it_is_the_published_one_for_the_published_map() -> None:
-    found = [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions(new_critic(512, 16))]
+    found = [
+        (c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions(new_critic(512, 16, 16))
+    ]
     assert found == [(512, 512, 3, 1), *[(512, 512, 3, 2)] * 3, (512, 1, 2, 1)]
 
 
@@ -27,7 +29,7 @@ def test_it_is_the_published_one_for_the_published_map() -> None:
     [(1024, 1, 512, 2), (64, 2, 64, 2), (32, 5, 32, 4), (8, 13, 8, 5), (4, 20, 4, 6), (4, 52, 4, 7)],
 )
 def test_it_is_scaled_to_the_map_and_gives_a_number_an_image(channels: int, side: int, width: int, count: int) -> None:
-    critic = new_critic(channels, side)
+    critic = new_critic(channels, side, side)
     assert critic(torch.zeros(3, channels, side, side)).shape == (3,)
     assert len(convolutions(critic)) == count
     assert {c.out_channels for c in convolutions(critic)} == {width, 1}
@@ -41,7 +43,7 @@ def test_the_loss_is_low_where_the_teachers_maps_get_less_than_the_students() ->
 
 def test_it_tells_two_fixed_sets_apart_though_its_weights_are_clipped() -> None:
     torch.manual_seed(0)
-    critic, teacher, student = new_critic(16, 5), maps(1, mean=0.2), maps(2, mean=-0.2)
+    critic, teacher, student = new_critic(16, 5, 5), maps(1, mean=0.2), maps(2, mean=-0.2)
     clip_weights(critic, LIMIT)
     optimizer = torch.optim.Adam(critic.parameters(), lr=5e-4, betas=(0.5, 0.999))
     losses = []

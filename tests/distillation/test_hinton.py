@@ -66,12 +66,12 @@ def test_what_a_teacher_says_is_found_for_the_students_anchors_places_and_pixels
     raw[0, 4, 3, 2] = 5.0  # the surest of the four places that are row 1, column 1 of the student's
     raw[0, 5, 3, 2] = 1.5
     said = predictions(raw, teacher, 0)
-    found = for_the_student(said, teacher, TINY, Heads(0, 0), 3)
+    found = for_the_student(said, teacher, TINY, Heads(0, 0), (3, 3))
     assert found.objectness.shape == (1, 3, 3, 3)
     assert float(found.objectness[0, 2, 1, 1]) == 5.0
     assert int((found.objectness > -8).sum()) == 1
     assert found.classes[0, 2, 1, 1].tolist() == [1.5, -8.0]
     assert torch.equal(found.boxes[0, 2, 1, 1], said.boxes[0, 0, 3, 2] / 2)
-    same = for_the_student(said, teacher, teacher, Heads(0, 0), 6)
+    same = for_the_student(said, teacher, teacher, Heads(0, 0), (6, 6))
     assert all(torch.equal(getattr(same, part), getattr(said, part)) for part in ("boxes", "objectness", "classes"))
-    assert for_the_student(said, teacher, TINY, Heads(0, 0), 12).boxes.shape == (1, 3, 12, 12, 4)
+    assert for_the_student(said, teacher, TINY, Heads(0, 0), (12, 12)).boxes.shape == (1, 3, 12, 12, 4)

@@ -1,45 +1,38 @@
 """Convolutions: the one built-in kind with weights."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
 from torch import nn
 
 from detpress.detector.darknet_section import Section
+from detpress.detector.kinds.activation import (
+    ACTIVATIONS,
+    Activation,
+    activation_to_onnx,
+    keeps_zeros,
+    of_darknet,
+    read_activation,
+)
+from detpress.detector.kinds.yolo import Yolo
 from detpress.detector.layer import LARGEST_COUNT, Channels, FeatureMap, Layer
 from detpress.errors import InputError, shortened
 
 if TYPE_CHECKING:
     from detpress.detector.onnx_graph import Graph
 
-# As Darknet names them and defines them, but for hard_swish, which it has not:
-#   leaky      x, 0.1 x below 0          logistic   1 / (1 + exp(-x))          mish         x tanh(log(1 + exp(x)))
-#   relu       x, 0 below 0              swish      x / (1 + exp(-x))          hard_swish   x min(max(x + 3, 0), 6) / 6
-#   relu6      min(max(x, 0), 6)         linear     x
-Activation = Literal["leaky", "relu", "linear", "relu6", "logistic", "swish", "mish", "hard_swish"]
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "leaky": lambda: nn.LeakyReLU(0.1),
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "logistic": nn.Sigmoid,
-    "swish": nn.SiLU,
-    "mish": nn.Mish,
-    "hard_swish": nn.Hardswish,
-}
-_OF_DARKNET: dict[str, Activation] = {name: name for name in get_args(Activation) if name != "hard_swish"}
-
 
 @dataclass(frozen=True)
 class Convolution(Layer):
-    """Convolution with `size // 2` zero padding, batch normalisation unless told otherwise, then the activation.
+    """Convolution with zero padding, batch normalisation unless told otherwise, then the activation.
 
     size: pixels, of the height and the width where it is a pair. groups: the filters, and the channels that it takes,
     are cut into so many parts that see only each other; depthwise where a part is one filter and one channel.
     bias: whether each filter has one; with batch normalisation that is in the normalisation.
+    dilation: from one pixel that a filter sees to the next. pad: pixels of zeros on each side; by default, half of what
+    a filter spans, so that a map keeps its size at stride 1.
     """
 
     filters: int
@@ -49,10 +42,29 @@ class Convolution(Layer):
     activation: Activation = "leaky"
     groups: int = 1
     bias: bool = True
+    dilation: int = 1
+    pad: int | None = None
 
-    unless_said: ClassVar[Mapping[str, Any]] = {**Layer.unless_said, "bias": True}
+    unless_said: ClassVar[Mapping[str, Any]] = {**Layer.unless_said, "bias": True, "dilation": 1, "pad": None}
     section: ClassVar[str] = "convolutional"
-    section_options: ClassVar[str] = "filters size stride pad padding groups batch_normalize activation"
+    section_options: ClassVar[str] = (
+        "filters size stride stride_x stride_y pad padding dilation groups batch_normalize cbn activation share_index "
+        "xnor"
+    )
+    training_options: ClassVar[str] = (
+        "bin_output grad_centr assisted_excitation angle reverse dot stream wait_stream dontloadscales"
+    )
+    neutral_options: ClassVar[Mapping[str, str]] = {
+        "antialiasing": "0",
+        "binary": "0",
+        "coordconv": "0",
+        "dontload": "0",
+        "flipped": "0",
+        "rotate": "0",
+        "stretch": "0",
+        "stretch_sway": "0",
+        "sway": "0",
+    }
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -62,8 +74,10 @@ class Convolution(Layer):
     @property
     def padding(self) -> tuple[int, int]:
         """Zeros above and below, and on the left and on the right."""
+        if self.pad is not None:
+            return (self.pad, self.pad)
         height, width = self.kernel
-        return (height // 2, width // 2)
+        return (height // 2 * self.dilation, width // 2 * self.dilation)
 
     def weight_shape(self, incoming: int) -> tuple[int, int, int, int]:
         """Of a layer that takes so many channels."""
@@ -73,13 +87,11 @@ class Convolution(Layer):
         [before] = taken
         if self.filters % self.groups or before.channels % self.groups:
             raise InputError(f"{self.groups} groups do not divide {before.channels} channels or {self.filters} filters")
-        sides = {
-            (before.side + 2 * padding - size) // self.stride + 1
-            for size, padding in zip(self.kernel, self.padding, strict=True)
-        }
-        if len(sides) > 1:
-            raise InputError(f"size {self.size}: gives a map of {sorted(sides)} pixels; expected a square")
-        return FeatureMap(self.filters, sides.pop())
+        height, width = (
+            (side + 2 * padding - self.dilation * (size - 1) - 1) // self.stride + 1
+            for side, size, padding in zip((before.height, before.width), self.kernel, self.padding, strict=True)
+        )
+        return FeatureMap(self.filters, height, width)
 
     def module(self, taken: Sequence[FeatureMap]) -> nn.Sequential:
         [before] = taken
@@ -98,7 +110,9 @@ class Convolution(Layer):
     def float_convolution(self, incoming: int) -> nn.Conv2d:
         """With new weights, without normalisation and activation."""
         bias = self.bias and not self.batch_normalize
-        return nn.Conv2d(incoming, self.filters, self.kernel, self.stride, self.padding, groups=self.groups, bias=bias)
+        return nn.Conv2d(
+            incoming, self.filters, self.kernel, self.stride, self.padding, self.dilation, self.groups, bias
+        )
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
         if self.groups == 1:
@@ -107,7 +121,7 @@ class Convolution(Layer):
 
     @property
     def keeps_zeros(self) -> bool:  # type: ignore[override]
-        return self.activation != "logistic"
+        return keeps_zeros(self.activation)
 
     def with_filters(self, filters: int) -> "Convolution":
         """With so many filters; a depthwise convolution has as many groups."""
@@ -117,7 +131,7 @@ class Convolution(Layer):
         return self._weights(taken) + (2 if self.batch_normalize else int(self.bias)) * self.filters
 
     def macs(self, taken: Sequence[FeatureMap], given: FeatureMap) -> int:
-        return self._weights(taken) * given.side**2
+        return self._weights(taken) * given.height * given.width
 
     def _weights(self, taken: Sequence[FeatureMap]) -> int:
         filters, incoming, height, width = self.weight_shape(taken[0].channels)
@@ -125,27 +139,14 @@ class Convolution(Layer):
 
     def activation_to_onnx(self, graph: "Graph", x: str, name: str) -> str:
         """The convolution's output `x` after the activation; how a convolution is written says its encoding."""
-        match self.activation:
-            case "leaky":
-                return graph.add("LeakyRelu", [x], name, alpha=0.1)
-            case "relu":
-                return graph.add("Relu", [x], name)
-            case "relu6":
-                return graph.add("Clip", [x, *(graph.scalar(np.float32(end)) for end in (0, 6))], name)
-            case "logistic":
-                return graph.add("Sigmoid", [x], name)
-            case "swish":
-                return graph.add("Mul", [x, graph.add("Sigmoid", [x], f"{name}.sigmoid")], name)
-            case "mish":
-                softplus = graph.add("Softplus", [x], f"{name}.softplus")
-                return graph.add("Mul", [x, graph.add("Tanh", [softplus], f"{name}.tanh")], name)
-            case "hard_swish":
-                return graph.add("HardSwish", [x], name)
-            case "linear":
-                return x
+        return activation_to_onnx(graph, self.activation, x, name)
 
     @classmethod
     def checked(cls, option: str, value: Any) -> Any:
+        if option == "pad":
+            if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
+                raise InputError(f"expected a whole number from 0 to {LARGEST_COUNT}, got {shortened(value)}")
+            return value
         if option == "size" and isinstance(value, list):
             if len(value) != 2:
                 raise InputError(f"expected a whole number, or height and width, got {shortened(value)}")
@@ -156,29 +157,29 @@ class Convolution(Layer):
     def from_section(cls, section: Section, index: int) -> Self:
         filters = section.whole_number("filters", 1, 1, LARGEST_COUNT)
         size = section.whole_number("size", 1, 1, 63)
-        stride = section.whole_number("stride", 1, 1, 32)
+        stride = section.stride(1)
+        # Darknet spreads the padding as it does the filter, but counts the map that it gives as if it did neither.
+        dilation = section.whole_number("dilation", 1, 1, 32) if size > 1 else 1
         padding = section.whole_number("padding", 0, 0, 63)
-        if section.whole_number("pad", 0, 0, 1):
-            padding = size // 2
-        if padding != size // 2:
-            raise section.error(f"padding: {padding}; only pad=1, half the size, is computed", "padding")
-        batch_normalize = section.whole_number("batch_normalize", 0, 0, 1)
-        activation = section.word("activation", "logistic")  # Darknet's default
-        if activation not in _OF_DARKNET:
-            raise section.error(f"activation: {activation[:40]}; {', '.join(_OF_DARKNET)} are supported", "activation")
+        pad = None if section.whole_number("pad", 0, 0, 1) or padding == size // 2 else padding
+        if dilation > 1 and (pad is not None or size % 2 == 0):
+            raise section.error(f"dilation: {dilation}; computed with pad=1 and an odd size only", "dilation")
+        batch_normalize = section.whole_number("batch_normalize", 0, 0, 1) or section.whole_number("cbn", 0, 0, 1)
+        activation = read_activation(section, "logistic")  # Darknet's default
         groups = section.whole_number("groups", 1, 1, LARGEST_COUNT)
-        return cls(filters, size, stride, bool(batch_normalize), _OF_DARKNET[activation], groups)
+        return cls(filters, size, stride, bool(batch_normalize), activation, groups, dilation=dilation, pad=pad)
 
     def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
         height, width = self.kernel
         if height != width:
             raise InputError(f"size {height} x {width}: Darknet has square convolutions only")
-        if self.activation not in _OF_DARKNET:
-            raise InputError(f"activation: Darknet has no {self.activation}")
         options: dict[str, object] = {"batch_normalize": 1} if self.batch_normalize else {}
-        options |= {"filters": self.filters, "size": height, "stride": self.stride, "pad": 1}
+        options |= {"filters": self.filters, "size": height, "stride": self.stride}
+        options |= {"pad": 1} if self.pad is None else {"padding": self.pad}
         options |= {"groups": self.groups} if self.groups > 1 else {}
-        return options | {"activation": self.activation}
+        options |= {"dilation": self.dilation} if self.dilation > 1 else {}
+        logistic = any(isinstance(after, Yolo) and after.new_coords for after in layers[index + 1 : index + 2])
+        return options | {"activation": "logistic" if logistic else of_darknet(self.activation)}
 
     def weights_in_order(self) -> tuple[str, ...]:
         norm = ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var")

@@ -1,22 +1,44 @@
 """Layers that bring several maps together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from detpress.detector.darknet_section import Section
+from detpress.detector.kinds.activation import (
+    ACTIVATIONS,
+    Activation,
+    activation_to_onnx,
+    keeps_zeros,
+    of_darknet,
+    read_activation,
+)
 from detpress.detector.layer import Channels, FeatureMap, Layer
 from detpress.errors import InputError, shortened
 
 if TYPE_CHECKING:
     from detpress.detector.onnx_graph import Graph
 
+Part = tuple[int, int]  # of a map's channels: the first, and the one behind the last
+
 
 class Add(nn.Module):
+    """Adds `other` to `one`; where it has other channels, as many as both have."""
+
+    def __init__(self, channels: int, others: int) -> None:
+        super().__init__()
+        self.channels, self.others = channels, others
+
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        if self.others > self.channels:
+            other = other[:, : self.channels]
+        elif self.others < self.channels:
+            other = functional.pad(other, (0, 0, 0, 0, 0, self.channels - self.others))
         return one + other
 
 
@@ -30,11 +52,39 @@ class Concatenate(nn.Module):
         return torch.cat(maps, dim=1)
 
 
+class ConcatenateParts(nn.Module):
+    def __init__(self, parts: Sequence[Part]) -> None:
+        super().__init__()
+        self.parts = tuple(parts)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        parts = [given[:, first:behind] for given, (first, behind) in zip(maps, self.parts, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def activated(module: nn.Module, activation: Activation) -> nn.Module:
+    return module if activation == "linear" else _Activated(module, ACTIVATIONS[activation]())
+
+
+class _Activated(nn.Module):
+    def __init__(self, module: nn.Module, activation: nn.Module) -> None:
+        super().__init__()
+        self.module, self.activation = module, activation
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        found: Tensor = self.activation(self.module(*maps))
+        return found
+
+
 @dataclass(frozen=True)
 class WithSource(Layer):
-    """Brings the map of layer `source` together with that of the layer before."""
+    """Brings the map of layer `source` together with that of the layer before; then the activation."""
 
     source: int
+    activation: Activation = "linear"
+
+    unless_said: ClassVar[Mapping[str, Any]] = {**Layer.unless_said, "activation": "linear"}
+    section_options: ClassVar[str] = "from activation"
 
     @property
     def refers_to(self) -> tuple[int, ...]:
@@ -43,42 +93,89 @@ class WithSource(Layer):
     def referring_to(self, numbers: Sequence[int]) -> Self:
         return replace(self, source=numbers[0])
 
+    @property
+    def keeps_zeros(self) -> bool:  # type: ignore[override]
+        return keeps_zeros(self.activation)
+
     @classmethod
-    def checked(cls, option: str, value: Any) -> int:
+    def checked(cls, option: str, value: Any) -> Any:
         """Whether the layer lies before, the network checks."""
+        if option != "source":
+            return super().checked(option, value)
         if type(value) is not int:
             raise InputError(f"expected the number of a layer, got {shortened(value)}")
         return value
 
+    @classmethod
+    def from_section(cls, section: Section, index: int) -> Self:
+        return cls(section.source("from", index), read_activation(section, "linear"))
+
     def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
-        return {"from": self.source, "activation": "linear"}
+        return {"from": self.source, "activation": of_darknet(self.activation)}
 
 
 @dataclass(frozen=True)
 class Shortcut(WithSource):
-    """Adds the output of layer `source` to the output of the layer before."""
+    """Adds the output of layer `source` to the output of the layer before; then the activation.
+
+    Where `source` gives more channels, those at the end are left out; where it gives fewer, the last ones of the layer
+    before get nothing.
+    """
 
     section: ClassVar[str] = "shortcut"
-    section_options: ClassVar[str] = "from activation"
+    neutral_options: ClassVar[Mapping[str, str]] = {"weights_type": "none"}
+    training_options: ClassVar[str] = "weights_normalization"
 
     def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
         before, other = taken
-        if other != before:
+        if (other.height, other.width) != (before.height, before.width):
             raise InputError(f"cannot add {other} of layer {self.source} to {before}")
         return before
 
     def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
-        return Add()
+        before, other = taken
+        return activated(Add(before.channels, other.channels), self.activation)
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
-        return "added"
+        before, other = taken
+        return "added" if before.channels == other.channels else "fixed"
 
     def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
-        return graph.add("Add", taken, name)
+        (one, other), ((before, *_), (source, *_)) = taken, graph.taken
+        if source > before:
+            other = graph.channels(other, 0, before, f"{name}.part")
+        elif source < before:
+            ends = np.array([0] * 5 + [before - source, 0, 0], np.int64)
+            other = graph.add("Pad", [other, graph.constant(f"{name}.pads", ends)], f"{name}.padded")
+        added = graph.add("Add", [one, other], name if self.activation == "linear" else f"{name}.sum")
+        return activation_to_onnx(graph, self.activation, added, name)
 
-    @classmethod
-    def from_section(cls, section: Section, index: int) -> Self:
-        return cls(section.source("from", index))
+
+@dataclass(frozen=True)
+class Sam(WithSource):
+    """Multiplies the output of layer `source` by the output of the layer before, which has the same shape.
+
+    Behind a logistic convolution it is spatial attention: Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention
+    Module", arXiv:1807.06521, 2018, as YOLOv4 has it, by points.
+    """
+
+    section: ClassVar[str] = "sam"
+
+    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
+        before, other = taken
+        if other != before:
+            raise InputError(f"cannot multiply {other} of layer {self.source} by {before}")
+        return before
+
+    def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
+        return activated(Multiply(), self.activation)
+
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "multiplied"
+
+    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
+        product = graph.add("Mul", taken, name if self.activation == "linear" else f"{name}.product")
+        return activation_to_onnx(graph, self.activation, product, name)
 
 
 @dataclass(frozen=True)
@@ -90,7 +187,7 @@ class ScaleChannels(WithSource):
     """
 
     section: ClassVar[str] = "scale_channels"
-    section_options: ClassVar[str] = "from activation scale_wh"
+    neutral_options: ClassVar[Mapping[str, str]] = {"scale_wh": "0"}  # a number for each channel
 
     def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
         before, other = taken
@@ -99,30 +196,32 @@ class ScaleChannels(WithSource):
         return other
 
     def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
-        return Multiply()
+        return activated(Multiply(), self.activation)
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
         return "multiplied"
 
     def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
-        return graph.add("Mul", taken, name)
-
-    @classmethod
-    def from_section(cls, section: Section, index: int) -> Self:
-        if section.whole_number("scale_wh", 0, 0, 1):
-            raise section.error("scale_wh: only 0, a number for each channel, is computed", "scale_wh")
-        return cls(section.source("from", index))
+        product = graph.add("Mul", taken, name if self.activation == "linear" else f"{name}.product")
+        return activation_to_onnx(graph, self.activation, product, name)
 
 
 @dataclass(frozen=True)
 class Route(Layer):
-    """Passes on the outputs of layers `sources`, concatenated over channels."""
+    """Passes on the outputs of layers `sources`, concatenated over channels.
+
+    groups, group: of each, one of so many equal parts of its channels; the first is 0.
+    """
 
     sources: tuple[int, ...]
+    groups: int = 1
+    group: int = 0
 
+    unless_said: ClassVar[Mapping[str, Any]] = {**Layer.unless_said, "groups": 1, "group": 0}
     takes_before: ClassVar[bool] = False
     section: ClassVar[str] = "route"
-    section_options: ClassVar[str] = "layers"
+    section_options: ClassVar[str] = "layers groups group_id"
+    training_options: ClassVar[str] = "stream wait_stream"
 
     @property
     def refers_to(self) -> tuple[int, ...]:
@@ -133,32 +232,61 @@ class Route(Layer):
 
     @property
     def passes_on(self) -> bool:  # type: ignore[override]
-        return len(self.sources) == 1
+        return len(self.sources) == 1 and self.whole
+
+    @property
+    def whole(self) -> bool:
+        """Whether it takes all channels of its sources."""
+        return self.groups == 1
+
+    def taken_parts(self, channels: Sequence[int]) -> tuple[Part, ...]:
+        """Of sources with so many channels. Raises InputError where these have no such parts."""
+        if any(count % self.groups for count in channels) or self.group >= self.groups:
+            of = ", ".join(map(str, channels))
+            raise InputError(f"cannot take part {self.group} of {self.groups} equal parts of {of} channels")
+        sizes = [count // self.groups for count in channels]
+        return tuple((self.group * size, (self.group + 1) * size) for size in sizes)
 
     def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
-        sides = {one.side for one in taken}
-        if len(sides) > 1:
-            raise InputError(f"cannot concatenate maps with sides of {sorted(sides)} pixels")
-        return FeatureMap(sum(one.channels for one in taken), sides.pop())
+        sizes = {(one.height, one.width) for one in taken}
+        if len(sizes) > 1:
+            pixels = sorted({height for height, _ in sizes} | {width for _, width in sizes})
+            raise InputError(f"cannot concatenate maps with sides of {pixels} pixels")
+        channels = sum(behind - first for first, behind in self.taken_parts([one.channels for one in taken]))
+        return FeatureMap(channels, *sizes.pop())
 
     def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
-        return Concatenate()
+        if self.whole:
+            return Concatenate()
+        return ConcatenateParts(self.taken_parts([one.channels for one in taken]))
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
-        return "beside"
+        return "beside" if self.whole else "fixed"
 
     def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
+        if not self.whole:
+            parts = self.taken_parts([channels for channels, *_ in graph.taken])
+            taken = [
+                graph.channels(x, *part, f"{name}.part.{k}")
+                for k, (x, part) in enumerate(zip(taken, parts, strict=True))
+            ]
         return graph.add("Concat", taken, name, axis=1)
 
     @classmethod
-    def checked(cls, option: str, value: Any) -> tuple[int, ...]:
-        if not isinstance(value, list) or not all(type(source) is int for source in value):
-            raise InputError(f"expected a list of numbers of layers, got {shortened(value)}")
-        return tuple(value)
+    def checked(cls, option: str, value: Any) -> Any:
+        if option == "sources":
+            if not isinstance(value, list) or not all(type(source) is int for source in value):
+                raise InputError(f"expected a list of numbers of layers, got {shortened(value)}")
+            return tuple(value)
+        if option == "group" and value == 0 and type(value) is int:
+            return value
+        return super().checked(option, value)
 
     @classmethod
     def from_section(cls, section: Section, index: int) -> Self:
-        return cls(section.sources("layers", index))
+        groups = section.whole_number("groups", 1, 1, 1024)
+        return cls(section.sources("layers", index), groups, section.whole_number("group_id", 0, 0, groups - 1))
 
     def to_section(self, index: int, layers: Sequence[Layer], classes: int) -> dict[str, object]:
-        return {"layers": ",".join(map(str, self.sources))}
+        options: dict[str, object] = {"layers": ",".join(map(str, self.sources))}
+        return options if self.groups == 1 else options | {"groups": self.groups, "group_id": self.group}
