@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import kept_filters
-from detpress.detector.kinds import Convolution
+from detpress.detector.kinds import Convolution, LocalAveragePool, Reorg, Route, Sam, Shortcut
+from detpress.detector.layer import Layer
 from detpress.detector.narrowing import narrow, narrowed_network
 from detpress.detector.network import Network, convolution_name
 from detpress.engine_log import engine_messages
@@ -33,6 +34,7 @@ with warnings.catch_warnings():
 SPEEDUP_PIXELS = 64
 SPEEDUP_IMAGES = 2
 FLAT_AT_ZERO = ("relu", "relu6", "hard_swish")  # activations
+OTHERS = (Sam, Reorg, LocalAveragePool)  # layers that NNI does not know
 
 
 def speed_up(
@@ -52,6 +54,9 @@ def speed_up(
     if isinstance(smaller, Network) and activations.intersection(FLAT_AT_ZERO):
         log.info("narrowed by the layer list: NNI takes channels that a ReLU makes zero for masked ones")
         return narrow(smaller, kept)
+    if isinstance(smaller, Network) and any(map(_is_new_to_nni, architecture.layers)):
+        log.info("narrowed by the layer list: NNI does not know some of the layers")
+        return narrow(smaller, kept)
     with engine_messages(log, "nni"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         ModelSpeedup(
@@ -63,3 +68,15 @@ def speed_up(
             logger=log,
         ).speedup_model()
     return narrowed_network(smaller, architecture)
+
+
+def _is_new_to_nni(layer: Layer) -> bool:
+    match layer:
+        case Shortcut():
+            return layer.activation != "linear"
+        case Route():
+            return not layer.whole
+        case Convolution():
+            return layer.activation == "mish" or layer.dilation > 1
+        case _:
+            return isinstance(layer, OTHERS)

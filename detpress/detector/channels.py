@@ -100,7 +100,8 @@ def coupled_convolutions(architecture: Architecture) -> list[tuple[int, ...]]:
             case "beside":
                 given.append([part for parts in taken for part in parts])
             case "added" | "multiplied" | "passed" as how:
-                given.append(_together(taken, all if how == "added" else any, groups))
+                parts = _together(taken, all if how == "added" else any, groups)
+                given.append([replace(part, zero=part.zero and layer.keeps_zeros) for part in parts])
             case "filtered" if isinstance(layer, Convolution) and len(taken[0]) == 1:
                 groups.join(i, taken[0][0].convolution)
                 given.append([own])
