@@ -119,7 +119,13 @@ def test_a_bundle_goes_to_darknet_and_back_and_to_onnx(detpress: Command, workpl
     assert said.json["usual"]
     Path("tiny.names").write_text("".join(f"{name}\n" for name in CLASSES))
     said = detpress("import", "tiny.cfg", "tiny.weights", "--classes", "tiny.names", "--out", "back", "--json")
-    assert said.json == {"bundle": "back", "architecture": "tiny"}
+    assert said.json == {
+        "bundle": "back",
+        "architecture": "tiny",
+        "image_size": 64,
+        "resize": "letterbox",
+        "notes": ["images are letterboxed (keep their proportions), as letter_box=1 says"],
+    }
     ours, theirs = load_bundle(bundle).network.state_dict(), load_bundle(Path("back")).network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if "num_batches_tracked" not in name)
     said = detpress("export", bundle, "--to", "onnx", "--opset", "13", "--out", "tiny.onnx", "--json")
