@@ -141,19 +141,22 @@ def tuners(
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print one recipe.")] = None, as_json: Json = False
+    name: Annotated[str | None, typer.Argument(help="Print one recipe or study.")] = None, as_json: Json = False
 ) -> None:
-    """The recipes that come with the package, or one recipe's text.
+    """The recipes and studies that come with the package, or one's text.
 
     \b
     detpress recipes
     detpress recipes quickstart > my-recipe.yaml
+    detpress recipes six-compressors > my-study.yaml
     """
     from detpress.recipe.file import find_recipe, shipped_recipes
     from detpress.recipe.yaml_source import read_yaml
+    from detpress.study.definition import shipped_studies
 
+    studies = shipped_studies()
     if name is not None:
-        source = read_yaml(find_recipe(name))
+        source = read_yaml(studies[name] if name in studies else find_recipe(name))
         if as_json:
             print_json(source.data)
         else:
@@ -161,7 +164,7 @@ def recipes(
         return
     found = [
         {"name": recipe, "folder": path.parent.name, "description": read_yaml(path).data.get("description", "")}
-        for recipe, path in shipped_recipes().items()
+        for recipe, path in {**shipped_recipes(), **studies}.items()
     ]
     if as_json:
         print_json(found)

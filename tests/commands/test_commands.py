@@ -247,7 +247,7 @@ def test_plugins_and_recipes_are_listed_and_shown(detpress: Command) -> None:
     assert "train.finetune  (dense | masked -> the same)" in card
     assert "augmentation.mosaic: float >= 0 <= 1, default 0.0. share of images made of four" in card
     names = [row["name"] for row in detpress("recipes", "--json").json]
-    assert {"quickstart", "blood-cells", "voc"} <= set(names)
+    assert {"quickstart", "blood-cells", "voc", "six-compressors"} <= set(names)
     for name in names:
         assert detpress("recipes", name).out.startswith(f"name: {name}\n")
         assert detpress("recipes", name, "--json").json["name"] == name
