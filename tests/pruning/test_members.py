@@ -85,7 +85,7 @@ def test_a_narrow_member_has_the_most_important_filters_and_the_first_blocks(net
     assert [block.shortcut for block in cut.blocks] == [68, 71, 74]
 
 
-def test_what_is_drawn_is_within_the_budget_and_as_large_as_a_step_less_would_not_be() -> None:
+def test_what_is_drawn_is_within_the_budget() -> None:
     whole = size_of(ARCHITECTURE)
 
     def within(architecture: Architecture) -> bool:
