@@ -17,6 +17,17 @@ from detpress.detector.architecture import build_architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 
+FIRST = ("study", "commands", "core", "plugins", "adapters")  # folders of files that take long: none begins last
+ONE_STUDY = ("test_report.py", "test_running.py")  # both read what is run once
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What begins first, and what runs in one worker: the tests of a file, for the fixtures that they share."""
+    items.sort(key=lambda item: FIRST.index(item.path.parent.name) if item.path.parent.name in FIRST else len(FIRST))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("study" if item.path.name in ONE_STUDY else item.path.stem))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def matplotlib_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
