@@ -9,6 +9,7 @@ The texts say of no object that it is difficult. Fractions are of the picture as
 it, that of the turned one, as those who train YOLO read it.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -188,12 +189,13 @@ def _found(root: Path, place: str, base: Any) -> Path | None:
     Whoever wrote the file had other folders around it: Roboflow's say `../train/images` of what lies beside them.
     """
     bases = [root / base, root] if isinstance(base, str) else [root]
+    top = os.path.abspath(root)  # noqa: PTH100  (links are left as the user made them)
     for start in bases:
         for tried in dict.fromkeys([place, re.sub(r"^(\.\./)+", "", place)]):
-            path = start / tried
             try:
-                if path.exists() and path.resolve().is_relative_to(root.resolve()):
-                    return root / path.resolve().relative_to(root.resolve())
+                path = Path(os.path.abspath(start / tried))  # noqa: PTH100
+                if path.exists() and path.is_relative_to(top):
+                    return root / path.relative_to(top)
             except (OSError, ValueError):
                 continue
     return None

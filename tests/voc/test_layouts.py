@@ -1,6 +1,7 @@
 """The layouts that data sets lie in: found by themselves, read exactly, and what is wrong with one is told."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,14 @@ def test_data_yaml_as_others_write_it(tmp_path: Path, places: str) -> None:
     assert [data.image_set(name)[0].names for name in ("train", "val")] == [("dog",), ("dog",)]
 
 
+def test_a_folder_of_the_data_set_may_be_a_link(yolo: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for part in ("images", "labels"):
+        (yolo / part).rename(elsewhere / part)
+        (yolo / part).symlink_to(elsewhere / part)
+    assert names(open_data(str(yolo)), "val") == ["val/c"]
+
+
 @pytest.mark.parametrize(
     ("classes", "jpg", "txt"),
     [("classes.txt", "images/{}.jpg", "labels/{}.txt"), ("classes.txt", "{}.png", "{}.txt")],
@@ -191,8 +200,6 @@ def test_cocos_boxes_become_vocs_pixels(cocos: tuple[Path, str]) -> None:
 
 
 def test_the_fingerprint_follows_the_content_and_not_the_place(yolo: Path, tmp_path_factory: Any) -> None:
-    import shutil
-
     before = open_data(str(yolo)).fingerprint(["train", "val"])
     there = tmp_path_factory.mktemp("there") / "set"
     shutil.copytree(yolo, there)
