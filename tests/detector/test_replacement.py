@@ -84,5 +84,5 @@ def test_tensors_and_masks_go_with_their_layers() -> None:
 
 
 def test_layers_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(InputError, match="layer 4: cannot add 4 channels"):
-        replace_layer(WHOLE, 1, [Convolution(8, 3), Convolution(4, 1)])
+    with pytest.raises(InputError, match="layer 5: cannot concatenate maps with sides of"):
+        replace_layer(WHOLE, 1, [Convolution(8, 3), Convolution(8, 1, 2)])

@@ -260,12 +260,12 @@ def _study(folder: Path) -> dict[str, Any]:
         "index": 0, "plugin": "model", "form": "dense", "key": "ab", "reused": False, "seconds": 1.5, "notes": [],
         "metrics": {"map": 0.5}, "bundle": "runs/a/0-model/bundle",
     }  # fmt: skip
+    root = str(folder / "digits")
     job = {
         "name": "a", "row": "a", "status": "done", "reason": None, "log": None, "recipe_file": "a.yaml",
-        "recipe": {"measure": {"protocol": "voc07", "runtimes": ["torch"]}}, "stages": [stage],
+        "recipe": {"data": {"root": root}, "measure": {"protocol": "voc07", "runtimes": ["torch"]}}, "stages": [stage],
     }  # fmt: skip
     failed = {"name": "b", "row": "b", "status": "failed", "reason": "broke", "log": "b.log"}
-    root = str(folder / "digits")
     return {"rows": [{"name": "a"}], "jobs": [job, failed], "test_set": {"root": root, "classes": None, "name": "test"}}
 
 
