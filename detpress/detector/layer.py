@@ -204,6 +204,20 @@ class Layer(ABC):
         return ()
 
 
+@dataclass(frozen=True)
+class Counted(Layer):
+    """Passes on what it takes; it is there so that the layers after it have Darknet's numbers."""
+
+    passes_on: ClassVar[bool] = True
+
+    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
+        [before] = taken
+        return before
+
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "passed"
+
+
 @cache
 def _types(kind: type[Layer]) -> dict[str, Any]:
     return get_type_hints(kind)

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from detpress.errors import InputError, nearest, shortened
+from detpress.errors import InputError, shortened
 from detpress.files.pictures import is_hidden
 from detpress.files.plain_json import read_json
 from detpress.voc.annotation import Annotation
 from detpress.voc.exact import voc_from_coco
-from detpress.voc.layout import Listed, climbs, content_digest
+from detpress.voc.layout import Listed, climbs, content_digest, no_such_set
 
 PREFIX = "instances_"
 ROBOFLOW = "_annotations.coco.json"  # in the folder of its pictures
@@ -58,7 +58,7 @@ class CocoJson:
 
     def listed(self, image_set: str) -> list[Listed]:
         if image_set not in self._files:
-            raise InputError(f"{self._root}: no image set '{image_set}'; {nearest(image_set, self._files)}")
+            raise no_such_set(self._root, image_set, self._files)
         path = self._files[image_set]
         images = self._contents(path).images
         if not images:

@@ -4,11 +4,11 @@ import re
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from detpress.errors import InputError, cut_short, nearest, shortened
+from detpress.errors import InputError, cut_short, shortened
 from detpress.files.pictures import HIDDEN, SUFFIXES, PictureFolders
 from detpress.files.plain import plain
 from detpress.voc.annotation import Annotation, read_annotation
-from detpress.voc.layout import Listed, climbs, file_digest
+from detpress.voc.layout import Listed, climbs, file_digest, no_such_set
 
 FLAGGED = re.compile(r"(.*\S)\s+(-1|0|1)")  # a line of a class's set: whether the image holds it
 
@@ -48,7 +48,7 @@ class ImageSets:
         paths = [folder / "ImageSets/Main" / f"{image_set}.txt" for folder in self._folders]
         found = [path for path in paths if exists(path)]
         if not found or PurePosixPath(image_set).name != image_set:
-            raise InputError(f"{self._root}: no image set '{image_set}'; {nearest(image_set, self.set_names)}")
+            raise no_such_set(self._root, image_set, self.set_names)
         listed = [
             Listed(image, _annotation_file(path, image), f"{path}:{number}")
             for path in found

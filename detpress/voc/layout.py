@@ -1,11 +1,12 @@
 """What a layout of files must tell so that a data set can be read from it."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from detpress.errors import InputError
+from detpress.errors import InputError, nearest
 from detpress.files.plain import plain
 from detpress.voc.annotation import Annotation
 
@@ -53,6 +54,10 @@ class Layout(Protocol):
 
     def digest(self, annotation: Annotation) -> str:
         """sha256 of what is said of the image, wherever it lies."""
+
+
+def no_such_set(root: Path, image_set: str, there: Iterable[str]) -> InputError:
+    return InputError(f"{root}: no image set '{image_set}'; {nearest(image_set, there)}")
 
 
 def file_digest(path: Path) -> str:

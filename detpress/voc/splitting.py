@@ -75,12 +75,13 @@ class SplitLayout:
         if not self._made:
             listed = sorted(self.inner.listed(self._source), key=lambda image: image.image)
             hashes = np.stack([difference_hash(self.inner.picture(self.inner.read(image))) for image in listed])
-            parts = divide(groups_alike(hashes), list(self._shares.values()), self.split.seed)
+            groups = groups_alike(hashes)
+            parts = divide(groups, list(self._shares.values()), self.split.seed)
             for part, indices in zip(self._shares, parts, strict=True):
                 if not indices:
                     raise InputError(
                         f"data.split: no image is left for '{part}': of {len(listed)} images in '{self._source}', "
-                        f"up to {max(map(len, groups_alike(hashes)))} look alike and are kept together"
+                        f"up to {max(map(len, groups))} look alike and are kept together"
                     )
                 self._made[part] = [listed[i] for i in indices]
         return self._made[image_set]

@@ -3,10 +3,10 @@
 from functools import cached_property
 from pathlib import Path
 
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError
 from detpress.files.pictures import SUFFIXES, PictureFolders, is_hidden
 from detpress.voc.annotation import Annotation, read_annotation
-from detpress.voc.layout import EVERYTHING, Listed, file_digest, set_folders
+from detpress.voc.layout import EVERYTHING, Listed, file_digest, no_such_set, set_folders
 
 APART = (("Annotations", "JPEGImages"), ("annotations", "images"))  # folders of XML and of pictures
 
@@ -36,7 +36,7 @@ class XmlFiles:
 
     def listed(self, image_set: str) -> list[Listed]:
         if image_set not in self._sets:
-            raise InputError(f"{self._root}: no image set '{image_set}'; {nearest(image_set, self._sets)}")
+            raise no_such_set(self._root, image_set, self._sets)
         folder, pictures = self._sets[image_set]
         listed = []
         for path in _xml_below(folder):

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from detpress.errors import InputError, nearest, shortened
+from detpress.errors import InputError, shortened
 from detpress.files.pictures import SUFFIXES, pictures_below, upright_size
 from detpress.files.plain import plain
 from detpress.voc.annotation import Annotation
 from detpress.voc.exact import voc_from_yolo
-from detpress.voc.layout import Listed, content_digest, set_folders
+from detpress.voc.layout import Listed, content_digest, no_such_set, set_folders
 
 DESCRIPTION = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NO_SETS = ("path", "names", "nc", "download")  # keys of the description that name no image set
@@ -51,7 +51,7 @@ class Yolo:
 
     def listed(self, image_set: str) -> list[Listed]:
         if image_set not in self._sets:
-            raise InputError(f"{self._root}: no image set '{image_set}'; {nearest(image_set, self._sets)}")
+            raise no_such_set(self._root, image_set, self._sets)
         listed = []
         for path in self._sets[image_set]:
             image, source = image_name(path.relative_to(self._root)), text_of(self._root, path)

@@ -5,28 +5,20 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from detpress.detector.darknet_section import Section
-from detpress.detector.layer import Channels, FeatureMap, Layer
+from detpress.detector.layer import Counted, Layer
 
 
 @dataclass(frozen=True)
-class Contrastive(Layer):
+class Contrastive(Counted):
     """Passes on what it takes: embeddings by which Darknet learns to tell objects apart, and follows them.
 
     What is found in a picture does not depend on them.
     """
 
-    passes_on: ClassVar[bool] = True
     section: ClassVar[str] = "contrastive"
     training_options: ClassVar[str] = (
         "classes temperature yolo_layer cls_normalizer max_delta contrastive_neg_max steps detection track"
     )
-
-    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
-        [before] = taken
-        return before
-
-    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
-        return "passed"
 
     @classmethod
     def from_section(cls, section: Section, index: int) -> Self:

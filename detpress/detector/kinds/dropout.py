@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from detpress.detector.darknet_section import Section
-from detpress.detector.layer import Channels, FeatureMap, Layer
+from detpress.detector.layer import Counted, Layer
 from detpress.errors import InputError, shortened
 
 
 @dataclass(frozen=True)
-class Dropout(Layer):
+class Dropout(Counted):
     """Passes on what it takes, in training too; it is there so that the layers after it have Darknet's numbers.
 
     probability: what Darknet trains with.
@@ -19,17 +19,9 @@ class Dropout(Layer):
 
     probability: float = 0.5
 
-    passes_on: ClassVar[bool] = True
     section: ClassVar[str] = "dropout"
     section_options: ClassVar[str] = "probability"
     training_options: ClassVar[str] = "dropblock dropblock_size_rel dropblock_size_abs"
-
-    def given(self, taken: Sequence[FeatureMap]) -> FeatureMap:
-        [before] = taken
-        return before
-
-    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
-        return "passed"
 
     @classmethod
     def checked(cls, option: str, value: Any) -> float:

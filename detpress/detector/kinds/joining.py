@@ -152,7 +152,22 @@ class Shortcut(WithSource):
 
 
 @dataclass(frozen=True)
-class Sam(WithSource):
+class Multiplied(WithSource):
+    """Multiplies two maps."""
+
+    def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
+        return activated(Multiply(), self.activation)
+
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "multiplied"
+
+    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
+        product = graph.add("Mul", taken, name if self.activation == "linear" else f"{name}.product")
+        return activation_to_onnx(graph, self.activation, product, name)
+
+
+@dataclass(frozen=True)
+class Sam(Multiplied):
     """Multiplies the output of layer `source` by the output of the layer before, which has the same shape.
 
     Behind a logistic convolution it is spatial attention: Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention
@@ -167,19 +182,9 @@ class Sam(WithSource):
             raise InputError(f"cannot multiply {other} of layer {self.source} by {before}")
         return before
 
-    def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
-        return activated(Multiply(), self.activation)
-
-    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
-        return "multiplied"
-
-    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
-        product = graph.add("Mul", taken, name if self.activation == "linear" else f"{name}.product")
-        return activation_to_onnx(graph, self.activation, product, name)
-
 
 @dataclass(frozen=True)
-class ScaleChannels(WithSource):
+class ScaleChannels(Multiplied):
     """Multiplies each channel of layer `source` by the one number that the layer before gives for it.
 
     With an average pooling and two convolutions before it, the second logistic, this is squeeze and excitation: Hu,
@@ -194,16 +199,6 @@ class ScaleChannels(WithSource):
         if before != FeatureMap(other.channels, 1):
             raise InputError(f"cannot scale {other} of layer {self.source} by {before}")
         return other
-
-    def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
-        return activated(Multiply(), self.activation)
-
-    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
-        return "multiplied"
-
-    def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
-        product = graph.add("Mul", taken, name if self.activation == "linear" else f"{name}.product")
-        return activation_to_onnx(graph, self.activation, product, name)
 
 
 @dataclass(frozen=True)
