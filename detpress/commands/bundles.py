@@ -71,11 +71,19 @@ def export(
         raise typer.Exit(1)
 
 
-def import_darknet(
-    cfg: Annotated[Path, typer.Argument(metavar="CFG", help="Darknet's network description.")],
-    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Darknet's weights.")],
+def import_model(
+    network: Annotated[
+        str,
+        typer.Argument(metavar="CFG", help="Darknet's network description; or an architecture, for a checkpoint."),
+    ],
+    weights: Annotated[
+        Path,
+        typer.Argument(metavar="WEIGHTS", help="Darknet's weights, or PyTorch's state dict (.pt, .pth, .safetensors)."),
+    ],
     classes: Annotated[Path, typer.Option(metavar="FILE", help="Class names, one a line (Darknet's .names).")],
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The bundle; named like the cfg by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The bundle; named like the network by default.")
+    ] = None,
     resize: Annotated[
         str | None,
         typer.Option(
@@ -87,11 +95,15 @@ def import_darknet(
 ) -> None:
     """Make a bundle of a Darknet network; what was taken of its options is printed.
 
+    A state dict that another program's YOLOv3 has in PyTorch is matched by order and shape; no code in it is run.
+
     \b
     detpress import yolov4-tiny.cfg yolov4-tiny.weights --classes coco.names --resize stretch
     detpress import yolov3.cfg yolov3.weights --classes coco.names --out yolov3-coco
+    detpress import yolov3 checkpoint.pth --classes coco.names
     """
     from detpress.detector.architecture import RESIZES, size_text
+    from detpress.detector.checkpoint import SUFFIXES, import_checkpoint
     from detpress.detector.darknet import read_model
     from detpress.encodings.bundle import save_bundle
     from detpress.errors import InputError
@@ -105,13 +117,16 @@ def import_darknet(
     for number, name in enumerate(lines, start=1):
         if name and (first := lines.index(name) + 1) < number:
             raise InputError(f"{classes}:{number}: class '{name}' is named before, in line {first}")
-    folder = out or Path(cfg.stem)
+    folder = out or Path(Path(network).stem)
     if folder.exists():
         raise InputError(f"{folder}: exists already; expected a new folder (--out DIR)")
     found = next((known for known in RESIZES if known == resize), None)
     if resize is not None and found is None:
         raise InputError(f"--resize {resize}: expected one of {', '.join(RESIZES)}")
-    model = read_model(cfg, weights, names, found)
+    if weights.suffix in SUFFIXES:
+        model = import_checkpoint(network, weights, names, found)
+    else:
+        model = read_model(Path(network), weights, names, found)
     save_bundle(model, folder)
     architecture = model.architecture
     if as_json:

@@ -177,7 +177,8 @@ def kept_options(model: Model) -> dict[str, dict[str, str]]:
 
     Raises InputError where the model's history holds what no such file has.
     """
-    kept = model.history[0].get(KEPT_KEY, {}) if model.history and HISTORY_KEY in model.history[0] else {}
+    first = model.history[0] if model.history else {}
+    kept = first.get(KEPT_KEY, {}) if first.get("plugin") == "import" else {}
     try:
         words = [word for options in kept.values() for pair in options.items() for word in pair]
         fine = all(re.fullmatch(r"[^\s#;\[]+", word) for word in words)

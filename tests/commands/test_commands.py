@@ -128,6 +128,11 @@ def test_a_bundle_goes_to_darknet_and_back_and_to_onnx(detpress: Command, workpl
     }
     ours, theirs = load_bundle(bundle).network.state_dict(), load_bundle(Path("back")).network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if "num_batches_tracked" not in name)
+    torch.save({"model": ours}, "tiny.pth")
+    said = detpress("import", "tiny.cfg", "tiny.pth", "--classes", "tiny.names", "--out", "again", "--json")
+    assert said.json["notes"][-1] == "state dict 'model': 13 convolutions matched by order and shape"
+    theirs = load_bundle(Path("again")).network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours if "num_batches_tracked" not in name)
     said = detpress("export", bundle, "--to", "onnx", "--opset", "13", "--out", "tiny.onnx", "--json")
     assert said.json["largest_difference"] < 1e-4
     assert onnx.load("tiny.onnx").opset_import[0].version == 13
