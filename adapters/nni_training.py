@@ -31,6 +31,7 @@ from detpress.errors import StageError
 from detpress.training.config import TrainingConfig
 from detpress.training.detection import Detection
 from detpress.training.objective import Objective, Terms, TrainingStart, TrainingStep, total
+from detpress.training.parts import at_backbone_rate
 from detpress.training.step import new_optimizer, parameters_of
 
 with warnings.catch_warnings():
@@ -67,7 +68,8 @@ class WorkbenchEvaluator(TorchEvaluator):  # type: ignore[misc]  # NNI has no ty
         self.bench = bench
         self._patches: list[Task] = []
         self._objective = NNIObjective()
-        optimizer = new_optimizer(network.parameters(), training, nni.trace(AdamW))
+        slower = at_backbone_rate(network, architecture, training)
+        optimizer = new_optimizer(network.parameters(), training, nni.trace(AdamW), slower)
         super().__init__(self._train, optimizer, self._objective.detection_loss, evaluating_func=evaluating)
         self._init_optimizer_helpers(network)  # at once: a schedule's inner pruner wraps the network before NNI would
 

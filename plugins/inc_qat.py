@@ -30,6 +30,13 @@ class QatOptions(TrainingConfig, LayerOptions):
             raise ValueError("expected 32-true: fake-quantizers compute in float32 only")
         return precision
 
+    @field_validator("frozen")
+    @classmethod
+    def _none_frozen(cls, frozen: list[str]) -> list[str]:
+        if frozen:
+            raise ValueError("expected none: the exported network has no layers that could be held")
+        return frozen
+
 
 class QuantizationAwareTraining(Plugin):
     """Fine-tunes with rounding in the loop, and ends in int8.

@@ -59,6 +59,9 @@ class Pruner(Plugin):
             bench.log.info("layers.%d: %d of %d %s masked", layer, int((~which).sum()), which.numel(), what)
         return self._masked(model.with_network(network), config, kept)
 
+    def trains(self, config: Pruning) -> bool:
+        return config.epochs > 0
+
     def _single_weights(self, config: Any) -> bool:
         return False
 

@@ -48,6 +48,13 @@ class NASOptions(SearchOptions):
     final: TrainingConfig = Field(TrainingConfig(epochs=10), description="training of the winner, from nothing")
 
     @model_validator(mode="after")
+    def _starts_from_nothing(self) -> Self:
+        for name, training in (("trial", self.trial), ("final", self.final)):
+            if training.frozen or training.backbone_rate != 1:
+                raise ValueError(f"{name}: expected neither `frozen` nor `backbone_rate`: networks start from nothing")
+        return self
+
+    @model_validator(mode="after")
     def _makes_a_space(self) -> Self:
         if any(kernel < 1 or kernel % 2 == 0 for kernel in self.kernels):
             raise ValueError(f"expected odd `kernels`, got {self.kernels}")

@@ -212,4 +212,4 @@ def validate(
     Console().print(WholeFigures(plan_table(rows)))
     for row in rows:
         if row.layers:
-            print(f"{row.index} {row.plugin} touches {touched_layers(row)}")
+            print(f"{row.index} {row.plugin} {touched_layers(row)}")

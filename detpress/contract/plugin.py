@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from detpress.detector.form import Form
-from detpress.options import Options, bundles_in
+from detpress.options import Options, bundles_in, parts_of
+from detpress.training.config import TrainingOptions, check_training
 from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
@@ -156,13 +157,15 @@ class Plugin(ABC):
         Called before anything is computed; the model is what the plans tell of it. Raises InputError, its text
         beginning with the option that is wrong and a colon. By default the training, if any, is checked.
         """
-        from detpress.training.config import check_training
-
         check_training(config, model.architecture, images)
 
     def bundles(self, config: Any) -> tuple[str, ...]:
         """Bundles whose contents enter the stage's key: by default, all that the options name (`BundleName`)."""
         return tuple(name for _, name in bundles_in(config))
+
+    def trains(self, config: Any) -> bool:
+        """Whether the model learns its task here: by default, where the options hold those of a training."""
+        return any(isinstance(part, TrainingOptions) for _, part in parts_of(config))
 
     def repeats(self, config: Any) -> bool:
         """Whether the same options give the same model again; not where a limit of time or a latency decides."""

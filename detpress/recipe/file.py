@@ -192,6 +192,7 @@ def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
     if document is None or mistakes:
         raise InputError("\n".join(mistakes))
     mistakes = _misfits(steps, None if document.model.weights else Form.DENSE, source)
+    mistakes += _untrained_heads(document.model, steps, source)
     if mistakes:
         raise InputError("\n".join(mistakes))
     root = source.data["data"]["root"] = resolve(document.data.root, ("data", "root"), source, check_data_set)
@@ -233,6 +234,19 @@ def _misfits(steps: Sequence[Step], form: Form | None, source: YamlSource) -> li
             before = f"after {steps[i - 1].name}" if i else "at the start of the chain"
             return [f"{source.where(('chain', i, step.name))}: takes a {takes} model, but {before} it is {form}"]
         form = step.plugin.returns or form
+    return []
+
+
+def _untrained_heads(model: ModelSource, steps: Sequence[Step], source: YamlSource) -> list[str]:
+    """Why the heads cannot be made anew, if they are to be: without weights, or if nothing trains them afterwards."""
+    if model.classes is None:
+        return []
+    where = f"{source.where(('model', 'classes'))}: {model.classes}"
+    if model.weights is None:
+        return [f"{where}: expected only with `weights`, whose heads are made anew"]
+    if not any(step.plugin.trains(step.config) for step in steps):
+        step = "`train.finetune: {epochs: 10}`"
+        return [f"{where}: no step of the chain trains the new heads; expected one that does, such as {step}"]
     return []
 
 

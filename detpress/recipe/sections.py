@@ -45,6 +45,9 @@ class ModelSource(Options):
     weights: str | None = Field(
         None, description="a bundle: `builtin:digits` or a folder; initial weights drawn from the seed by default"
     )
+    classes: Literal["from_data"] | None = Field(
+        None, description="with weights: their heads are made anew for the data set's classes, all else is kept"
+    )
     anchors: Literal["published", "kmeans"] | None = Field(
         None, description="anchor boxes: those published with YOLOv3, or k-means on the training set"
     )

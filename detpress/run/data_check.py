@@ -19,7 +19,7 @@ from detpress.recipe.file import Recipe
 from detpress.run.read_pictures import ReadPictures
 from detpress.voc.annotation import Annotation
 from detpress.voc.coco import MOST_OF_A_CLASS
-from detpress.voc.devkit import Devkit, check_boxes
+from detpress.voc.devkit import Devkit, UnlistedClassError, check_boxes
 from detpress.voc.results import check_class_name
 
 NAMED = 5  # of a long list
@@ -59,6 +59,9 @@ def annotation_findings(recipe: Recipe, devkit: Devkit) -> list[Finding]:
         except InputError as error:
             errors["image set"].append(str(error))
     if errors:
+        if UnlistedClassError.__name__ in errors and recipe.model.weights is not None:
+            way = "`model.classes: from_data` makes its heads anew for the data set's classes"
+            errors["classes"].append(f"{recipe.where(('model', 'weights'))}: the detector knows other classes; {way}")
         return _errors(errors)
     findings = []
     for name in sets:

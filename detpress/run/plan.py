@@ -1,7 +1,6 @@
 """What a recipe would do: its chain with forms, layers touched and parameters left, without data and training."""
 
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 from rich import box
@@ -17,7 +16,7 @@ from detpress.errors import InputError, cut_short
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
 from detpress.options import bundles_in
 from detpress.recipe.file import Recipe, Step
-from detpress.run.initial_model import initial_model, open_recipe_data, recipe_classes
+from detpress.run.initial_model import initial_model, new_layers, open_recipe_data, recipe_classes
 from detpress.training.image_counts import ImageCounts
 from detpress.voc.devkit import Devkit
 
@@ -27,6 +26,7 @@ class PlannedStage:
     """One row of `detpress validate`.
 
     layers, untouched: the convolutions that the step touches, and the others, in the order of the network before it.
+        Of the model, stage 0, those that are made anew, the others having the weights of a bundle.
     parameters, nonzero_parameters, macs: expected from the plugin's plan, not measured on the finished model; None
         where this plan, or one before it, does not tell.
     note: what the plugin cannot know before it has run; `not known: ...` where only the form is known.
@@ -61,7 +61,7 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
     images = count_images(recipe, devkit)
     model = initial_model(recipe, devkit)
     form = model.form
-    rows = [_row(0, "model", (), form, model, Plan((), model))]
+    rows = [_row(0, "model", (), form, model, Plan(new_layers(recipe, model), model, " ".join(model.notes)))]
     unknown = ""
     for index, step in enumerate(recipe.chain, 1):
         where = recipe.where(("chain", index - 1, step.name))
@@ -169,8 +169,8 @@ def _check(recipe: Recipe, index: int, step: Step, model: Model, images: ImageCo
 def plan_table(rows: list[PlannedStage]) -> Table:
     notes = [  # what is not known is so from there on: said once
         f"{row.index} {row.plugin}: {row.note}."
-        for before, row in pairwise(rows)
-        if row.note and row.note != before.note
+        for before, row in zip(["", *(row.note for row in rows)], rows, strict=False)
+        if row.note and row.note != before
     ]
     table = Table(
         caption="\n".join(["Expected from the plan, not measured. MACs: for one image.", *notes]),
@@ -195,7 +195,11 @@ def plan_table(rows: list[PlannedStage]) -> Table:
 
 
 def touched_layers(row: PlannedStage) -> str:
-    """The layers that a step touches, in the order of the network; where those left alone are fewer, these."""
+    """What a step touches: `touches` and the layers, in the order of the network; where those left alone are fewer,
+    these. Of the model, what is made anew and what is kept.
+    """
+    if row.index == 0:
+        return f"has anew {', '.join(row.layers)}; it keeps {', '.join(row.untouched)}"
     if len(row.untouched) < len(row.layers):
-        return f"all convolutions{' but ' if row.untouched else ''}{', '.join(row.untouched)}"
-    return ", ".join(row.layers)
+        return f"touches all convolutions{' but ' if row.untouched else ''}{', '.join(row.untouched)}"
+    return f"touches {', '.join(row.layers)}"

@@ -120,9 +120,8 @@ def plan_study(study: Study, store: Store, devkit: Devkit) -> Plan:
     there: set[str] = set()
     for job in study.jobs:
         recipe = job.recipe
-        same_model = digest(
-            [recipe.model.model_dump(), recipe.data.classes, None if recipe.model.weights else recipe.seed]
-        )
+        drawn = recipe.model.weights is None or recipe.model.classes is not None
+        same_model = digest([recipe.model.model_dump(), recipe.data.classes, recipe.seed if drawn else None])
         if same_model not in models:
             models[same_model] = initial_model(recipe, devkit)
         planned = PlannedJob(job, tuple(chain_keys(recipe, devkit, models[same_model])))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
+from detpress.detector.layer_patterns import matching_layers
 from detpress.errors import InputError
 from detpress.options import Options
 from detpress.training.image_counts import ImageCounts
@@ -33,6 +34,14 @@ class TrainingOptions(Options):
 
     batch_size: int = Field(16, ge=1, le=4096, description="images a step, on each device")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="the highest, after the warm-up")
+    backbone_rate: float = Field(
+        1.0, gt=0, le=1, description="factor of the learning rate of all layers but the heads, whose outputs are boxes"
+    )
+    frozen: list[str] = Field(
+        [],
+        description="patterns of layers, such as `layers.?` or `layers.[1-3]?`, whose weights and BatchNorm statistics "
+        "stay as they are",
+    )
     weight_decay: float = Field(5e-3, ge=0, le=1, description="AdamW's, on what `decayed` says")
     decayed: Literal["weights", "all"] = Field(
         "weights", description="the weights of convolutions, or all parameters: biases and BatchNorm's scales, too"
@@ -103,13 +112,15 @@ def check_training(config: Options, architecture: "Architecture", images: ImageC
     """Holds every training's options in `config`, itself one or not, against network and data set.
 
     place: what comes before an option's name in `config`. Raises InputError where there is nothing to learn or to
-    choose by, and where a scale of the network has no weight.
+    choose by, where a scale of the network has no weight, and where patterns match no layer, or all.
     """
     if isinstance(config, TrainingOptions):
         images.check_learnt()
         weights, scales = len(config.objectness_weights), len(architecture.heads)
         if weights < scales:
             raise InputError(f"{place}objectness_weights: {weights} for a network of {scales} scales")
+        if len(matching_layers(config.frozen, architecture.names, f"{place}frozen")) == len(architecture.names):
+            raise InputError(f"{place}frozen: all layers; expected some that are left to learn")
     if isinstance(config, ChoosingConfig) and chooses_best(config):
         images.check_validation(f"{place}choose: best ")
     for name, value in config:

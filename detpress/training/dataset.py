@@ -29,7 +29,7 @@ class TrainingSet(Dataset[Sample]):
     def __init__(self, devkit: Devkit, split: str, architecture: Architecture) -> None:
         self._annotations = devkit.image_set(split)
         self._devkit = devkit
-        self._architecture = architecture
+        self.architecture = architecture
         needed = len(self._annotations) * 3 * math.prod(architecture.input_size)
         self._cache: dict[int, Sample] | None = {} if needed <= CACHE_BYTES else None
 
@@ -46,13 +46,13 @@ class TrainingSet(Dataset[Sample]):
     def _read(self, annotation: Annotation) -> Sample:
         image = read_image(self._devkit.image_path(annotation), annotation.size)
         annotation = annotation.with_size(image.shape[2], image.shape[1])
-        square, placement = place_image(image, self._architecture.input_size, self._architecture.resize)
+        square, placement = place_image(image, self.architecture.input_size, self.architecture.resize)
         usable = ~annotation.degenerate
         names = [name for name, use in zip(annotation.names, usable, strict=True) if use]
         limit = np.array([annotation.width, annotation.height] * 2)
         edges = edges_from_voc(annotation.boxes[usable]).clip(0, limit)
         boxes = placement.to_input(torch.from_numpy(edges).float())
-        labels = torch.tensor([self._architecture.classes.index(name) for name in names], dtype=torch.int64)
+        labels = torch.tensor([self.architecture.classes.index(name) for name in names], dtype=torch.int64)
         return square, labels, boxes, torch.from_numpy(annotation.difficult[usable])
 
 

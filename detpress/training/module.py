@@ -35,6 +35,7 @@ from detpress.training.objective import (
     total,
     without_replaced,
 )
+from detpress.training.parts import Frozen, at_backbone_rate
 from detpress.training.process import Report, seeded
 from detpress.training.step import new_optimizer, new_schedule, parameters_of
 
@@ -54,6 +55,7 @@ class DetectorTraining(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module,
+        frozen: Frozen,
         objectives: Sequence[Objective],
         optimizer: Optimizer | None,
         config: TrainingConfig,
@@ -67,6 +69,7 @@ class DetectorTraining(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.network = network
+        self.frozen = frozen
         self.objectives: Any = nn.ModuleList(objectives)
         self.given_optimizer = optimizer
         self.own_optimizers: dict[int, Optimizer] = {}  # of objectives, by their place
@@ -111,7 +114,8 @@ class DetectorTraining(pl.LightningModule):
         joined = [p for p in self.objectives.parameters() if p.requires_grad and id(p) not in apart]
         optimizer = self.given_optimizer
         if optimizer is None:
-            optimizer = new_optimizer(chain(self.network.parameters(), joined), self.config)
+            slower = at_backbone_rate(self.network, self.data.architecture, self.config)
+            optimizer = new_optimizer(chain(self.network.parameters(), joined), self.config, slower=slower)
         elif joined:
             optimizer.add_param_group({"params": joined})
         schedule = new_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.config)
@@ -140,6 +144,7 @@ class DetectorTraining(pl.LightningModule):
 
     def _step(self, batch: tuple[Tensor, Targets], step: int) -> None:
         images, targets = batch
+        self.frozen.hold_statistics()
         with outputs_of(self.network, [name for objective in self.objectives for name in objective.layers]) as outputs:
             maps = self.network(images)
         batches = int(self.trainer.num_training_batches)

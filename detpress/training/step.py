@@ -1,6 +1,7 @@
 """What a training steps with: the ordinary optimizer, its schedule, and how many steps there are."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -12,17 +13,32 @@ START = 25.0  # the highest learning rate, by the first
 CYCLE_RISE = 0.45  # share of the steps in which one cycle rises; it falls in as many
 
 
-def new_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig, kind: type[AdamW] = AdamW) -> AdamW:
-    """AdamW with weight decay on the weights of convolutions, on norms and biases only where all are `decayed`."""
-    every = list(parameters)
-    decayed = [p for p in every if p.ndim > 1]
-    others = [p for p in every if p.ndim <= 1]
+def new_optimizer(
+    parameters: Iterable[nn.Parameter],
+    config: TrainingConfig,
+    kind: type[AdamW] = AdamW,
+    slower: Iterable[nn.Parameter] = (),
+) -> AdamW:
+    """AdamW with weight decay on the weights of convolutions, on norms and biases only where all are `decayed`.
+
+    slower: those of the parameters that learn at the rate of the backbone.
+    """
+    every, slow = list(parameters), {id(p) for p in slower}
+    groups = _groups([p for p in every if id(p) not in slow], config, config.learning_rate)
+    if slow:
+        rate = config.backbone_rate * config.learning_rate
+        groups += _groups([p for p in every if id(p) in slow], config, rate)
+    return kind(groups, lr=config.learning_rate, foreach=True)  # the same bits as one by one, in less time
+
+
+def _groups(parameters: list[nn.Parameter], config: TrainingConfig, rate: float) -> list[dict[str, Any]]:
+    decayed = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
     on_others = config.weight_decay if config.decayed == "all" else 0.0
-    return kind(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": on_others}],
-        lr=config.learning_rate,
-        foreach=True,  # the same bits as one by one, in less time
-    )
+    return [
+        {"params": decayed, "weight_decay": config.weight_decay, "lr": rate},
+        {"params": others, "weight_decay": on_others, "lr": rate},
+    ]
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

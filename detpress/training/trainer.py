@@ -38,6 +38,7 @@ from detpress.training.dataset import TrainingSet
 from detpress.training.detection import Detection
 from detpress.training.moving_average import averaged_tensors
 from detpress.training.objective import Objective, TrainingStart, TrainingStep, check_layers
+from detpress.training.parts import Frozen
 from detpress.training.process import across_processes, ctrl_c_left_alone, deterministic, seeded
 from detpress.training.step import steps_per_epoch
 from detpress.voc.devkit import Devkit
@@ -111,7 +112,7 @@ def train(
     """Trains `network` where it stands; it ends as a moving average of its weights, in eval mode, on the CPU.
 
     network: any module that gives the raw maps of `architecture`, with whatever an engine has hung into it. All its
-        parameters are trained.
+        parameters are trained, but for those of layers that `config` has frozen.
     objectives: what is learnt beside the detection loss, or instead of it.
     optimizer: over the network's parameters, instead of the ordinary one; each group's learning rate is the highest of
         the ordinary schedule.
@@ -134,6 +135,7 @@ def train(
     gpu = torch.cuda.is_available()
     checkpoint = scratch / "last.ckpt"
     network.train().requires_grad_(True)
+    frozen = Frozen(network, architecture, config.frozen)
     steps = config.epochs * steps_per_epoch(len(data), config)
     start = TrainingStart(network, architecture, config, steps, seed, log, context.load)
     with (
@@ -146,7 +148,9 @@ def train(
         for objective in everything:
             objective.prepare(start)
         check_layers(everything, network)
-        module = DetectorTraining(network, everything, optimizer, config, data, seed, scratch, report, log, score)
+        module = DetectorTraining(
+            network, frozen, everything, optimizer, config, data, seed, scratch, report, log, score
+        )
         trainer = pl.Trainer(
             max_epochs=config.epochs,
             accelerator="gpu" if gpu else "cpu",
