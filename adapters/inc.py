@@ -20,7 +20,7 @@ from detpress.detector.architecture import Architecture
 from detpress.detector.input_scale import InputScale
 from detpress.detector.network import Network, convolution_name, filled_network, folded_but
 from detpress.encodings.calibration import with_scales_between
-from detpress.encodings.int8 import Int8
+from detpress.encodings.int8 import LARGEST, Int8, largest_code
 from detpress.errors import InputError, StageError
 
 BATCH = 16  # calibration images computed at a time
@@ -35,11 +35,13 @@ class Scheme:
     symmetric: an activation's zero is the middle of its 256 values, whichever values it takes; not of the images,
         which are never negative: their zero is the lowest in any case.
     per_channel: one scale for each of a convolution's filters, or one for all of them.
+    full_range: weights use all of 8 bits; otherwise as many codes as every processor computes right (`largest_code`).
     """
 
     algorithm: Literal["minmax", "kl"] = "minmax"
     symmetric: bool = True
     per_channel: bool = True
+    full_range: bool = False
 
     def config(self, float_layers: Collection[int]) -> Any:
         """INC's StaticQuantConfig, the convolutions of `float_layers` left in float."""
@@ -98,7 +100,7 @@ def inc_program(
         from neural_compressor.torch.quantization import convert, prepare
 
         prepared = prepare(exported(network, images), scheme.config(float_layers))
-        calibrate_convolutions(prepared, images)
+        calibrate_convolutions(prepared, images, scheme)
         with torch.no_grad():
             converted = convert(prepared)
     assert isinstance(converted, torch.fx.GraphModule)
@@ -133,9 +135,26 @@ def round_convolutions_only(prepared: torch.fx.GraphModule) -> None:
     prepared.recompile()
 
 
-def calibrate_convolutions(prepared: torch.fx.GraphModule, images: Tensor) -> None:
+def narrow_weights(prepared: torch.fx.GraphModule) -> None:
+    """Takes the codes away from the observers of weights that some processors would saturate with."""
+    for node in prepared.graph.nodes:
+        if node.target is not torch.ops.aten.conv2d.default or node.args[1].op != "call_module":
+            continue
+        x, weight = node.args[:2]
+        taken = x.args[0] if x.op == "call_module" else x  # what is rounded
+        groups = node.args[6] if len(node.args) > 6 else 1
+        largest = largest_code(taken.meta["val"].shape[1], node.meta["val"].shape[1], groups)
+        if largest < LARGEST:
+            for observer in prepared.get_submodule(str(weight.target)).modules():
+                if hasattr(observer, "quant_min"):
+                    observer.quant_min, observer.quant_max = -largest, largest
+
+
+def calibrate_convolutions(prepared: torch.fx.GraphModule, images: Tensor, scheme: Scheme) -> None:
     """As `calibrate`, and what is converted afterwards rounds for convolutions alone."""
     round_convolutions_only(prepared)
+    if not scheme.full_range:
+        narrow_weights(prepared)
     calibrate(prepared, images)
 
 

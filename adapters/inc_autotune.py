@@ -8,7 +8,6 @@ best trial, is not used: the scoring function is given our network of every tria
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -89,6 +88,9 @@ def tune(
         trials.append(score(begun[-1], int8_network(program, architecture, images)))
         return trials[-1].map
 
+    def calibrate(prepared: torch.fx.GraphModule) -> None:
+        calibrate_convolutions(prepared, images, begun[-1].scheme)
+
     with inc_work(log, "torch"), torch.no_grad():
         from neural_compressor.torch.quantization import TuningConfig, autotune
 
@@ -99,6 +101,5 @@ def tune(
             tolerable_loss=criterion.tolerable_loss,
             max_trials=criterion.trials,
         )
-        calibrating = partial(calibrate_convolutions, images=images)
-        autotune(exported(network, images), tuning, eval_fn=evaluate, run_fn=calibrating)
+        autotune(exported(network, images), tuning, eval_fn=evaluate, run_fn=calibrate)
     return trials

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from detpress.adapters.inc import round_convolutions_only
+from detpress.adapters.inc import narrow_weights, round_convolutions_only
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import Network, convolution_name, weight_name
 from detpress.engine_log import engine_messages
@@ -43,8 +43,13 @@ class FakeQuantizedNetwork(nn.Module):
         return self
 
 
-def fake_quantized(network: Network, float_layers: Collection[int], log: logging.Logger) -> FakeQuantizedNetwork:
-    """`network`, ready for training; it is left as it was. float_layers: layer numbers left without rounding."""
+def fake_quantized(
+    network: Network, float_layers: Collection[int], full_range: bool, log: logging.Logger
+) -> FakeQuantizedNetwork:
+    """`network`, ready for training; it is left as it was.
+
+    float_layers: layer numbers left without rounding. full_range: see `Scheme`.
+    """
     with engine_messages(log, "torch", "torchao"):
         import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
         from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
@@ -71,6 +76,8 @@ def fake_quantized(network: Network, float_layers: Collection[int], log: logging
             quantizer.set_module_name_qconfig(convolution_name(i), None)
         prepared = prepare_qat_pt2e(program, quantizer)
         round_convolutions_only(prepared)
+        if not full_range:
+            narrow_weights(prepared)
     return FakeQuantizedNetwork(prepared, network.architecture, dead)
 
 

@@ -35,6 +35,10 @@ class StaticInt8Options(LayerOptions):
         "3 to 5 dB, and a third slower in OpenVINO (docs/benchmarks.md)",
     )
     per_channel: bool = Field(True, description="one scale for each filter's weights; false: one for the whole layer's")
+    full_range: bool = Field(
+        False,
+        description="weights use all codes of 8 bits, which runtimes compute wrong on x86 processors without VNNI or AMX",
+    )
 
 
 class StaticInt8(Plugin):
@@ -55,7 +59,7 @@ class StaticInt8(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "neural-compressor"
-    version = 2
+    version = 3
 
     def plan(self, model: "Model", config: StaticInt8Options) -> Plan:
         return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
@@ -68,7 +72,7 @@ class StaticInt8(Plugin):
 
         in_float = layers_in_float(model.architecture, config)
         images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
-        scheme = Scheme(config.algorithm, config.symmetric, config.per_channel)
+        scheme = Scheme(config.algorithm, config.symmetric, config.per_channel, config.full_range)
         network = quantize_static(model.network, model.architecture, images, scheme, in_float, bench.log)
         quantized = len(network.encodings) - len(in_float)
         bench.log.info("%d convolutions in int8, %d in float", quantized, len(in_float))

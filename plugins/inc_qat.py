@@ -22,6 +22,10 @@ class QatOptions(TrainingConfig, LayerOptions):
         "32-true", description="fake-quantizers compute in float32 only, so nothing else is taken"
     )
     calibration_images: int = Field(64, ge=1, description="training images that the final ranges are read from")
+    full_range: bool = Field(
+        False,
+        description="weights use all codes of 8 bits, which runtimes compute wrong on x86 processors without VNNI or AMX",
+    )
 
     @field_validator("precision")
     @classmethod
@@ -55,7 +59,7 @@ class QuantizationAwareTraining(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "torchao"
-    version = 2
+    version = 3
 
     def plan(self, model: "Model", config: QatOptions) -> Plan:
         return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
@@ -71,11 +75,11 @@ class QuantizationAwareTraining(Plugin):
         from detpress.adapters.inc_qat import FakeQuantizedNetwork, fake_quantized, with_trained_weights
 
         in_float = layers_in_float(model.architecture, config)
-        prepared = fake_quantized(float_network(model), in_float, bench.log)
+        prepared = fake_quantized(float_network(model), in_float, config.full_range, bench.log)
         trained = bench.fit(replace(model, network=prepared, masks=prepared.masks), config).network
         assert isinstance(trained, FakeQuantizedNetwork)
         images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         network = with_trained_weights(float_network(model), trained)
-        return model.with_network(
-            quantize_static(network, model.architecture, images, Scheme(), in_float, bench.log), Form.INT8
-        )
+        scheme = Scheme(full_range=config.full_range)
+        quantized = quantize_static(network, model.architecture, images, scheme, in_float, bench.log)
+        return model.with_network(quantized, Form.INT8)

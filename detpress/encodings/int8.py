@@ -26,6 +26,8 @@ from detpress.detector.network import Network
 if TYPE_CHECKING:
     from detpress.detector.onnx_graph import Graph
 
+LARGEST, LARGEST_IN_PAIRS = 127, 64  # codes of weights
+
 
 @dataclass(frozen=True)
 class Int8(Encoding):
@@ -59,6 +61,17 @@ class Int8(Encoding):
         x = graph.rounded(x, self.input)
         weight = graph.add("DequantizeLinear", [weight, scales, zeros], f"{name}.weight.float", axis=0)
         return graph.add("Conv", [x, weight, bias], name, **geometry(convolution).in_onnx())
+
+
+def largest_code(inputs: int, outputs: int, groups: int) -> int:
+    """Of a convolution's weights, such that every processor computes the same of them.
+
+    x86 processors without VNNI or AMX multiply bytes two by two and saturate the sum of both products at 16 bits:
+    255 * (64 + 64) fits, 255 * (127 + 127) does not. A depthwise convolution's kernels widen the numbers before they
+    multiply, so its weights have the whole range.
+    """
+    depthwise = 1 < groups == inputs == outputs
+    return LARGEST if depthwise else LARGEST_IN_PAIRS
 
 
 def int8_tensors(like: nn.Conv2d) -> dict[str, Tensor]:

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from detpress.detector.encoding import geometry
 from detpress.detector.folding import folded_weight
 from detpress.detector.input_scale import InputScale
-from detpress.detector.network import Network, convolution_name, filled_network, folded_but
+from detpress.detector.network import Network, convolution_name, convolution_of, filled_network, folded_but
 from detpress.encodings.calibration import with_scales_between
-from detpress.encodings.int8 import Int8
+from detpress.encodings.int8 import Int8, largest_code
 from detpress.errors import InputError
 
 
@@ -22,7 +23,8 @@ def int8_network(
     """`network` in int8 where `inputs` has a scale for a convolution's input, BatchNorm folded in everywhere.
 
     inputs: by layer number. images: float32 (N, 3, H, W) in [0, 1]; the scales between convolutions are read from them.
-    weight_scales: by layer number, float32 (F,), of the folded weights; by default the largest of a filter is 127.
+    weight_scales: by layer number, float32 (F,), of the folded weights; by default the largest of a filter is
+        `largest_code`.
     Raises InputError where a layer is no convolution, and for scales that do not fit it.
     """
     encodings = folded_but(network.architecture, {i: Int8(scale) for i, scale in inputs.items()})
@@ -31,7 +33,9 @@ def int8_network(
         name = convolution_name(i)
         weight, tensors[f"{name}.bias"] = folded_weight(network, i)
         if i in inputs:
-            scale = (weight_scales or {}).get(i, weight.abs().flatten(1).amax(1) / 127)
+            of = convolution_of(network, i)
+            largest = largest_code(geometry(of).groups * weight.shape[1], len(weight), geometry(of).groups)
+            scale = (weight_scales or {}).get(i, weight.abs().flatten(1).amax(1) / largest)
             if scale.shape != weight.shape[:1] or not (scale.isfinite().all() and (scale >= 0).all()):
                 raise InputError(
                     f"layers.{i}: weight scales {tuple(scale.shape)}; expected {len(weight)}, none negative"

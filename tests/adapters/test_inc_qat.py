@@ -31,7 +31,7 @@ def tiny(images: Tensor) -> Model:
 def test_training_sees_what_int8_will_compute_and_every_weight_learns(tiny: Model, images: Tensor) -> None:
     before = copy.deepcopy(tiny.network.state_dict())
     heads = tiny.architecture.heads
-    network = fake_quantized(tiny.network, heads, LOG)
+    network = fake_quantized(tiny.network, heads, False, LOG)
     static = quantize_static(tiny.network, tiny.architecture, images, Scheme(), heads, LOG)
     calibrate(network.eval(), images)
     with torch.inference_mode():
@@ -61,7 +61,7 @@ def test_a_filter_whose_batch_norm_scale_is_zero_gives_its_bias_before_and_after
     with torch.no_grad():
         network.get_parameter("layers.2.norm.weight")[1] = 0
         network.get_parameter("layers.2.norm.bias")[1] = 0.25
-    prepared = fake_quantized(network, (), LOG)
+    prepared = fake_quantized(network, (), False, LOG)
     calibrate(prepared.eval(), images)
     with torch.inference_mode():
         for one, dense in zip(prepared(images), network(images), strict=True):

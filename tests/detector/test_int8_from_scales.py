@@ -10,7 +10,7 @@ from detpress.adapters.inc import Scheme, quantize_static
 from detpress.detector.architecture import build_architecture
 from detpress.detector.input_scale import InputScale
 from detpress.detector.model import new_model
-from detpress.encodings.int8 import input_scales
+from detpress.encodings.int8 import LARGEST_IN_PAIRS, input_scales
 from detpress.encodings.int8_from_scales import int8_network
 from detpress.errors import InputError
 
@@ -28,10 +28,10 @@ def test_incs_scales_give_incs_network_but_for_ties(images: Tensor) -> None:
         assert (tensor.double() - expected[name].double()).abs().max() <= step, name
 
 
-def test_without_scales_of_weights_a_filters_largest_is_127(images: Tensor) -> None:
+def test_without_scales_of_weights_a_filters_largest_is_one_that_every_processor_computes(images: Tensor) -> None:
     network = new_model(build_architecture("yolov3-tiny", ("a",), 64, 0.125), 0).network
     found = int8_network(network, {2: InputScale(0.05, 127)}, images)
-    assert found.get_buffer("layers.2.convolution.weight").abs().flatten(1).amax(1).eq(127).all()
+    assert found.get_buffer("layers.2.convolution.weight").abs().flatten(1).amax(1).eq(LARGEST_IN_PAIRS).all()
     assert found.get_parameter("layers.0.convolution.weight").dtype == torch.float32
 
 

@@ -15,7 +15,7 @@ from detpress.detector.input_scale import InputScale
 from detpress.detector.model import Model
 from detpress.detector.network import Network
 from detpress.encodings.bundle import save_bundle
-from detpress.encodings.int8 import Int8, Int8Convolution
+from detpress.encodings.int8 import LARGEST_IN_PAIRS, Int8, Int8Convolution
 from detpress.errors import InputError
 
 
@@ -46,9 +46,8 @@ def test_every_convolution_holds_int8_weights_of_one_scale_a_filter(int8_model: 
             block = int8_model.network.get_submodule(f"layers.{i}.convolution")
             assert isinstance(block, Int8Convolution)
             assert (block.weight.dtype, block.weight_scale.shape) == (torch.int8, (layer.filters,))
-            largest = block.weight.int().abs()  # in 8 bits -128 has no opposite
-            largest = largest.flatten(1).amax(dim=1)
-            assert (largest >= 127).all(), "the scale leaves no part of the range unused"
+            largest = block.weight.abs().flatten(1).amax(dim=1)
+            assert (largest == LARGEST_IN_PAIRS).all(), "the scale leaves no part of the range unused"
 
 
 def test_raw_maps_stay_near_those_of_the_float_network(dense_model: Model, int8_model: Model, images: Tensor) -> None:
