@@ -147,7 +147,7 @@ def narrow_weights(prepared: torch.fx.GraphModule) -> None:
         if largest < LARGEST:
             for observer in prepared.get_submodule(str(weight.target)).modules():
                 if hasattr(observer, "quant_min"):
-                    observer.quant_min, observer.quant_max = -largest, largest
+                    vars(observer).update(quant_min=-largest, quant_max=largest)
 
 
 def calibrate_convolutions(prepared: torch.fx.GraphModule, images: Tensor, scheme: Scheme) -> None:

@@ -37,7 +37,7 @@ class StaticInt8Options(LayerOptions):
     per_channel: bool = Field(True, description="one scale for each filter's weights; false: one for the whole layer's")
     full_range: bool = Field(
         False,
-        description="weights use all codes of 8 bits, which runtimes compute wrong on x86 processors without VNNI or AMX",
+        description="weights use all of 8 bits, which x86 processors without VNNI or AMX compute wrong",
     )
 
 

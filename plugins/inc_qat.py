@@ -24,7 +24,7 @@ class QatOptions(TrainingConfig, LayerOptions):
     calibration_images: int = Field(64, ge=1, description="training images that the final ranges are read from")
     full_range: bool = Field(
         False,
-        description="weights use all codes of 8 bits, which runtimes compute wrong on x86 processors without VNNI or AMX",
+        description="weights use all of 8 bits, which x86 processors without VNNI or AMX compute wrong",
     )
 
     @field_validator("precision")
