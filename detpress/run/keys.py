@@ -1,6 +1,7 @@
 """The keys of a chain's stages, known before anything is computed.
 
-    key 0 = sha256(layer list, weights or seed, torch, other packages' kinds of layers and encodings in the model)
+    key 0 = sha256(layer list, weights or seed, or both for new heads, torch,
+                   other packages' kinds of layers and encodings in the model)
     key n = sha256(key n-1, plugin, options that are not at their defaults, versions, seed, data, device, protocol)
 
 Two runs share a stage where nothing differs that decides what it becomes. The number of threads is left out: another
