@@ -16,7 +16,12 @@ def matching_layers(patterns: Sequence[str], names: Iterable[str], option: str) 
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in known):
             raise InputError(f"{option}: '{pattern}' matches no layer; {nearest(pattern, known)}")
-    return [name for name in known if any(_matches(name, pattern) for pattern in patterns)]
+    return still_matching(patterns, known)
+
+
+def still_matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The same where layers may have been taken out since the patterns were checked: one may match nothing."""
+    return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from torch import nn
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.layer_patterns import matching_layers
+from detpress.detector.layer_patterns import still_matching
 from detpress.errors import InputError
 from detpress.training.config import TrainingConfig
 
@@ -14,8 +14,11 @@ class Frozen:
     """Layers whose parameters and statistics of BatchNorm a training leaves as they are, bit for bit."""
 
     def __init__(self, network: nn.Module, architecture: Architecture, patterns: Sequence[str]) -> None:
-        """Raises InputError for a pattern that matches no layer, and for a network without modules of these layers."""
-        names = matching_layers(patterns, architecture.names, "frozen")
+        """patterns: as `check_training` has checked them.
+
+        Raises InputError for a network that does not have its layers by themselves.
+        """
+        names = still_matching(patterns, architecture.names)
         self.modules = _modules(network, [architecture.names.index(name) for name in names], "frozen")
         for module in self.modules:
             module.requires_grad_(False)

@@ -1,5 +1,6 @@
 """Layers that a training leaves as they are, and a backbone that learns more slowly than the heads."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from detpress.plugins.sparse_training import SparseTrainingOptions
 from detpress.training import module as training_module
 from detpress.training.config import TrainingConfig, TrainingOptions, check_training
 from detpress.training.image_counts import ImageCounts
-from detpress.training.parts import at_backbone_rate
+from detpress.training.parts import Frozen, at_backbone_rate
 from detpress.training.step import new_optimizer
 from detpress.voc.devkit import Devkit
 
@@ -90,6 +91,14 @@ def test_patterns_that_match_no_layer_or_all_are_refused_by_the_options_name(mod
         check_training(unknown, model.architecture, images)
     with pytest.raises(InputError, match=r"^frozen: all layers; expected some that are left to learn"):
         check_training(TrainingConfig(epochs=1, frozen=["*"]), model.architecture, images)
+
+
+def test_a_pattern_whose_layer_was_taken_out_since_holds_nothing(model: Model) -> None:
+    network = copy.deepcopy(model.network)
+    [module] = Frozen(network, model.architecture, ["layers.0", "layers.99"]).modules
+    assert module is network.get_submodule("layers.0")
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert all(parameter.requires_grad for parameter in network.get_submodule("layers.2").parameters())
 
 
 def test_where_layers_cannot_be_held_the_options_are_refused() -> None:
