@@ -14,7 +14,7 @@ How NNI is brought to work on the shared detector (it is archived, so this will 
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import kept_filters
 from detpress.detector.kinds import Convolution, LocalAveragePool, Reorg, Route, Sam, Shortcut
-from detpress.detector.layer import Layer
+from detpress.detector.layer import FeatureMap, Layer
 from detpress.detector.narrowing import narrow, narrowed_network
 from detpress.detector.network import Network, convolution_name
 from detpress.engine_log import engine_messages
@@ -54,7 +54,7 @@ def speed_up(
     if isinstance(smaller, Network) and activations.intersection(FLAT_AT_ZERO):
         log.info("narrowed by the layer list: NNI takes channels that a ReLU makes zero for masked ones")
         return narrow(smaller, kept)
-    if isinstance(smaller, Network) and any(map(_is_new_to_nni, architecture.layers)):
+    if isinstance(smaller, Network) and any(map(_is_new_to_nni, architecture.layers, architecture.taken_maps)):
         log.info("narrowed by the layer list: NNI does not know some of the layers")
         return narrow(smaller, kept)
     with engine_messages(log, "nni"), torch.random.fork_rng(devices=[]):
@@ -70,13 +70,13 @@ def speed_up(
     return narrowed_network(smaller, architecture)
 
 
-def _is_new_to_nni(layer: Layer) -> bool:
+def _is_new_to_nni(layer: Layer, taken: Sequence[FeatureMap]) -> bool:
     match layer:
         case Shortcut():
-            return layer.activation != "linear"
+            return layer.activation != "linear" or len({each.channels for each in taken}) > 1
         case Route():
             return not layer.whole
         case Convolution():
-            return layer.activation == "mish" or layer.dilation > 1
+            return layer.activation == "mish" or layer.dilation > 1 or 1 < layer.groups < layer.filters
         case _:
             return isinstance(layer, OTHERS)

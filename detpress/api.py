@@ -20,7 +20,8 @@ from detpress.training.named_objective import NamedObjective
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture, build_architecture
-    from detpress.detector.channels import coupled_convolutions, masks_of_filters
+    from detpress.detector.channels import masks_of_filters
+    from detpress.detector.coupling import by_convolution, coupled_convolutions, coupled_filters
     from detpress.detector.encoding import EncodedConvolution, Encoding, UnpackedConvolution
     from detpress.detector.folding import folded_weight
     from detpress.detector.input_scale import InputScale
@@ -96,7 +97,9 @@ __all__ = [
     "Yolo",
     "apply_masks",
     "build_architecture",
+    "by_convolution",
     "coupled_convolutions",
+    "coupled_filters",
     "find_bundle",
     "folded_weight",
     "int8_network",
@@ -137,7 +140,9 @@ NEED_TORCH = {
     "Yolo": "detpress.detector.kinds",
     "apply_masks": "detpress.detector.model",
     "build_architecture": "detpress.detector.architecture",
-    "coupled_convolutions": "detpress.detector.channels",
+    "by_convolution": "detpress.detector.coupling",
+    "coupled_convolutions": "detpress.detector.coupling",
+    "coupled_filters": "detpress.detector.coupling",
     "folded_weight": "detpress.detector.folding",
     "int8_network": "detpress.encodings.int8_from_scales",
     "load_bundle": "detpress.encodings.bundle",

@@ -14,6 +14,7 @@ from detpress.training.config import TrainingOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from detpress.detector.coupling import Group
     from detpress.detector.model import Model
     from detpress.pruning.gates import GateNames
 
@@ -164,23 +165,34 @@ def gates_of(model: "Model", config: ContinuousOptions) -> "tuple[dict[str, Tens
 
     Raises InputError for a pattern that matches no layer, and where nothing is left to have gates.
     """
-    from detpress.detector.layer_patterns import matching_layers
     from detpress.errors import InputError
-    from detpress.pruning.filter_groups import prunable_groups
     from detpress.pruning.gates import gates_of_filters, gates_of_weights
     from detpress.pruning.single_weights import prunable_weights
 
-    names = model.architecture.names
-    excluded = {names.index(name) for name in matching_layers(config.exclude, names, "exclude")}
+    excluded = excluded_layers(model, config)
     if config.masks == "filters":
-        groups = [group for group in prunable_groups(model.architecture) if excluded.isdisjoint(group)]
-        found = gates_of_filters(model.network, groups, config.initial)
+        found = gates_of_filters(model.network, gated_groups(model, config), config.initial)
     else:
         weights = [name for name in prunable_weights(model.architecture) if int(name.split(".")[1]) not in excluded]
         found = gates_of_weights(model.network, weights, config.initial)
     if not found[0]:
         raise InputError("exclude: nothing is left that could have gates")
     return found
+
+
+def excluded_layers(model: "Model", config: ContinuousOptions) -> set[int]:
+    from detpress.detector.layer_patterns import matching_layers
+
+    names = model.architecture.names
+    return {names.index(name) for name in matching_layers(config.exclude, names, "exclude")}
+
+
+def gated_groups(model: "Model", config: ContinuousOptions) -> "dict[Group, Tensor]":
+    """Those of whose filters none is excluded."""
+    from detpress.pruning.filter_groups import prunable_groups
+
+    excluded = excluded_layers(model, config)
+    return {group: of for group, of in prunable_groups(model.architecture).items() if excluded.isdisjoint(group)}
 
 
 def remembered_round(
@@ -226,14 +238,14 @@ def masked_ticket(model: "Model", kept: "dict[str, Tensor]", gated: "GateNames",
 
     from detpress.detector.model import apply_masks
     from detpress.errors import StageError
-    from detpress.pruning.filter_groups import masks_of_groups, prunable_groups
-    from detpress.pruning.gates import scale_ticket
+    from detpress.pruning.filter_groups import masks_of_groups
+    from detpress.pruning.gates import names_of_gates, scale_ticket
 
     network = copy.deepcopy(model.network)
     scale_ticket(network, gated, config.initial)
     if config.masks == "filters":
-        groups = {group: f"layers.{group[0]}" for group in prunable_groups(model.architecture)}
-        masks = masks_of_groups(network, {group: kept[name] for group, name in groups.items() if name in kept})
+        names = names_of_gates(list(gated_groups(model, config)))
+        masks = masks_of_groups(network, model.architecture, {group: kept[name] for group, name in names.items()})
     else:
         masks = {name: mask for name, mask in kept.items() if not mask.all()}
     if not masks:

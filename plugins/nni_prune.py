@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from detpress.adapters.nni_prune import Schedule
     from detpress.detector.channels import MaskTargets
+    from detpress.detector.coupling import Group
     from detpress.detector.model import Model
 
 
@@ -34,11 +35,7 @@ class Pruner(Plugin):
 
     def plan(self, model: "Model", config: Any) -> Plan:
         targets = self._targets(model, config)
-        kept = {}
-        for layer in targets.layers:
-            shape = model.network.get_parameter(f"layers.{layer}.convolution.weight").shape
-            shape = shape if self._single_weights(config) else shape[:1]
-            kept[layer] = _any_of_them(shape, targets.removed.get(layer, int(targets.sparsity * shape.numel())))
+        kept = _any_weights(model, targets) if self._single_weights(config) else _any_filters(model, targets)
         note = (
             f"{len(targets.ranked)} layers are ranked globally; figures from here on are as if each lost the same share"
         )
@@ -95,6 +92,30 @@ class Pruner(Plugin):
             masks = masks_of_filters(network, kept)
         apply_masks(network, masks)
         return model.with_network(network, Form.MASKED, masks)
+
+
+def _any_weights(model: "Model", targets: "MaskTargets") -> "dict[int, Tensor]":
+    """Such as the targets may leave: layer number -> bool of the weight's shape."""
+    kept = {}
+    for layer in targets.layers:
+        shape = model.network.get_parameter(f"layers.{layer}.convolution.weight").shape
+        kept[layer] = _any_of_them(shape, targets.removed.get(layer, int(targets.sparsity * shape.numel())))
+    return kept
+
+
+def _any_filters(model: "Model", targets: "MaskTargets") -> "dict[int, Tensor]":
+    """Likewise: layer number -> bool (filters,), alike for coupled filters."""
+    import torch
+
+    from detpress.detector.coupling import by_convolution, coupled_filters
+
+    units, ranked = {}, set(targets.ranked)
+    for group, filters in coupled_filters(model.architecture).items():
+        removed = int(targets.sparsity * len(filters)) if ranked.issuperset(group) else targets.units.get(group, 0)
+        units[group] = torch.arange(len(filters)) >= removed
+    lost = by_convolution(model.architecture, units)
+    widths = model.architecture.output_channels
+    return {layer: lost.get(layer, torch.ones(widths[layer], dtype=torch.bool)) for layer in targets.layers}
 
 
 def _any_of_them(shape: "Size", removed: int) -> "Tensor":
@@ -172,13 +193,17 @@ class Slim(Pruner):
 
     def _targets(self, model: "Model", config: SlimPruning) -> "MaskTargets":
         """Without the groups in which no convolution has a BatchNorm."""
-        from detpress.detector.channels import coupled_convolutions, has_part
+        from detpress.detector.channels import has_part
+        from detpress.detector.coupling import coupled_filters, of_units
+
+        def has_norm(group: "Group") -> bool:
+            return any(has_part(model.architecture, i, "norm") for i in group)
 
         targets = super()._targets(model, config)
-        groups = coupled_convolutions(model.architecture)
-        scored = {i for group in groups for i in group if any(has_part(model.architecture, k, "norm") for k in group)}
-        removed = {i: count for i, count in targets.removed.items() if i in scored}
-        return replace(targets, removed=removed, ranked=[i for i in targets.ranked if i in scored])
+        scored = {i for group in filter(has_norm, coupled_filters(model.architecture)) for i in group}
+        units = {group: count for group, count in targets.units.items() if has_norm(group)}
+        ranked = [i for i in targets.ranked if i in scored]
+        return replace(targets, removed=of_units(units), ranked=ranked, units=units)
 
     def _options(self, config: SlimPruning) -> dict[str, Any]:
         return {"regular_scale": config.penalty}

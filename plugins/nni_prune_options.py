@@ -10,8 +10,13 @@ from detpress.options import Options
 from detpress.training.config import TrainingOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+
     from detpress.detector.architecture import Architecture
     from detpress.detector.channels import MaskTargets
+    from detpress.detector.coupling import Group
     from detpress.detector.model import Model
 
 
@@ -155,61 +160,73 @@ def weight_targets(model: "Model", config: WeightPruning | MovementPruning) -> "
 
 
 def filter_targets(architecture: "Architecture", config: FilterPruning) -> "MaskTargets":
-    """The filters to mask; equal for coupled convolutions.
+    """The filters to mask; equal for coupled ones.
 
     Raises InputError for a pattern that matches no layer, a sparsity out of range, coupled layers that are told to
     lose different shares, and a share of parameters that cannot be reached.
     """
     from detpress.detector.channels import stored_parameters, without_filters
+    from detpress.detector.coupling import coupled_filters
     from detpress.errors import InputError
 
     if config.sparsity is not None:
-        return _at_sparsity(architecture, config, config.sparsity)
+        return _at_sparsity(architecture, coupled_filters(architecture), config, config.sparsity)
     assert config.parameters is not None
-    whole = stored_parameters(architecture)
+    whole, coupled = stored_parameters(architecture), coupled_filters(architecture)
 
     def share_removed(thousandths: int) -> float:
-        removed = _at_sparsity(architecture, config, thousandths / 1000).removed
+        removed = _at_sparsity(architecture, coupled, config, thousandths / 1000).removed
         return 1 - stored_parameters(without_filters(architecture, removed)) / whole
 
     thousandths = bisect_left(range(1000), config.parameters, key=share_removed)
     if thousandths == 1000:
         most = math.floor(1000 * share_removed(999)) / 1000
         raise InputError(f"parameters: {config.parameters:g} cannot be reached; at most {most:g} of them can go")
-    return _at_sparsity(architecture, config, thousandths / 1000)
+    return _at_sparsity(architecture, coupled, config, thousandths / 1000)
 
 
-def _at_sparsity(architecture: "Architecture", config: FilterPruning, sparsity: float) -> "MaskTargets":
+def _at_sparsity(
+    architecture: "Architecture", coupled: "Mapping[Group, Tensor]", config: FilterPruning, sparsity: float
+) -> "MaskTargets":
     """`filter_targets` where layers that no option names lose the share `sparsity` of their filters."""
-    from detpress.detector.channels import MaskTargets, coupled_convolutions
+    from detpress.detector.channels import MaskTargets
+    from detpress.detector.coupling import of_units
     from detpress.errors import InputError
 
     shares, named = _shares(architecture, config, sparsity)
-    removed: dict[int, int] = {}
-    ranked: list[int] = []
-    groups = coupled_convolutions(architecture)
-    fixed = [i for i in sorted(named) if shares[i] and not any(i in group for group in groups)]
+    units: dict[Group, int] = {}
+    ranked: set[int] = set()
+    fixed = [i for i in sorted(named) if shares[i] and not any(i in group for group in coupled)]
     if fixed:
         raise InputError(
             f"overrides: the filters of {architecture.names[fixed[0]]} hang together with others and cannot be removed"
         )
-    for group in groups:
+    in_one_way = _with_all_of_their_groups(named, coupled)
+    for group, filters in coupled.items():
         told = sorted({shares[i] for i in group})
         if told[0] == 0:  # filters of the others could be masked, but never taken out
             continue
         if len(told) > 1:
-            names = ", ".join(architecture.names[i] for i in group)
+            names = ", ".join(architecture.names[i] for i in dict.fromkeys(group))
             several = " and ".join(f"{share:g}" for share in told)
             raise InputError(f"overrides: {names} are added to each other and need one sparsity, not {several}")
-        if config.ranking == "global" and not named.intersection(group):
-            ranked += group
+        if config.ranking == "global" and in_one_way.isdisjoint(group):
+            ranked.update(group)
             continue
-        filters = architecture.output_channels[group[0]]
-        wanted = filters - math.floor(told[0] * filters + 1e-9)
-        kept = min(filters, max(1, math.ceil(wanted / config.round_to) * config.round_to))
-        if kept < filters:
-            removed |= dict.fromkeys(group, filters - kept)
-    return MaskTargets(dict(sorted(removed.items())), sorted(ranked), sparsity, config.at_most)
+        wanted = len(filters) - math.floor(told[0] * len(filters) + 1e-9)
+        step = math.lcm(*(config.round_to // math.gcd(config.round_to, group.count(i)) for i in group))
+        kept = min(len(filters), max(1, math.ceil(wanted / step) * step))
+        if kept < len(filters):
+            units[group] = len(filters) - kept
+    return MaskTargets(of_units(units), sorted(ranked), sparsity, config.at_most, units)
+
+
+def _with_all_of_their_groups(layers: set[int], groups: "Iterable[Group]") -> set[int]:
+    """These layers, and all that some of whose filters go with filters of theirs, directly or by others."""
+    found = set(layers)
+    while more := {i for group in groups if not found.isdisjoint(group) for i in group} - found:
+        found |= more
+    return found
 
 
 def _shares(architecture: "Architecture", config: Pruning, sparsity: float) -> tuple[dict[int, float], set[int]]:

@@ -81,7 +81,8 @@ class Inherit(Plugin):
             most = getattr(config, option)
             if most is not None and least > most:
                 raise InputError(f"{option}: {most:,} are asked for, and the smallest network has {least:,}")
-        names = tuple(model.architecture.names[group[0]] for section in members.sections for group in section.groups)
+        firsts = {group[0]: None for section in members.sections for group in section.groups}
+        names = tuple(model.architecture.names[i] for i in firsts)
         note = "which network wins is not known before: figures from here on are the smallest one's"
         return Plan(names, new_model(smallest, seed=0), note)
 

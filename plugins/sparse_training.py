@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from detpress.detector.architecture import Architecture
+    from detpress.detector.coupling import Group
     from detpress.detector.model import Model
     from detpress.pruning.budgets import Budget
-    from detpress.pruning.filter_groups import Group
 
 
 class SparseTrainingOptions(Options):
@@ -86,13 +86,12 @@ class SparseTraining(Plugin):
         from detpress.detector.model import new_model
         from detpress.pruning.budgets import cut_to
 
-        channels = model.architecture.output_channels
         evenly = {
-            group: torch.arange(1, channels[group[0]] + 1) / channels[group[0]]
-            for group in prunable(model.architecture, config)
+            group: torch.arange(1, len(units) + 1) / len(units)
+            for group, units in prunable(model.architecture, config).items()
         }
         cut = cut_to(model.architecture, evenly, budget_of(model.architecture, config.cuts()[-1]), config.floor)
-        names = tuple(model.architecture.names[i] for i in sorted(i for group in cut.kept for i in group))
+        names = tuple(model.architecture.names[i] for i in sorted({i for group in cut.kept for i in group}))
         left = new_model(cut.architecture, seed=0).network
         note = "all filters are ranked together; figures from here on are as if each layer lost the same share"
         return Plan(names, model.with_network(left), note)
@@ -114,16 +113,21 @@ class SparseTraining(Plugin):
         return model
 
 
-def prunable(architecture: "Architecture", config: SparseTrainingOptions) -> "list[Group]":
-    """Groups of filters that may go. Raises InputError for a pattern that matches no layer, and where none are left."""
+def prunable(architecture: "Architecture", config: SparseTrainingOptions) -> "dict[Group, Tensor]":
+    """Groups of filters that may go, as `coupled_filters` has them.
+
+    Raises InputError for a pattern that matches no layer, and where none are left.
+    """
     from detpress.detector.layer_patterns import matching_layers
     from detpress.errors import InputError
     from detpress.pruning.filter_groups import prunable_groups
 
     excluded = matching_layers(config.exclude, architecture.names, "exclude")
-    groups = [
-        group for group in prunable_groups(architecture) if not any(architecture.names[i] in excluded for i in group)
-    ]
+    groups = {
+        group: units
+        for group, units in prunable_groups(architecture).items()
+        if not any(architecture.names[i] in excluded for i in group)
+    }
     if not groups:
         raise InputError("exclude: no filter is left that could be taken out")
     return groups
@@ -165,7 +169,7 @@ def cut_down(model: "Model", budget: "Budget", config: SparseTrainingOptions, be
     scores = importance(network, coupled_tensors(architecture, prunable(architecture, config)))
     cut = cut_to(architecture, scores, budget, config.floor)
     for group, kept in cut.kept.items():
-        names = ", ".join(architecture.names[i] for i in group)
+        names = ", ".join(architecture.names[i] for i in dict.fromkeys(group))
         bench.log.info("%s: %d -> %d filters, scores %s", names, len(kept), int(kept.sum()), spread(scores[group]))
     for block in cut.blocks:
         bench.log.info("%s to %s: gone", architecture.names[block.source + 1], architecture.names[block.shortcut])

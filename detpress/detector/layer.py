@@ -30,13 +30,15 @@ LARGEST_COUNT = 2**16  # filters, classes, pixels of a side: more is a mistake, 
 
 # How the channels that a layer gives hang together with those that it takes:
 #   made        of all channels that it takes, by filters
-#   filtered    one by one, by a filter each: a depthwise convolution
+#   filtered    in parts that see only each other, by filters: a convolution with groups, such as a depthwise one
 #   passed      one by one, of what it takes; where a channel is zero, so is what is made of it
 #   added       as passed, of several maps: zero where all are
 #   multiplied  as passed, of several maps: zero where any is
 #   beside      those of all maps that it takes, one map after the other
+#   part        as beside, of one of the equal parts of each map
+#   repeated    those of the one map that it takes, several times, one time after the other
 #   fixed       not known: no channel that it takes or gives can be removed
-Channels = Literal["made", "filtered", "passed", "added", "multiplied", "beside", "fixed"]
+Channels = Literal["made", "filtered", "passed", "added", "multiplied", "beside", "part", "repeated", "fixed"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.channels import follow_channels, without_filters
+from detpress.detector.channels import without_filters
+from detpress.detector.coupling import follow_channels
 from detpress.detector.kinds import Convolution
 from detpress.detector.network import Network, weight_name, without_memory
 from detpress.errors import InputError, StageError
@@ -71,8 +72,11 @@ def narrowing(network: Network, kept: Mapping[int, Tensor]) -> Narrowing:
         along = [left[i], left[incoming]] if incoming >= 0 else [left[i]]
         for dimension, (is_now, becomes) in enumerate(zip(tensor.shape, shapes[name], strict=True)):
             if is_now != becomes:
-                # A convolution's filters lie along its first dimension, what they take along its second.
+                # A convolution's filters lie along its first dimension, what they take along its second: where it
+                # has groups, of each the same, from the first on.
                 channels = along[min(dimension, len(along) - 1)]
+                if dimension == 1 and isinstance(architecture.layers[i], Convolution):
+                    channels = channels[:is_now]
                 if (len(channels), int(channels.sum())) != (is_now, becomes):
                     raise StageError(f"{name} does not go with its channels: {is_now} where {becomes} are left")
                 selected[name] = (*selected.get(name, ()), (dimension, channels.nonzero().flatten()))
@@ -82,7 +86,7 @@ def narrowing(network: Network, kept: Mapping[int, Tensor]) -> Narrowing:
 def narrow(network: Network, kept: Mapping[int, Tensor]) -> Network:
     """The network without the filters that are not kept: the same maps as with these masked (`masks_of_filters`).
 
-    kept: convolution's layer number -> bool (filters,), alike for coupled convolutions; all others keep theirs.
+    kept: convolution's layer number -> bool (filters,), alike for coupled filters; all others keep theirs.
     Raises StageError where a tensor of a layer of another package cannot go with its channels.
     """
     found = narrowing(network, kept)

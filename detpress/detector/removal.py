@@ -35,7 +35,7 @@ def residual_blocks(architecture: Architecture) -> list[Block]:
     """Those whose inner layers take nothing from before the block, and give nothing to layers behind it."""
     found = []
     for i, layer in enumerate(architecture.layers):
-        if isinstance(layer, Shortcut) and layer.source < i - 1:
+        if isinstance(layer, Shortcut) and layer.source < i - 1 and _gives_its_source(architecture, layer, i):
             block = Block(layer.source, i)
             inner = [(k, architecture.layers[k]) for k in block.inner]
             behind = architecture.layers[i:]
@@ -46,6 +46,12 @@ def residual_blocks(architecture: Architecture) -> list[Block]:
             ):
                 found.append(block)
     return found
+
+
+def _gives_its_source(architecture: Architecture, shortcut: Shortcut, number: int) -> bool:
+    """Whether the shortcut gives what its source does where it adds zeros."""
+    maps = architecture.output_maps
+    return shortcut.activation == "linear" and maps[number] == maps[shortcut.source]
 
 
 @dataclass(frozen=True)

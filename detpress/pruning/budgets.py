@@ -1,8 +1,9 @@
 """Which filters go, where filters of all groups are ranked together and so much may be left.
 
-Filters go one after the other, the least important of all groups first, until budgets of parameters and MACs are met,
-as the layer list counts them. Each group keeps at least `floor` filters; a residual block goes as a whole when a width
-inside it has come down to the floor.
+What is called a filter here is a unit of its group (see `detpress.detector.coupling`). Filters go one after the other,
+the least important of all groups first, until budgets of parameters and MACs are met, as the layer list counts them.
+Each group keeps at least `floor` filters; a residual block goes as a whole when a width inside it has come down to the
+floor.
 
 Two budgets at once: importance says nothing of what a filter costs, so that one budget would be met long before the
 other, and filters would go on going which cost little of what is still too much. The ranking is then tilted: importance
@@ -20,9 +21,9 @@ from torch import Tensor
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import without_filters
+from detpress.detector.coupling import Group, of_units
 from detpress.detector.removal import Block, residual_blocks, without_blocks
 from detpress.errors import InputError
-from detpress.pruning.filter_groups import Group
 
 TILTS = 7  # how many are tried, halving the range each time
 
@@ -52,7 +53,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Cut:
-    """kept: group -> bool (filters,), of the groups that lose some. blocks: those that go as a whole.
+    """kept: group -> bool (units,), of the groups that lose some. blocks: those that go as a whole.
 
     architecture: of what is left.
     """
@@ -74,7 +75,7 @@ def size_of(architecture: Architecture) -> Size:
 def cut_to(architecture: Architecture, importance: Mapping[Group, Tensor], budget: Budget, floor: int) -> Cut:
     """The fewest filters, by their importance, without which the budgets are met: one less, and they are not.
 
-    importance: group -> float (filters,), comparable between groups, of all groups that may lose filters.
+    importance: group -> float (units,), comparable between groups, of all groups that may lose filters.
     Raises InputError where too much is left even with `floor` filters in each of them.
     """
     filters = _Filters(architecture, importance, floor)
@@ -113,7 +114,8 @@ class _Filters:
         self.architecture, self.floor = architecture, floor
         self.groups = list(importance)
         whole = size_of(architecture)
-        self.ratios = [self._ratio(group, whole) for group in self.groups]
+        self.units = [len(values) for values in importance.values()]
+        self.ratios = [self._ratio(place, whole) for place in range(len(self.groups))]
         self.blocks = residual_blocks(architecture)
         self.importance: dict[Filter, float] = {}
         for place, values in enumerate(importance.values()):
@@ -121,11 +123,11 @@ class _Filters:
             for number in least_first[: max(0, len(values) - floor)]:
                 self.importance[place, number] = float(values[number])
 
-    def _ratio(self, group: Group, whole: Size) -> float:
+    def _ratio(self, place: int, whole: Size) -> float:
         """MACs that go with a parameter of the group's filters, relative to the whole network's."""
-        if self.architecture.output_channels[group[0]] == 1:
+        if self.units[place] == 1:
             return 1.0  # which none of them will lose
-        less = size_of(without_filters(self.architecture, dict.fromkeys(group, 1)))
+        less = size_of(without_filters(self.architecture, of_units({self.groups[place]: 1})))
         return (whole.macs - less.macs) / (whole.parameters - less.parameters) / (whole.macs / whole.parameters)
 
     def order(self, tilt: float = 0.0) -> list[Filter]:
@@ -143,7 +145,7 @@ class _Filters:
     def _losses(self, gone: Sequence[Filter]) -> tuple[dict[int, int], tuple[Block, ...]]:
         """Convolution's layer number -> filters that it loses; the blocks with a width inside that is at the floor."""
         counts = Counter(place for place, _ in gone)
-        removed = {i: count for place, count in counts.items() for i in self.groups[place]}
+        removed = of_units({self.groups[place]: count for place, count in counts.items()})
         widths = self.architecture.output_channels
         at_floor = {i for place in counts for i in self.groups[place] if widths[i] - removed[i] <= self.floor}
         inside = [group for group in self.groups if at_floor.issuperset(group)]
@@ -154,6 +156,5 @@ class _Filters:
         kept: dict[Group, Tensor] = {}
         for place, number in gone:
             group = self.groups[place]
-            everything = torch.ones(self.architecture.output_channels[group[0]], dtype=torch.bool)
-            kept.setdefault(group, everything)[number] = False
+            kept.setdefault(group, torch.ones(self.units[place], dtype=torch.bool))[number] = False
         return Cut(kept, self._losses(gone)[1], self.left(gone))

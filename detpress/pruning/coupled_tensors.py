@@ -16,16 +16,16 @@ arXiv:2301.12900, 2023, by its authors' code (Torch-Pruning, `GroupMagnitudeImpo
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.channels import follow_channels, has_part
+from detpress.detector.channels import has_part
+from detpress.detector.coupling import Group, follow_channels
 from detpress.detector.kinds import Convolution
-from detpress.pruning.filter_groups import Group
 
 LARGEST_FACTOR = 16.0  # 2^alpha with DepGraph's alpha of 4
 
@@ -34,64 +34,74 @@ LARGEST_FACTOR = 16.0  # 2^alpha with DepGraph's alpha of 4
 class Taken:
     """Channels of a group that a convolution takes.
 
-    columns: of its weight, int (n,). filters: of the group, int (n,): the one that gives each column's channel.
+    columns: of its weight, int (n,). units: of the group, int (n,): the one that gives each column's channel.
     """
 
     convolution: int
     columns: Tensor
-    filters: Tensor
+    units: Tensor
 
 
 @dataclass(frozen=True)
 class CoupledTensors:
-    """What goes with each of so many filters of a group. norms: those of its convolutions that have a BatchNorm."""
+    """What goes with each unit of a group.
+
+    filters: int (units, filters of a unit), of the group's convolutions. norms: those that have a BatchNorm.
+    """
 
     group: Group
-    filters: int
+    filters: Tensor
     norms: tuple[int, ...]
     taken: tuple[Taken, ...]
 
+    def of_each(self, convolutions: Sequence[int]) -> list[tuple[int, Tensor]]:
+        """For each filter that a unit has of these convolutions: the layer's number, and int (units,): which filter."""
+        return [(i, filters) for i, filters in zip(self.group, self.filters.T, strict=True) if i in convolutions]
 
-def coupled_tensors(architecture: Architecture, groups: Sequence[Group]) -> list[CoupledTensors]:
-    """Of each group, in order."""
+
+def coupled_tensors(architecture: Architecture, groups: Mapping[Group, Tensor]) -> list[CoupledTensors]:
+    """Of each group, in order. groups: as `coupled_filters` has them."""
     channels = architecture.output_channels
-    firsts = torch.tensor([0, *(channels[group[0]] for group in groups)]).cumsum(0)
-    numbered = [torch.arange(int(first), int(last)) for first, last in itertools.pairwise(firsts)]
-    own = {i: numbers for group, numbers in zip(groups, numbered, strict=True) for i in group}
+    firsts = torch.tensor([0, *map(len, groups.values())]).cumsum(0)
+    own: dict[int, Tensor] = {}  # the units' numbers, those of all groups in a row
+    for (group, filters), (first, last) in zip(groups.items(), itertools.pairwise(firsts.tolist()), strict=True):
+        for i, numbers in zip(group, filters.T, strict=True):
+            own.setdefault(i, torch.full((channels[i],), -1))[numbers] = torch.arange(first, last)
     given = follow_channels(architecture, own, other=-1)
     taken: list[list[Taken]] = [[] for _ in groups]
     for i, layer in enumerate(architecture.layers):
         [incoming, *_] = layer.inputs(i)
-        if isinstance(layer, Convolution) and layer.groups == 1 and incoming >= 0:
+        if isinstance(layer, Convolution) and not layer.loses_parts and incoming >= 0:
+            seen = given[incoming][: channels[incoming] // layer.groups]  # by its first part; the others see the like
             for k, (first, last) in enumerate(zip(firsts.tolist(), firsts[1:].tolist(), strict=False)):
-                columns = ((given[incoming] >= first) & (given[incoming] < last)).nonzero().flatten()
+                columns = ((seen >= first) & (seen < last)).nonzero().flatten()
                 if len(columns):
-                    taken[k].append(Taken(i, columns, given[incoming][columns] - first))
+                    taken[k].append(Taken(i, columns, seen[columns] - first))
     return [
         CoupledTensors(
-            group, channels[group[0]], tuple(i for i in group if has_part(architecture, i, "norm")), tuple(taken[k])
+            group, filters, tuple(i for i in dict.fromkeys(group) if has_part(architecture, i, "norm")), tuple(taken[k])
         )
-        for k, group in enumerate(groups)
+        for k, (group, filters) in enumerate(groups.items())
     ]
 
 
 def squares(network: nn.Module, coupled: CoupledTensors) -> Tensor:
-    """Sum of squares of each coupled tensor's part that goes with each filter: (tensors, filters), differentiable."""
+    """Sum of squares of each coupled tensor's part that goes with each unit: (tensors, units), differentiable."""
     found = []
-    for i in coupled.group:
-        found.append(network.get_parameter(f"layers.{i}.convolution.weight").square().flatten(1).sum(dim=1))
-    for i in coupled.norms:
-        found.append(network.get_parameter(f"layers.{i}.norm.weight").square())
+    for i, filters in coupled.of_each(coupled.group):
+        rows = network.get_parameter(f"layers.{i}.convolution.weight").square().flatten(1).sum(dim=1)
+        found.append(rows[filters.to(rows.device)])
+    found += [scales.square() for scales in _scales(network, coupled)]
     for taken in coupled.taken:
         weight = network.get_parameter(f"layers.{taken.convolution}.convolution.weight")
         columns = weight.square().sum(dim=(0, 2, 3))[taken.columns.to(weight.device)]
-        found.append(columns.new_zeros(coupled.filters).index_add(0, taken.filters.to(weight.device), columns))
+        found.append(columns.new_zeros(len(coupled.filters)).index_add(0, taken.units.to(weight.device), columns))
     return torch.stack(found)
 
 
 @torch.no_grad()
 def importance(network: nn.Module, coupled: Sequence[CoupledTensors]) -> dict[Group, Tensor]:
-    """Group -> (filters,): the squared L2 norm, a mean over the coupled tensors, divided by the group's mean.
+    """Group -> (units,): the squared L2 norm, a mean over the coupled tensors, divided by the group's mean.
 
     Divided so, filters of all groups are ranked together.
     """
@@ -105,7 +115,7 @@ def importance(network: nn.Module, coupled: Sequence[CoupledTensors]) -> dict[Gr
 def penalty_factors(norms: Tensor) -> Tensor:
     """DepGraph's gamma_k = 16^((max I - I_k) / (max I - min I)): from 1, the most important, to 16.
 
-    norms: I, the L2 norms of a group's filters, (filters,). Where all are equal there is nothing to tell apart: 1.
+    norms: I, the L2 norms of a group's units, (units,). Where all are equal there is nothing to tell apart: 1.
     """
     span = norms.max() - norms.min()
     return LARGEST_FACTOR ** ((norms.max() - norms) / span.clamp(min=torch.finfo(norms.dtype).tiny))
@@ -123,6 +133,13 @@ def group_penalty(network: nn.Module, coupled: Sequence[CoupledTensors]) -> Tens
 
 def scale_penalty(network: nn.Module, coupled: Sequence[CoupledTensors]) -> Tensor:
     """The L1 norm of the scales of all BatchNorms whose filters can go, a scalar."""
-    return torch.stack(
-        [network.get_parameter(f"layers.{i}.norm.weight").abs().sum() for one in coupled for i in one.norms]
-    ).sum()
+    return torch.stack([scales.abs().sum() for one in coupled for scales in _scales(network, one)]).sum()
+
+
+def _scales(network: nn.Module, coupled: CoupledTensors) -> list[Tensor]:
+    """Of the BatchNorms, those that go with each unit: (units,), for each of its filters."""
+    found = []
+    for i, filters in coupled.of_each(coupled.norms):
+        weight = network.get_parameter(f"layers.{i}.norm.weight")
+        found.append(weight[filters.to(weight.device)])
+    return found

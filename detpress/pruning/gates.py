@@ -10,16 +10,18 @@ beta rises from 1 to 200, so that m goes to 0 where s < 0 and to 1 / sigmoid(s0)
 """
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from detpress.detector.coupling import Group
 from detpress.detector.network import Network, filled_network
-from detpress.pruning.filter_groups import Group
 
-GateNames = dict[str, str]  # parameter's name -> name of the gates that it is multiplied by
+Rows = Tensor | None  # of a parameter, int (n,); None: it as a whole
+GateNames = dict[str, list[tuple[str, Rows]]]  # parameter's name -> names of gates, and what each multiplies of it
 
 
 def soft_gates(s: Tensor, beta: Tensor | float, s0: float) -> Tensor:
@@ -50,25 +52,34 @@ def kept_by(s: Tensor) -> Tensor:
 def gates_of_weights(network: nn.Module, names: list[str], s0: float) -> tuple[dict[str, Tensor], GateNames]:
     """A gate for each weight of these parameters."""
     shapes = {name: network.get_parameter(name).shape for name in names}
-    return {name: torch.full(shape, s0) for name, shape in shapes.items()}, {name: name for name in names}
+    return {name: torch.full(shape, s0) for name, shape in shapes.items()}, {name: [(name, None)] for name in names}
 
 
-def gates_of_filters(network: nn.Module, groups: list[Group], s0: float) -> tuple[dict[str, Tensor], GateNames]:
-    """A gate for each filter, one for all those that a residual stream couples.
+def names_of_gates(groups: Sequence[Group]) -> dict[Group, str]:
+    """That of the first convolution, where no other group begins with it."""
+    firsts = Counter(group[0] for group in groups)
+    return {group: f"layers.{group[0] if firsts[group[0]] == 1 else '+'.join(map(str, group))}" for group in groups}
+
+
+def gates_of_filters(
+    network: nn.Module, groups: Mapping[Group, Tensor], s0: float
+) -> tuple[dict[str, Tensor], GateNames]:
+    """A gate for each filter, one for all those that go together.
 
     It is on what the filter gives: on its BatchNorm's scale and shift, since BatchNorm takes back what scales the
     weights before it; where there is none, on its weights and bias.
     """
     parameters = dict(network.named_parameters())
-    values, gated = {}, {}
-    for group in groups:
-        name = f"layers.{group[0]}"
-        values[name] = torch.full((len(parameters[f"{name}.convolution.weight"]),), s0)
-        for i in group:
+    values: dict[str, Tensor] = {}
+    gated: GateNames = {}
+    for group, name in names_of_gates(list(groups)).items():
+        values[name] = torch.full((len(groups[group]),), s0)
+        for i, filters in zip(group, groups[group].T, strict=True):
             part = "norm" if f"layers.{i}.norm.weight" in parameters else "convolution"
             for tensor in ("weight", "bias"):
                 if (parameter := f"layers.{i}.{part}.{tensor}") in parameters:
-                    gated[parameter] = name
+                    whole = torch.equal(filters, torch.arange(len(parameters[parameter])))
+                    gated.setdefault(parameter, []).append((name, None if whole else filters))
     return values, gated
 
 
@@ -98,20 +109,24 @@ class Gates(nn.Module):
 class Gated(nn.Module):
     """A parameter times gates. These are in a tuple: the network they are hung into does not own them."""
 
-    def __init__(self, gates: Gates, name: str) -> None:
+    def __init__(self, gates: Gates, names: Sequence[tuple[str, Rows]]) -> None:
         super().__init__()
-        self.gates, self.name = (gates,), name
+        self.gates, self.names = (gates,), names
 
     def forward(self, parameter: Tensor) -> Tensor:
-        gates = self.gates[0].soft(self.name)
-        return parameter * gates.view(*gates.shape, *[1] * (parameter.ndim - gates.ndim))
+        for name, rows in self.names:
+            gates = self.gates[0].soft(name)
+            if rows is not None:
+                gates = gates.new_ones(len(parameter)).index_copy(0, rows.to(gates.device), gates)
+            parameter = parameter * gates.view(*gates.shape, *[1] * (parameter.ndim - gates.ndim))
+        return parameter
 
 
 def hang_into(network: nn.Module, gates: Gates, gated: GateNames) -> None:
     """Multiplies the network's parameters by the gates, whenever they are used."""
-    for parameter, name in gated.items():
+    for parameter, names in gated.items():
         module, _, tensor = parameter.rpartition(".")
-        parametrize.register_parametrization(network.get_submodule(module), tensor, Gated(gates, name))
+        parametrize.register_parametrization(network.get_submodule(module), tensor, Gated(gates, names))
 
 
 def without_gates(network: Network) -> Network:
@@ -126,5 +141,6 @@ def without_gates(network: Network) -> Network:
 @torch.no_grad()
 def scale_ticket(network: nn.Module, gated: GateNames, s0: float) -> None:
     """Multiplies, in place, what was gated by what an open gate is in the end."""
-    for parameter in gated:
-        network.get_parameter(parameter).mul_(ticket_scale(s0))
+    for parameter, names in gated.items():
+        for _, rows in names:
+            network.get_parameter(parameter)[slice(None) if rows is None else rows] *= ticket_scale(s0)

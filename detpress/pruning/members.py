@@ -28,11 +28,12 @@ from torch import Tensor
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import without_filters
+from detpress.detector.coupling import Group, of_units
 from detpress.detector.kinds import Yolo
 from detpress.detector.removal import Block, residual_blocks, without_blocks
 from detpress.errors import InputError
 from detpress.pruning.budgets import Cut
-from detpress.pruning.filter_groups import Group, prunable_groups
+from detpress.pruning.filter_groups import prunable_groups
 
 Choices = Mapping[str, Any]  # label -> what is chosen
 
@@ -72,6 +73,7 @@ class Members:
 
     def __init__(self, architecture: Architecture, widths: Sequence[float], depths: Sequence[float]) -> None:
         self.architecture, self.sections = architecture, sections(architecture)
+        self.units = {group: len(filters) for group, filters in prunable_groups(architecture).items()}
         self.choices: dict[str, list[Any]] = {}
         for section in self.sections:
             if section.groups:
@@ -88,27 +90,25 @@ class Members:
 
     def architecture_of(self, choices: Choices) -> Architecture:
         """The layer list of the member."""
-        widths = self.architecture.output_channels
-        removed = {i: widths[group[0]] - left for group, left in self._filters_left(choices).items() for i in group}
+        removed = of_units({group: self.units[group] - left for group, left in self._units_left(choices).items()})
         return without_blocks(without_filters(self.architecture, removed), self._blocks_gone(choices)).architecture
 
     def cut(self, choices: Choices, importance: Mapping[Group, Tensor]) -> Cut:
-        """What goes from the whole network, so that the member is left. importance: of each group's filters."""
+        """What goes from the whole network, so that the member is left. importance: of each group's units."""
         kept = {}
-        for group, left in self._filters_left(choices).items():
+        for group, left in self._units_left(choices).items():
             order = importance[group].argsort(descending=True, stable=True)
             kept[group] = torch.zeros(len(order), dtype=torch.bool).index_fill(0, order[:left], True)
         return Cut(kept, self._blocks_gone(choices), self.architecture_of(choices))
 
-    def _filters_left(self, choices: Choices) -> dict[Group, int]:
+    def _units_left(self, choices: Choices) -> dict[Group, int]:
         """Of the groups that lose some."""
-        widths = self.architecture.output_channels
         left = {
-            group: max(1, round(choices[f"{section.name}.width"] * widths[group[0]]))
+            group: max(1, round(choices[f"{section.name}.width"] * self.units[group]))
             for section in self.sections
             for group in section.groups
         }
-        return {group: number for group, number in left.items() if number < widths[group[0]]}
+        return {group: number for group, number in left.items() if number < self.units[group]}
 
     def _blocks_gone(self, choices: Choices) -> tuple[Block, ...]:
         return tuple(

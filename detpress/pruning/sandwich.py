@@ -7,6 +7,7 @@ from functools import cache
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from detpress.detector.coupling import by_convolution
 from detpress.detector.narrowing import narrowing
 from detpress.detector.network import Network, without_memory
 from detpress.detector.removal import without_blocks
@@ -22,7 +23,7 @@ class Inherited:
     """
 
     def __init__(self, whole: Network, cut: Cut) -> None:
-        self.narrowing = narrowing(whole, {i: filters for group, filters in cut.kept.items() for i in group})
+        self.narrowing = narrowing(whole, by_convolution(whole.architecture, cut.kept))
         self.removal = without_blocks(self.narrowing.architecture, cut.blocks)
         with without_memory():
             self.network = Network(self.removal.architecture).train()

@@ -11,7 +11,13 @@ from torch import Tensor
 from detpress.detector.form import Form
 from detpress.detector.model import Model, apply_masks
 from detpress.errors import InputError
-from detpress.pruning.filter_groups import filter_magnitudes, kept_filters, masks_of_groups, on_one_scale
+from detpress.pruning.filter_groups import (
+    filter_magnitudes,
+    kept_filters,
+    masks_of_groups,
+    on_one_scale,
+    prunable_groups,
+)
 from detpress.pruning.single_weights import kept_weights, weight_magnitudes
 
 
@@ -57,10 +63,10 @@ class Filters(Unit):
         return kept_filters(model.architecture, model.masks)
 
     def magnitudes(self, model: Model, kept: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
-        return on_one_scale(filter_magnitudes(model.network, list(kept)), kept)
+        return on_one_scale(filter_magnitudes(model.network, prunable_groups(model.architecture)), kept)
 
     def masks(self, model: Model, kept: Mapping[Any, Tensor]) -> dict[str, Tensor]:
-        return masks_of_groups(model.network, kept)
+        return masks_of_groups(model.network, model.architecture, kept)
 
 
 UNITS: dict[str, Unit] = {"weights": SingleWeights(), "filters": Filters()}

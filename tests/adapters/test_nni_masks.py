@@ -9,7 +9,8 @@ import torch
 
 from detpress.adapters.nni_prune import choose_filters, choose_weights
 from detpress.detector.architecture import build_architecture
-from detpress.detector.channels import MaskTargets, coupled_convolutions
+from detpress.detector.channels import MaskTargets
+from detpress.detector.coupling import coupled_convolutions
 from detpress.detector.model import Model, new_model
 
 BENCH = SimpleNamespace(log=logging.getLogger("tests.nni_prune"))  # all that is used where nothing is trained

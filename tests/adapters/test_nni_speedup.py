@@ -13,7 +13,8 @@ from torch import Tensor
 
 from detpress.adapters.nni_speedup import speed_up
 from detpress.detector.architecture import Architecture, build_architecture
-from detpress.detector.channels import coupled_convolutions, masks_of_filters, removable_filters, without_filters
+from detpress.detector.channels import masks_of_filters, removable_filters, without_filters
+from detpress.detector.coupling import coupled_convolutions
 from detpress.detector.design import architecture_names
 from detpress.detector.kinds import AveragePool, Convolution, Dropout, ScaleChannels, Shortcut, Yolo
 from detpress.detector.layer import Layer

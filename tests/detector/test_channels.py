@@ -5,12 +5,12 @@ import torch
 
 from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.channels import (
-    coupled_convolutions,
     masks_of_filters,
     removable_filters,
     stored_parameters,
     without_filters,
 )
+from detpress.detector.coupling import coupled_convolutions
 from detpress.detector.kinds import AveragePool, Convolution, Route, ScaleChannels, Shortcut, Yolo
 from detpress.detector.layer import Layer
 from detpress.detector.model import apply_masks
@@ -70,15 +70,13 @@ def test_squeeze_and_excitation_loses_what_it_scales() -> None:
     ("layers", "groups"),
     [
         ((Convolution(8, 3), Convolution(8, 3, groups=2), Convolution(4, 1)), [(2,), (3,)]),
-        ((Convolution(8, 3), Convolution(16, 3, groups=8), Convolution(4, 1)), [(2,), (3,)]),
         ((Convolution(8, 3), Convolution(4, 1), Route((1, 1)), Shortcut(0)), [(4,)]),
-        ((Convolution(8, 3), Convolution(4, 1), Route((0, 1)), Convolution(12, 1, groups=12)), [(4,)]),
         ((Convolution(8, 3), Convolution(4, 1, activation="logistic"), Convolution(5, 1)), [(0,), (2,), (3,)]),
         ((Convolution(3, 1, groups=3), Convolution(4, 1)), [(1,), (2,)]),
     ],
-    ids=["grouped", "two filters a channel", "torn", "depthwise over two", "zero becomes a half", "of the images"],
+    ids=["grouped", "torn", "zero becomes a half", "of the images"],
 )
-def test_what_hangs_together_in_other_ways_keeps_its_filters(
+def test_what_hangs_together_in_other_ways_is_no_plain_group(
     layers: tuple[Layer, ...], groups: list[tuple[int, ...]]
 ) -> None:
     assert coupled_convolutions(network_of(*layers)) == groups

@@ -20,7 +20,8 @@ from detpress.detector.architecture import (
     Yolo,
     build_architecture,
 )
-from detpress.detector.channels import coupled_convolutions, without_filters
+from detpress.detector.channels import without_filters
+from detpress.detector.coupling import coupled_convolutions
 from detpress.detector.darknet import (
     WeightsHeader,
     read_model,

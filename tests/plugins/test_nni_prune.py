@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from detpress.detector.architecture import Architecture, Convolution, build_architecture
-from detpress.detector.channels import coupled_convolutions, stored_parameters, without_filters
+from detpress.detector.channels import stored_parameters, without_filters
+from detpress.detector.coupling import coupled_convolutions
 from detpress.detector.design import architecture_names
 from detpress.detector.form import Form
 from detpress.detector.kinds import AveragePool, ScaleChannels, Yolo

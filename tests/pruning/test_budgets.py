@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.channels import without_filters
+from detpress.detector.coupling import Group
 from detpress.detector.kinds import Convolution, Route, Shortcut, Yolo
 from detpress.detector.model import Model, apply_masks
 from detpress.detector.network import Network
@@ -18,7 +19,7 @@ from detpress.measure.size import macs, parameter_count
 from detpress.pruning.budgets import Budget, Size, cut_to, size_of
 from detpress.pruning.coupled_tensors import coupled_tensors, importance
 from detpress.pruning.cutting import carry_out, masks_of_cut
-from detpress.pruning.filter_groups import Group, prunable_groups
+from detpress.pruning.filter_groups import prunable_groups
 
 HEAD = (Convolution(6, 1, batch_normalize=False, activation="linear"), Yolo(((10, 10),)))
 

@@ -45,7 +45,7 @@ def test_what_goes_with_a_filter_is_its_rows_its_scales_and_the_columns_of_what_
     assert (stream.group, stream.norms, inner.group, last.group) == ((0, 2), (0, 2), (1,), (5,))
     assert [taken.convolution for taken in stream.taken] == [1, 5, 7]
     assert stream.taken[2].columns.tolist() == [2, 3, 4, 5], "behind the two of layer 5"
-    assert stream.taken[2].filters.tolist() == [0, 1, 2, 3]
+    assert stream.taken[2].units.tolist() == [0, 1, 2, 3]
     assert [(taken.convolution, taken.columns.tolist()) for taken in last.taken] == [(7, [0, 1])]
 
 

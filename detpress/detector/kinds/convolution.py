@@ -115,17 +115,24 @@ class Convolution(Layer):
         )
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
-        if self.groups == 1:
-            return "made"
-        return "filtered" if self.groups == self.filters == taken[0].channels else "fixed"
+        return "made" if self.groups == 1 else "filtered"
 
     @property
     def keeps_zeros(self) -> bool:  # type: ignore[override]
         return keeps_zeros(self.activation)
 
+    @property
+    def loses_parts(self) -> bool:
+        """Whether a whole part of its filters goes, with the channels that it takes; otherwise, some of each part.
+
+        A depthwise convolution has as many parts as filters. Of few wide parts too much would go at once.
+        """
+        return self.groups > 1 and self.groups**2 >= self.filters
+
     def with_filters(self, filters: int) -> "Convolution":
-        """With so many filters; a depthwise convolution has as many groups."""
-        return replace(self, filters=filters, groups=filters if 1 < self.groups == self.filters else self.groups)
+        """With so many filters, in as many groups as there are of their size where it `loses_parts`."""
+        groups = self.groups * filters // self.filters if self.loses_parts else self.groups
+        return replace(self, filters=filters, groups=groups)
 
     def parameters(self, taken: Sequence[FeatureMap]) -> int:
         return self._weights(taken) + (2 if self.batch_normalize else int(self.bias)) * self.filters

@@ -137,8 +137,7 @@ class Shortcut(WithSource):
         return activated(Add(before.channels, other.channels), self.activation)
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
-        before, other = taken
-        return "added" if before.channels == other.channels else "fixed"
+        return "added"
 
     def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
         (one, other), ((before, *_), (source, *_)) = taken, graph.taken
@@ -256,7 +255,7 @@ class Route(Layer):
         return ConcatenateParts(self.taken_parts([one.channels for one in taken]))
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
-        return "beside" if self.whole else "fixed"
+        return "beside" if self.whole else "part"
 
     def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
         if not self.whole:

@@ -185,6 +185,9 @@ class Reorg(Layer):
             raise InputError(f"cannot cut {before} into squares of {self.stride} x {self.stride}")
         return FeatureMap(before.channels * self.stride**2, before.height // self.stride, before.width // self.stride)
 
+    def channels(self, taken: Sequence[FeatureMap]) -> Channels:
+        return "repeated"
+
     def module(self, taken: Sequence[FeatureMap]) -> nn.Module:
         return SpaceToDepth(self.stride)
 
