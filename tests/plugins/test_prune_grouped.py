@@ -121,7 +121,9 @@ def test_what_is_masked_at_once_goes(model: Model, plugin: Plugin, config: Any) 
 def test_what_is_masked_while_it_trains_goes(
     model: Model, devkit: Devkit, tmp_path: Path, plugin: Plugin, config: Any
 ) -> None:
-    assert_goes_without_a_trace(model, plugin, config, small_bench(devkit, model, tmp_path / "bench"))
+    bench = small_bench(devkit, model, tmp_path / "bench")
+    bench.files = tmp_path
+    assert_goes_without_a_trace(model, plugin, config, bench)
 
 
 def test_half_of_the_units_of_each_group_go(model: Model) -> None:
