@@ -187,7 +187,7 @@ def choose_filters(
     for one in groups:
         names = [f"layers.{i}.{part}" for i in one.convolutions]
         competes = not set(targets.ranked).isdisjoint(one.group)
-        if is_plain(architecture, one.group, one.filters):
+        if is_plain(channels, one.group, one.filters):
             first |= dict.fromkeys(one.group, one.convolutions[0])
             together += [_Together(names)] if competes else []
         else:

@@ -63,23 +63,27 @@ def coupled_convolutions(architecture: Architecture) -> list[Group]:
 
     Left out are those where filters hang together in other ways, see `coupled_filters`.
     """
-    return [group for group, filters in coupled_filters(architecture).items() if is_plain(architecture, group, filters)]
+    widths = architecture.output_channels
+    return [group for group, filters in coupled_filters(architecture).items() if is_plain(widths, group, filters)]
 
 
-def is_plain(architecture: Architecture, group: Group, filters: Tensor) -> bool:
-    """Whether unit k is filter k of each of the group's convolutions, and they have no others."""
-    every = {architecture.output_channels[i] for i in group} == {len(filters)}
+def is_plain(widths: Sequence[int], group: Group, filters: Tensor) -> bool:
+    """Whether unit k is filter k of each of the group's convolutions, and they have no others.
+
+    widths: how many channels each layer gives.
+    """
+    every = {widths[i] for i in group} == {len(filters)}
     return every and bool((filters == torch.arange(len(filters))[:, None]).all())
 
 
 def by_convolution(architecture: Architecture, kept: Mapping[Group, Tensor]) -> dict[int, Tensor]:
     """Convolution's layer number -> bool (filters,), of those that lose some. kept: group -> bool (units,)."""
-    coupled = coupled_filters(architecture)
+    coupled, widths = coupled_filters(architecture), architecture.output_channels
     found: dict[int, Tensor] = {}
     for group, units in kept.items():
         if not units.all():
             for i, filters in zip(group, coupled[group].T, strict=True):
-                everything = torch.ones(architecture.output_channels[i], dtype=torch.bool)
+                everything = torch.ones(widths[i], dtype=torch.bool)
                 found.setdefault(i, everything)[filters[~units]] = False
     return found
 
@@ -101,9 +105,10 @@ def follow_channels(architecture: Architecture, own: Mapping[int, Tensor], other
     """
     kind = next(iter(own.values())).dtype if own else torch.long
     given: list[Tensor] = []
+    widths = architecture.output_channels
     for i, (layer, maps) in enumerate(zip(architecture.layers, architecture.taken_maps, strict=True)):
         taken = [given[k] if k >= 0 else torch.full((3,), other, dtype=kind) for k in layer.inputs(i)]
-        how, channels = layer.channels(maps), architecture.output_channels[i]
+        how, channels = layer.channels(maps), widths[i]
         if how in ("beside", "part", "repeated"):
             given.append(_arranged(layer, taken, channels))
         elif how in ("added", "multiplied", "passed"):
@@ -135,15 +140,12 @@ class _Ties:
     """Filters that go together, and those that stay. All are numbered from 1, those of one convolution in a row."""
 
     def __init__(self, architecture: Architecture) -> None:
-        self.numbers = {
-            i: range(architecture.output_channels[i])
-            for i, layer in enumerate(architecture.layers)
-            if isinstance(layer, Convolution)
-        }
+        layers, widths = architecture.layers, architecture.output_channels
+        self.numbers = {i: range(widths[i]) for i, layer in enumerate(layers) if isinstance(layer, Convolution)}
         self.filters = [(i, number) for i, numbers in self.numbers.items() for number in numbers]
         firsts = {i: first for first, (i, number) in enumerate(self.filters, start=1) if number == 0}
         self.channels = {i: torch.arange(first, first + len(self.numbers[i])) for i, first in firsts.items()}
-        self.others = {i: torch.full((n,), FIXED) for i, n in enumerate(architecture.output_channels)}
+        self.others = {i: torch.full((n,), FIXED) for i, n in enumerate(widths)}
         self.parent = list(range(len(self.filters) + 1))
 
     def own(self, layer: int, zero: bool) -> _Given:
