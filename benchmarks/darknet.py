@@ -1,11 +1,15 @@
 """Published Darknet networks with random weights: what detpress makes of them beside OpenCV's reader of such files.
 
-    python benchmarks/darknet.py FOLDER [NAME ...] [--rows darknet.jsonl] [--json]
+    python benchmarks/darknet.py FOLDER [NAME ...] [--gain 2] [--rows darknet.jsonl] [--json]
     python benchmarks/darknet.py darknet/cfg yolov4-tiny.cfg yolov7-tiny.cfg
 
 Of every .cfg file of the folder, or of those named: its parameters, counted here and in detpress; the raw maps of one
 random image, computed by OpenCV and by detpress; and whether the weights file comes back byte for byte. Needs OpenCV
 below 5, which reads Darknet's files: `pip install detpress[darknet]`. The largest networks take minutes and 10 GB.
+
+The random weights give each normalised layer `--gain` times the variance that it takes, 2 by default, of which
+activations leave about a half. Of hundreds of layers with shortcuts the maps then grow to 1e10, and a logistic in the
+middle turns rounding into 0 or 1: such a network wants a gain of 1.
 
 Each row is added to the file --rows as soon as it is known; a network that has one there is not tried again.
 
@@ -46,6 +50,7 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=Path, default=Path("darknet.jsonl"), help="finished rows (default darknet.jsonl)"
     )
+    parser.add_argument("--gain", type=float, default=2.0, help="of random layers, in variance (default 2)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     names = options.names or sorted(path.name for path in options.folder.glob("*.cfg"))
@@ -54,7 +59,7 @@ def main() -> None:
     for name in names:
         if name not in finished:
             print(name, file=sys.stderr)
-            finished[name] = one_row(options.folder / name)
+            finished[name] = one_row(options.folder / name, options.gain)
             with options.rows.open("a") as file:
                 file.write(json.dumps(finished[name]) + "\n")
     rows = [finished[name] for name in names]
@@ -62,19 +67,19 @@ def main() -> None:
     sys.exit(not all(row["fine"] for row in rows))
 
 
-def one_row(cfg: Path) -> dict[str, Any]:
+def one_row(cfg: Path, gain: float) -> dict[str, Any]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        row = compared(cfg, Path(folder))
+        row = compared(cfg, Path(folder), gain)
     return {"cfg": cfg.name, **row, "seconds": round(time.perf_counter() - start)}
 
 
-def compared(cfg: Path, folder: Path) -> dict[str, Any]:
+def compared(cfg: Path, folder: Path, gain: float) -> dict[str, Any]:
     sections = read_sections(cfg)
     classes = [f"class{i}" for i in range(next(int(said["classes"]) for kind, said in sections if kind == "yolo"))]
     weights, again = folder / "random.weights", folder / "again.weights"
     try:
-        parameters = write_random_weights(weights, sections)
+        parameters = write_random_weights(weights, sections, gain)
         model = read_model(cfg, weights, classes)
     except InputError as error:
         return {"remark": f"refused: {str(error).partition('] ')[2]}", "fine": True}
@@ -83,13 +88,14 @@ def compared(cfg: Path, folder: Path) -> dict[str, Any]:
     same = filecmp.cmp(weights, again, shallow=False)
     again.unlink()
     row = {"parameters": found, "bytes": same, "fine": same and found == parameters}
-    common, remark = for_opencv(cfg.read_text(encoding="latin-1"))
+    common, changed = for_opencv(cfg.read_text(encoding="latin-1"))
+    remark = ", ".join(filter(None, [changed, "" if gain == 2 else f"gain {gain:g}"]))
     (folder / "common.cfg").write_text(common)
     try:
         theirs = opencv_maps(folder / "common.cfg", weights, sections)
     except cv2.error as error:
         return {**row, "remark": f"OpenCV does not read it: {str(error.err)[:60].strip()}"}
-    if remark:
+    if changed:
         model = read_model(folder / "common.cfg", weights, classes)
     with torch.inference_mode():
         ours = [raw.numpy() for raw in model.network.eval()(torch.from_numpy(random_image(sections)))]
@@ -115,7 +121,7 @@ def read_sections(cfg: Path) -> Sections:
     return sections
 
 
-def write_random_weights(path: Path, sections: Sections) -> int:
+def write_random_weights(path: Path, sections: Sections, gain: float) -> int:
     """A weights file that keeps maps within bounds; how many parameters it has, running statistics not counted."""
     generator = np.random.default_rng(0)
     channels: list[int] = []
@@ -129,7 +135,7 @@ def write_random_weights(path: Path, sections: Sections) -> int:
                 continue
             filters, norm = channels[-1], said.get("batch_normalize", "0") == "1"
             incoming = before // int(said.get("groups", 1)) * int(said.get("size", 1)) ** 2
-            scale = math.sqrt((2 if norm else 1) / incoming)
+            scale = math.sqrt((gain if norm else 1) / incoming)
             numbers = [generator.normal(0, 0.1, filters)]
             if norm:
                 statistics = [generator.normal(0, 0.1, filters), generator.uniform(0.8, 1.2, filters)]

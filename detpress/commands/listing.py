@@ -156,7 +156,7 @@ def recipes(
 
     studies = shipped_studies()
     if name is not None:
-        source = read_yaml(studies[name] if name in studies else find_recipe(name))
+        source = read_yaml(studies[name] if name in studies else find_recipe(name, studies))
         if as_json:
             print_json(source.data)
         else:

@@ -77,9 +77,8 @@ class Encoding(ABC):
         return sum(tensor.nbytes for tensor in tensors.values())
 
     def to_onnx(self, graph: "Graph", x: str, name: str, convolution: "EncodedConvolution | nn.Conv2d") -> str:
-        """Adds to a graph of integers what the convolution `name` makes of `x`; by default in float.
+        """Adds to an ONNX graph what the convolution `name` makes of `x`; by default in float.
 
-        Only networks of which some layer is computed in integers are written so, all others by PyTorch's exporter.
         Returns the name of what is given.
         """
         if self.rounds_input:

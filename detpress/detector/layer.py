@@ -86,6 +86,7 @@ class Layer(ABC):
     section_options: ClassVar[str] = ""  # which a section may have, and
     training_options: ClassVar[str] = ""  # those that only matter when Darknet trains: kept for its files, and
     neutral_options: ClassVar[Mapping[str, str]] = {}  # those that would change what is computed at another value
+    from_zero: ClassVar[tuple[str, ...]] = ()  # options that are whole numbers from 0 on; others are from 1 on
     unless_said: ClassVar[Mapping[str, Any]] = {"name": None}  # options that model.json has where they differ from this
 
     def __init_subclass__(cls) -> None:
@@ -138,7 +139,7 @@ class Layer(ABC):
         return 0
 
     def to_onnx(self, graph: "Graph", taken: Sequence[str], name: str) -> str:
-        """Adds what computes it to the graph of an int8 network, other than by PyTorch's exporter; gives its output.
+        """Adds what computes it to an ONNX graph; gives its output. A float network is written without it, too, slowly.
 
         taken: names of the maps that it takes. name: of its output. Layers that pass on are not written.
         Raises InputError, without the layer's number, where it cannot be written.
@@ -174,8 +175,8 @@ class Layer(ABC):
     def checked(cls, option: str, value: Any) -> Any:
         """What a file gives as `option`, as the layer takes it.
 
-        By the field's type: true or false, one of a Literal's words, or a whole number above 0; whoever has others
-        overrides it. Raises InputError that says what was expected.
+        By the field's type: true or false, one of a Literal's words, or a whole number (see `from_zero`); whoever has
+        others overrides it. Raises InputError that says what was expected.
         """
         kind = _types(cls)[option]
         if kind is bool:
@@ -183,8 +184,9 @@ class Layer(ABC):
         elif get_origin(kind) is Literal:
             fine, expected = value in get_args(kind), f"one of {', '.join(map(str, get_args(kind)))}"
         else:
-            fine = type(value) is int and 1 <= value <= LARGEST_COUNT
-            expected = f"a whole number from 1 to {LARGEST_COUNT}"
+            least = 0 if option in cls.from_zero else 1
+            fine = type(value) is int and least <= value <= LARGEST_COUNT
+            expected = f"a whole number from {least} to {LARGEST_COUNT}"
         if not fine:
             raise InputError(f"expected {expected}, got {shortened(value)}")
         return value

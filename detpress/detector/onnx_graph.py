@@ -1,4 +1,4 @@
-"""An ONNX graph that is written node by node, for networks that compute in integers."""
+"""An ONNX graph that is written node by node."""
 
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -16,7 +16,7 @@ Numbers of the chain can be searched instead of given: see `detpress.recipe.sear
 Reading it finds every mistake at once and says each in one line that names the file, the line and the key.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -94,8 +94,11 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*/*.yaml")) if path.parent.name != "studies"}
 
 
-def find_recipe(name_or_path: str) -> Path:
-    """The file of a shipped recipe, or the path itself. Raises InputError where there is nothing there."""
+def find_recipe(name_or_path: str, others: Iterable[str] = ()) -> Path:
+    """The file of a shipped recipe, or the path itself. Raises InputError where there is nothing there.
+
+    others: names that may have been meant, besides those of recipes.
+    """
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -106,7 +109,7 @@ def find_recipe(name_or_path: str) -> Path:
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise InputError(f"{path}: no such file")
-    raise InputError(f"no recipe '{name_or_path}'; {nearest(name_or_path, shipped)}")
+    raise InputError(f"no recipe '{name_or_path}'; {nearest(name_or_path, [*shipped, *others])}")
 
 
 def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:

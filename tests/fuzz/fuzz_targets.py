@@ -7,6 +7,7 @@ Mutation number n of a target is the same every time; it ends in success or in a
 import copy
 import hashlib
 import json
+import math
 import random
 import signal
 import time
@@ -17,9 +18,12 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import torch
 import yaml
+from PIL import Image
 
-from detpress.detector.architecture import build_architecture
+from detpress.detector.architecture import Architecture, build_architecture
+from detpress.detector.checkpoint import read_checkpoint
 from detpress.detector.darknet_cfg import read_cfg, write_cfg
 from detpress.detector.model import new_model
 from detpress.encodings.bundle import load_bundle, save_bundle
@@ -28,9 +32,11 @@ from detpress.recipe.file import read_recipe
 from detpress.report.source import read_source
 from detpress.voc.annotation import read_annotation
 from detpress.voc.devkit import open_devkit
+from detpress.voc.named import open_data
 from detpress.voc.results import read_results
 
 LONGEST_LINE = 1000  # characters
+LARGEST_TENSOR = 10**6  # numbers
 LONGEST = 20  # seconds that a mutation may take, on a busy machine
 
 ODD_VALUES: tuple[Any, ...] = (
@@ -76,6 +82,11 @@ def targets(folder: Path) -> list[Target]:
     (folder / "results").mkdir()
     (folder / "study").mkdir()
     (folder / "study/a.yaml").write_text(RECIPE)
+    for picture in ("coco/test/a.png", "yolo/images/test/a.png"):
+        (folder / picture).parent.mkdir(parents=True)
+        Image.new("L", (100, 80)).save(folder / picture)
+    (folder / "coco/annotations").mkdir()
+    (folder / "yolo/labels/test").mkdir(parents=True)
     rows = [[image, 0.5, 1.0, 2.0, 30.0, 40.5] for image in images]
     return [
         Target("recipe", yaml.safe_load(RECIPE), _read_recipe),
@@ -86,6 +97,9 @@ def targets(folder: Path) -> list[Target]:
         Target("image set", [[image, 1] for image in images], _read_image_set),
         Target("results file", rows, _read_results),
         Target("study.json", _study(folder), _read_study),
+        Target("COCO JSON", COCO, _read_coco),
+        Target("YOLO", {"data.yaml": {"names": ["one", "two"], "test": "images/test"}, "text": YOLO}, _read_yolo),
+        Target("checkpoint", {"epoch": 1, "model": _shapes()}, _read_checkpoint),
     ]
 
 
@@ -272,6 +286,59 @@ def _study(folder: Path) -> dict[str, Any]:
 def _read_study(data: Any, folder: Path) -> None:
     _write(folder / "study/study.json", json.dumps(data))
     read_source(folder / "study")
+
+
+COCO: dict[str, Any] = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 80}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10.5, 20, 30], "iscrowd": 0},
+        {"id": 2, "image_id": 1, "category_id": 4, "bbox": [1, 2, 3, 4], "attributes": {"difficult": True}},
+    ],
+    "categories": [{"id": 3, "name": "one"}, {"id": 4, "name": "two"}],
+}
+YOLO = [[0, 0.5, 0.5, 0.25, 0.125], [1, 0.25, 0.25, 0.1, 0.1]]
+
+
+def _read_layout(root: Path) -> None:
+    data = open_data(str(root))
+    assert data.classes
+    data.image_set("test")
+    data.fingerprint(["test"])
+
+
+def _read_coco(data: Any, folder: Path) -> None:
+    _write(folder / "coco/annotations/instances_test.json", json.dumps(data))
+    _read_layout(folder / "coco")
+
+
+def _read_yolo(data: Any, folder: Path) -> None:
+    described, text = (data.get("data.yaml"), data.get("text")) if isinstance(data, dict) else (data, data)
+    _write(folder / "yolo/data.yaml", yaml.safe_dump(described))
+    _write(folder / "yolo/labels/test/a.txt", _table(text))
+    _read_layout(folder / "yolo")
+
+
+def _small() -> Architecture:
+    return build_architecture("yolov3-tiny", ["one", "two"], 64, width=0.0625)
+
+
+def _shapes() -> dict[str, Any]:
+    state = new_model(_small(), seed=0).network.state_dict()
+    return {name: list(tensor.shape) for name, tensor in state.items() if "num_batches" not in name}
+
+
+def _read_checkpoint(data: Any, folder: Path) -> None:
+    """Lists of whole numbers are the shapes of tensors."""
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: tensors(inner) for name, inner in value.items()}
+        if isinstance(value, list) and all(type(side) is int and 0 <= side <= LARGEST_TENSOR for side in value):
+            return torch.ones(value) if math.prod(value) <= LARGEST_TENSOR else None
+        return value
+
+    torch.save(tensors(data), folder / "small.pt")
+    read_checkpoint(folder / "small.pt", _small())
 
 
 def count_outcomes(target: Target, folder: Path, seed: int, count: int) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from fuzz_targets import Target, count_outcomes, targets
 
-NAMES = ["recipe", "--set", "model.json", "Darknet cfg", "annotation", "image set", "results file", "study.json"]
+NAMES = [
+    "recipe", "--set", "model.json", "Darknet cfg", "annotation", "image set", "results file", "study.json",
+    "COCO JSON", "YOLO", "checkpoint",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def keeps_zeros(activation: Activation) -> bool:
 
 
 def activation_to_onnx(graph: "Graph", activation: Activation, x: str, name: str) -> str:
-    """Adds it to the graph of an int8 network; gives the name of its output, `x` itself where there is none."""
+    """Adds it to an ONNX graph; gives the name of its output, `x` itself where there is none."""
     match activation:
         case "leaky":
             return graph.add("LeakyRelu", [x], name, alpha=0.1)

@@ -45,6 +45,7 @@ class Convolution(Layer):
     dilation: int = 1
     pad: int | None = None
 
+    from_zero: ClassVar[tuple[str, ...]] = ("pad",)
     unless_said: ClassVar[Mapping[str, Any]] = {**Layer.unless_said, "bias": True, "dilation": 1, "pad": None}
     section: ClassVar[str] = "convolutional"
     section_options: ClassVar[str] = (
@@ -150,10 +151,6 @@ class Convolution(Layer):
 
     @classmethod
     def checked(cls, option: str, value: Any) -> Any:
-        if option == "pad":
-            if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
-                raise InputError(f"expected a whole number from 0 to {LARGEST_COUNT}, got {shortened(value)}")
-            return value
         if option == "size" and isinstance(value, list):
             if len(value) != 2:
                 raise InputError(f"expected a whole number, or height and width, got {shortened(value)}")

@@ -211,6 +211,7 @@ class Route(Layer):
     groups: int = 1
     group: int = 0
 
+    from_zero: ClassVar[tuple[str, ...]] = ("group",)
     unless_said: ClassVar[Mapping[str, Any]] = {**Layer.unless_said, "groups": 1, "group": 0}
     takes_before: ClassVar[bool] = False
     section: ClassVar[str] = "route"
@@ -272,8 +273,6 @@ class Route(Layer):
             if not isinstance(value, list) or not all(type(source) is int for source in value):
                 raise InputError(f"expected a list of numbers of layers, got {shortened(value)}")
             return tuple(value)
-        if option == "group" and value == 0 and type(value) is int:
-            return value
         return super().checked(option, value)
 
     @classmethod

@@ -62,6 +62,7 @@ class Pool(Layer):
     stride: int
     padding: int | None = None
 
+    from_zero: ClassVar[tuple[str, ...]] = ("padding",)
     unless_said: ClassVar[Mapping[str, Any]] = {**Layer.unless_said, "padding": None}
     section_options: ClassVar[str] = "size stride stride_x stride_y padding"
 
@@ -76,10 +77,6 @@ class Pool(Layer):
 
     def channels(self, taken: Sequence[FeatureMap]) -> Channels:
         return "passed"
-
-    @classmethod
-    def checked(cls, option: str, value: Any) -> Any:
-        return value if option == "padding" and type(value) is int and value == 0 else super().checked(option, value)
 
     @classmethod
     def from_section(cls, section: Section, index: int) -> Self:
