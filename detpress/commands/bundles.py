@@ -80,7 +80,10 @@ def import_model(
         Path,
         typer.Argument(metavar="WEIGHTS", help="Darknet's weights, or PyTorch's state dict (.pt, .pth, .safetensors)."),
     ],
-    classes: Annotated[Path, typer.Option(metavar="FILE", help="Class names, one a line (Darknet's .names).")],
+    classes: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Class names, one a line (Darknet's .names), or the .data that names them."),
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The bundle; named like the network by default.")
     ] = None,
@@ -107,16 +110,8 @@ def import_model(
     from detpress.detector.darknet import read_model
     from detpress.encodings.bundle import save_bundle
     from detpress.errors import InputError
-    from detpress.files.plain import plain
 
-    try:
-        lines = [line.strip() for line in plain(classes).read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{classes}: cannot be read: {error}") from error
-    names = [line for line in lines if line]
-    for number, name in enumerate(lines, start=1):
-        if name and (first := lines.index(name) + 1) < number:
-            raise InputError(f"{classes}:{number}: class '{name}' is named before, in line {first}")
+    names = _class_names(classes)
     folder = out or Path(Path(network).stem)
     if folder.exists():
         raise InputError(f"{folder}: exists already; expected a new folder (--out DIR)")
@@ -143,3 +138,34 @@ def import_model(
         print(f"{folder}: {architecture.name}, {len(names)} classes, {size_text(architecture.image_size)} pixels")
         for note in model.notes:
             print(f"  {note}")
+
+
+def _class_names(path: Path) -> list[str]:
+    """One a line; or those of the file that Darknet's .data calls names, from the working folder or its own.
+
+    Raises InputError for what cannot be read, and for a name that comes twice.
+    """
+    from detpress.errors import InputError
+
+    lines = _lines(path)
+    if path.suffix == ".data":
+        options = [line.partition("=") for line in lines]
+        place = next((value.strip() for option, _, value in options if option.strip() == "names"), "")
+        if not place:
+            raise InputError(f"{path}: expected names = FILE")
+        path = Path(place) if Path(place).exists() else path.parent / Path(place).name
+        lines = _lines(path)
+    for number, name in enumerate(lines, start=1):
+        if name and (first := lines.index(name) + 1) < number:
+            raise InputError(f"{path}:{number}: class '{name}' is named before, in line {first}")
+    return [name for name in lines if name]
+
+
+def _lines(path: Path) -> list[str]:
+    from detpress.errors import InputError
+    from detpress.files.plain import plain
+
+    try:
+        return [line.strip() for line in plain(path).read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error

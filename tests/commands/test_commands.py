@@ -129,7 +129,9 @@ def test_a_bundle_goes_to_darknet_and_back_and_to_onnx(detpress: Command, workpl
     ours, theirs = load_bundle(bundle).network.state_dict(), load_bundle(Path("back")).network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if "num_batches_tracked" not in name)
     torch.save({"model": ours}, "tiny.pth")
-    said = detpress("import", "tiny.cfg", "tiny.pth", "--classes", "tiny.names", "--out", "again", "--json")
+    Path("obj.data").write_text("classes = 10\nnames = data/tiny.names\n")
+    said = detpress("import", "tiny.cfg", "tiny.pth", "--classes", "obj.data", "--out", "again", "--json")
+    assert load_bundle(Path("again")).architecture.classes == tuple(CLASSES)
     assert said.json["notes"][-1] == "state dict 'model': 13 convolutions matched by order and shape"
     theirs = load_bundle(Path("again")).network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if "num_batches_tracked" not in name)
