@@ -13,6 +13,7 @@ from detpress.detector.geometry import Geometry
 from detpress.detector.input_scale import MIDDLE, InputScale
 
 Target = Literal["openvino", "onnxruntime"]
+HAND_ON = frozenset({"QuantizeLinear", "DequantizeLinear", "MaxPool", "Resize"})  # their input's codes
 
 
 class Graph:
@@ -28,8 +29,11 @@ class Graph:
         self.constants: list[onnx.TensorProto] = []
         self._rounded: dict[tuple[str, InputScale], str] = {}
         self._scalars: set[str] = set()
+        self._concatenated: set[str] = set()
 
     def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        if operator == "Concat" or (operator in HAND_ON and inputs[0] in self._concatenated):
+            self._concatenated.add(output)
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
@@ -42,7 +46,7 @@ class Graph:
         if (x, scale) not in self._rounded:
             others = sum(x == other for other, _ in self._rounded)
             name = f"{x}.rounded.{others}" if others else f"{x}.rounded"
-            signed = self.target == "openvino" and scale.zero_point == MIDDLE
+            signed = self.target == "openvino" and scale.zero_point == MIDDLE and x not in self._concatenated
             zero = np.int8(0) if signed else np.uint8(scale.zero_point)
             numbers = [self.scalar(np.float32(scale.scale)), self.scalar(zero)]
             q = self.add("QuantizeLinear", [x, *numbers], f"{name}.q")

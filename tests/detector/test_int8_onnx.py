@@ -25,6 +25,7 @@ from detpress.encodings.calibration import with_scales_between
 from detpress.encodings.int8 import Int8, input_scales
 from detpress.encodings.int8_onnx import int8_onnx
 from detpress.errors import InputError
+from detpress.runtimes.opening import open_runtime
 
 ANCHORS = ((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))
 EVERY_KIND_OF_LAYER = Architecture(
@@ -68,15 +69,26 @@ def executed_by_openvino(proto: onnx.ModelProto) -> Counter[tuple[str, str]]:
     return Counter((info["layerType"].astype(str), info["outputPrecisions"].astype(str)) for info in found)
 
 
-@pytest.mark.usefixtures("exact_int8")
 def test_openvino_hands_on_integers_from_the_first_convolution_to_the_heads(int8_model: Model) -> None:
     assert isinstance(int8_model.network, Network)
     found = executed_by_openvino(int8_onnx(int8_model.network, "openvino"))
-    del found["Const", "i8"], found["Const", "f32"], found["Const", "i32"]
-    assert found["Convolution", "i8"] == 72, "with activations and additions fused into them"
+
+    def in_integers(operator: str) -> int:
+        return found[operator, "i8"] + found[operator, "u8"]
+
+    assert in_integers("Convolution") == 72, "with activations and additions fused into them"
     assert found["Convolution", "f32"] == 3, "heads"
-    assert (found["Concatenation", "i8"], found["Interpolate", "i8"]) == (2, 2)
-    assert found["Subgraph", "u8"] == 1, "what rounds the images; nothing else is left between the convolutions"
+    assert (in_integers("Concatenation"), in_integers("Interpolate")) == (2, 2)
+    assert in_integers("Subgraph") <= 3, "what rounds the images, and perhaps what was concatenated; no more"
+    assert found["Subgraph", "f32"] == 0
+
+
+def test_openvino_computes_every_raw_map_as_the_network_does(int8_model: Model, images: Tensor) -> None:
+    """On any processor: behind the first map lies a concatenation, which OpenVINO computes wrong of signed codes."""
+    found = open_runtime("openvino", int8_model, threads=1).run(images[:2])
+    with torch.inference_mode():
+        for one, other in zip(int8_model.network(images[:2]), found, strict=True):
+            assert float((one - other).square().mean() / one.var()) < 0.02
 
 
 def test_onnxruntime_fuses_every_operator_but_the_heads(int8_model: Model, tmp_path: Path) -> None:
@@ -156,8 +168,7 @@ def test_a_tensor_that_a_convolution_takes_keeps_its_scale_and_pooling_shares_on
     assert "layers.8.convolution" not in between, "raw maps stay in float"
 
 
-@pytest.mark.usefixtures("exact_int8")
-def test_symmetric_scales_are_signed_for_openvino_and_cost_it_no_zero_points(images: Tensor) -> None:
+def test_symmetric_scales_are_signed_for_openvino_but_of_what_was_concatenated(images: Tensor) -> None:
     scales = {i: InputScale(0.05, MIDDLE) for i in (0, 1, 4, 8)}
     network = Network(EVERY_KIND_OF_LAYER, {i: Int8(scale) for i, scale in scales.items()})
     generator = torch.Generator().manual_seed(0)
@@ -170,11 +181,12 @@ def test_symmetric_scales_are_signed_for_openvino_and_cost_it_no_zero_points(ima
     assert {scale.zero_point for scale in network.between.values()} == {MIDDLE}
     by_target = {target: int8_onnx(network, target) for target in ("openvino", "onnxruntime")}
     names = {target: {one.name for one in proto.graph.initializer} for target, proto in by_target.items()}
-    assert {name for name in names["openvino"] if name.startswith(("int8.", "uint8."))} == {"int8.0"}
+    assert {name for name in names["openvino"] if name.startswith(("int8.", "uint8."))} == {"int8.0", "uint8.127"}
     assert {name for name in names["onnxruntime"] if name.startswith(("int8.", "uint8."))} == {"uint8.127"}
-    executed = executed_by_openvino(by_target["openvino"])
-    assert executed["Convolution", "i8"] > 0
-    assert executed["Convolution", "u8"] == 0
+    zeros = {
+        node.input[0]: node.input[2] for node in by_target["openvino"].graph.node if node.op_type == "QuantizeLinear"
+    }
+    assert [x for x, zero in zeros.items() if zero == "uint8.127"] == ["layers.7"]
 
 
 def test_ranges_are_those_of_the_images(images: Tensor) -> None:
