@@ -19,7 +19,9 @@ from detpress.adapters.inc_work import inc_work
 from detpress.detector.architecture import Architecture
 from detpress.detector.input_scale import InputScale
 from detpress.detector.network import Network, convolution_name, filled_network, folded_but
+from detpress.encodings.bias_correction import with_corrected_biases
 from detpress.encodings.calibration import with_scales_between
+from detpress.encodings.equalization import equalized
 from detpress.encodings.int8 import LARGEST, Int8, largest_code
 from detpress.errors import InputError, StageError
 
@@ -35,13 +37,21 @@ class Scheme:
     symmetric: an activation's zero is the middle of its 256 values, whichever values it takes; not of the images,
         which are never negative: their zero is the lowest in any case.
     per_channel: one scale for each of a convolution's filters, or one for all of them.
+    corrected: channels are equalized before depthwise convolutions, and biases make up for what rounding moves means
+        by (`detpress.encodings.equalization`, `bias_correction`); INC does neither.
     full_range: weights use all of 8 bits; otherwise as many codes as every processor computes right (`largest_code`).
     """
 
     algorithm: Literal["minmax", "kl"] = "minmax"
     symmetric: bool = True
     per_channel: bool = True
+    corrected: bool = True
     full_range: bool = False
+
+    @property
+    def equalizes(self) -> bool:
+        """Where a layer has one scale for all its weights, factors would cost the smaller ones."""
+        return self.corrected and self.per_channel
 
     def config(self, float_layers: Collection[int]) -> Any:
         """INC's StaticQuantConfig, the convolutions of `float_layers` left in float."""
@@ -74,7 +84,10 @@ def quantize_static(
     Raises InputError without images, StageError where the network does not give finite numbers for them, and where INC
     quantized no convolution or something else than convolutions.
     """
-    return int8_network(inc_program(network, images, scheme, float_layers, log), architecture, images)
+    assert isinstance(network, Network)
+    network = equalized(network, images) if scheme.equalizes else network
+    quantized = int8_network(inc_program(network, images, scheme, float_layers, log), architecture, images)
+    return with_corrected_biases(quantized, network, images) if scheme.corrected else quantized
 
 
 def int8_network(program: torch.fx.GraphModule, architecture: Architecture, images: Tensor) -> Network:

@@ -131,7 +131,7 @@ def by_hand(epochs: int | None) -> None:
     model = measured("smaller", Model(speed_up(model.network, model.architecture, model.masks, log)))
     model = measured("tuned", fit(model, training, TrainingContext(devkit, "train", 0, root, log, silent)))
     images = bench.calibration(quantization.calibration_images)
-    scheme = Scheme(quantization.algorithm, quantization.symmetric, quantization.per_channel, quantization.full_range)
+    scheme = Scheme(**quantization.model_dump(include=set(Scheme.__annotations__)))
     with torch.random.fork_rng():
         quantized = quantize_static(model.network, model.architecture, images, scheme, (), log)
     measured("int8", Model(quantized))

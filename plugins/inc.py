@@ -35,6 +35,11 @@ class StaticInt8Options(LayerOptions):
         "3 to 5 dB, and a third slower in OpenVINO (docs/benchmarks.md)",
     )
     per_channel: bool = Field(True, description="one scale for each filter's weights; false: one for the whole layer's")
+    corrected: bool = Field(
+        True,
+        description="equalize channels before depthwise convolutions, and let biases make up for what rounding moves "
+        "means by",
+    )
     full_range: bool = Field(
         False,
         description="weights use all of 8 bits, which x86 processors without VNNI or AMX compute wrong",
@@ -46,13 +51,15 @@ class StaticInt8(Plugin):
 
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
     arXiv:1712.05877, 2018, by Intel Neural Compressor's post-training static quantization (PyTorch 2 export): weights
-    signed, symmetric, one scale a filter or a layer; activations with one scale a tensor, and with a zero of their own
-    unless `symmetric`, which is not INC's default and here it is, for all but the images; BatchNorm folded. Ranges of
-    activations: `minmax` is the mean over batches of the smallest and largest value; `kl`
-    is the range in which the histogram of the values loses least by rounding, as INC names it (what runs is PyTorch's
-    HistogramObserver, whose measure is the squared error, not the divergence of that name). The network takes any
-    number of images. The paper also keeps biases in integers and trains with quantization in the loop; here biases are
-    float and nothing is trained.
+    signed, symmetric, one scale a filter or a layer, codes from -64 to 64 but for depthwise convolutions, since x86
+    processors without VNNI or AMX saturate larger ones; activations with one scale a tensor, and with a zero of their
+    own unless `symmetric`, which is not INC's default and here it is, for all but the images; BatchNorm folded. Ranges
+    of activations: `minmax` is the mean over batches of the smallest and largest value; `kl` is the range in which the
+    histogram of the values loses least by rounding, as INC names it (what runs is PyTorch's HistogramObserver, whose
+    measure is the squared error, not the divergence of that name). The network takes any number of images. Unlike INC,
+    `corrected` equalizes what depthwise convolutions take and corrects biases on the calibration images, after Nagel et
+    al., "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv:1906.04721, 2019. Jacob et al.
+    also keep biases in integers and train with quantization in the loop; here biases are float and nothing is trained.
     """
 
     Config = StaticInt8Options
@@ -72,7 +79,7 @@ class StaticInt8(Plugin):
 
         in_float = layers_in_float(model.architecture, config)
         images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
-        scheme = Scheme(config.algorithm, config.symmetric, config.per_channel, config.full_range)
+        scheme = Scheme(**config.model_dump(include=set(Scheme.__annotations__)))
         network = quantize_static(model.network, model.architecture, images, scheme, in_float, bench.log)
         quantized = len(network.encodings) - len(in_float)
         bench.log.info("%d convolutions in int8, %d in float", quantized, len(in_float))

@@ -28,6 +28,7 @@ class SchemeOptions(Options):
     algorithm: Literal["minmax", "kl"] = Field("minmax", description="range of an activation")
     symmetric: bool = Field(True, description="an activation's zero is the middle of its values")
     per_channel: bool = Field(True, description="one scale for each filter's weights")
+    corrected: bool = Field(True, description="equalize channels and correct biases")
     full_range: bool = Field(False, description="weights use all codes of 8 bits")
 
 
@@ -93,7 +94,7 @@ class Autotune(Plugin):
         trials = _Trials(model, config.trials, bench)
         seconds = None if config.minutes is None else 60 * config.minutes
         criterion = Criterion(trials.baseline(), config.tolerable_loss, config.trials, seconds)
-        schemes = [Scheme(one.algorithm, one.symmetric, one.per_channel, one.full_range) for one in config.schemes]
+        schemes = [Scheme(**one.model_dump()) for one in config.schemes]
 
         candidates = [Candidate(scheme, kept) for scheme in schemes][: config.trials]
         found = tune(network, images, candidates, criterion, trials.score, bench.log)
@@ -198,6 +199,7 @@ def _describe(candidate: "Candidate") -> str:
     scheme = candidate.scheme
     words = [scheme.algorithm, "symmetric" if scheme.symmetric else "asymmetric"]
     words.append("per channel" if scheme.per_channel else "per tensor")
+    words += [] if scheme.corrected else ["not corrected"]
     words += ["full range"] if scheme.full_range else []
     return f"{', '.join(words)}; in float: {', '.join(map(str, candidate.float_layers)) or 'none'}"
 

@@ -80,6 +80,6 @@ class QuantizationAwareTraining(Plugin):
         assert isinstance(trained, FakeQuantizedNetwork)
         images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         network = with_trained_weights(float_network(model), trained)
-        scheme = Scheme(full_range=config.full_range)
+        scheme = Scheme(corrected=False, full_range=config.full_range)  # trained with rounding, not to be undone
         quantized = quantize_static(network, model.architecture, images, scheme, in_float, bench.log)
         return model.with_network(quantized, Form.INT8)

@@ -17,7 +17,9 @@ from detpress.errors import InputError
 
 def test_incs_scales_give_incs_network_but_for_ties(images: Tensor) -> None:
     network = new_model(build_architecture("yolov3-tiny", ("a",), 64, 0.125), 0).network
-    by_inc = quantize_static(network, network.architecture, images, Scheme(), (), logging.getLogger("tests"))
+    by_inc = quantize_static(
+        network, network.architecture, images, Scheme(corrected=False), (), logging.getLogger("tests")
+    )
     scales = {i: by_inc.get_buffer(f"layers.{i}.convolution.weight_scale") for i in input_scales(by_inc)}
     found = int8_network(network, input_scales(by_inc), images, scales)
     assert input_scales(found) == input_scales(by_inc)
