@@ -31,7 +31,7 @@ def equalized(network: Network, images: Tensor) -> Network:
     network: of float convolutions, left as it was. images: float32 (N, 3, H, W) in [0, 1].
     """
     pairs = _pairs(network.architecture)
-    if not pairs:
+    if not pairs or not len(images):
         return network
     ranges: dict[int, list[Tensor]] = defaultdict(list)
     hooks = [
@@ -41,7 +41,7 @@ def equalized(network: Network, images: Tensor) -> Network:
         for i in pairs.values()
     ]
     try:
-        for batch in images.split(BATCH):
+        for batch in torch.tensor_split(images, -(-len(images) // BATCH)):
             network(batch)
     finally:
         for hook in hooks:
