@@ -95,7 +95,8 @@ def test_int8_of_a_linear_bottleneck_is_corrected_and_runtimes_compute_what_it_m
         convolution = convolution_of(found, i)
         assert isinstance(convolution, Int8Convolution)
         largest[i] = int(convolution.weight.int().abs().max())
-    assert largest == {0: 64, 1: 64, 2: 127, 3: 64, 5: 64}, "a depthwise one has the whole range"
+    assert largest.pop(2) >= 127, "a depthwise one has the whole range"
+    assert set(largest.values()) == {64}
     model = new_model(BOTTLENECK, seed=0).with_network(found)
     for name in ("openvino", "onnxruntime"):
         [raw] = open_runtime(name, model, threads=1).run(images[:2])
