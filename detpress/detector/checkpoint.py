@@ -38,7 +38,7 @@ NESTED = (  # under which names programs keep a state dict; of several, the firs
     "ema", "ema_state_dict", "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module",
 )  # fmt: skip
 BUFFERS = re.compile(r".*(num_batches_tracked|n_averaged|anchor|grid|stride).*")  # tensors that are no weights
-STATISTICS = ("running_mean", "running_var")
+NORM = dict.fromkeys(("weight", "bias", "running_mean", "running_var")).keys()  # of a batch normalisation
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,13 @@ def _state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
     except Exception as error:  # a spoilt file raises anything
         if re.search(r"unsupported (global|class)|torchscript", str(error), re.IGNORECASE):
             raise InputError(
-                f"{path}: holds objects of the program that wrote it, which would have to run; save there a plain "
-                'state dict: torch.save(torch.load(FILE)["model"].float().state_dict(), "plain.pt")'
+                f"{path}: holds objects of the program that wrote it, which would have to run; expected a state dict, "
+                'saved there: found = torch.load(FILE, weights_only=False)["model"], then torch.save(found, "plain.pt") '
+                'if that is one, otherwise torch.save(found.float().state_dict(), "plain.pt")'
             ) from error
-        raise InputError(f"{path}: not a checkpoint of PyTorch that can be read ({type(error).__name__})") from error
+        raise InputError(
+            f"{path}: not a checkpoint of PyTorch, or only a part of one ({type(error).__name__})"
+        ) from error
     names = ["state dict"]
     while isinstance(found, Mapping) and not _are_tensors(found):
         inner = next((name for name in NESTED if isinstance(found.get(name), Mapping)), None)
@@ -193,13 +196,15 @@ def _convolutions(path: Path, state: Mapping[str, Tensor]) -> list[Found]:
     for name, parts in modules.items():
         if parts.keys() in ({"weight"}, {"weight", "bias"}) and parts["weight"].dim() == 4:
             found.append(Found(name, parts["weight"], parts.get("bias")))
-        elif parts.keys() == {"weight", "bias", *STATISTICS} and found and found[-1].norm is None:
+        elif parts.keys() == NORM and found and found[-1].norm is None:
             found[-1] = replace(found[-1], norm=parts, norm_name=name)
         else:
             part, tensor = next(iter(parts.items()))
+            missing = [part for part in NORM if part not in parts] if parts.keys() < NORM else []
             raise InputError(
-                f"{path}: {cut_short(f'{name}.{part}')} {tuple(tensor.shape)} is of no convolution and of no batch "
-                "normalisation after one"
+                f"{path}: {cut_short(f'{name}.{part}')} {tuple(tensor.shape)}: expected a convolution's weights, of four "
+                "dimensions, or the batch normalisation of the convolution before it, in the order of the network"
+                + (f"; {cut_short(name)} has no {', '.join(missing)}" if missing else "")
             )
     if not found:
         raise InputError(f"{path}: has no convolution, a weight of four dimensions")
@@ -269,4 +274,6 @@ def _tensors(path: Path, layer: str, found: Found, moved: float) -> dict[str, Te
     for part, tensor in tensors.items():
         if tensor.layout != torch.strided or not tensor.is_floating_point() or not tensor.float().isfinite().all():
             raise InputError(f"{path}: {cut_short(found.name)}: {part} is not all finite floating-point numbers")
+    if found.norm is not None and bool((tensors["norm.running_var"] < 0).any()):
+        raise InputError(f"{path}: {cut_short(found.norm_name)}.running_var: expected variances, some are below 0")
     return {f"{layer}.{part}": tensor.float() for part, tensor in tensors.items()}

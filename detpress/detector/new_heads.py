@@ -4,9 +4,10 @@ A head, the convolution before a yolo layer, has 5 + classes filters for each of
 objectness, and one a class.
 
     20 classes, 2 anchors     x y w h o c1 c2 ... c20  x y w h o c1 c2 ... c20      50 filters
-    2 classes                 x y w h o n1 n2          x y w h o n1 n2              14 filters
+    3 classes                 x y w h o n1 c7 n2       x y w h o n1 c7 n2           16 filters
 
-The n are new. So are all, where the anchors are others: what a filter knows of a box, it knows of its anchor.
+The n are new; a class of the same name, here the seventh, keeps its filters. All are new where the anchors are others:
+what a filter knows of a box, it knows of its anchor.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from detpress.detector.architecture import Anchors, Architecture, Yolo
+from detpress.detector.architecture import Anchors, Architecture
 from detpress.detector.kinds import Convolution
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import filled_network
@@ -31,13 +32,15 @@ def with_new_heads(model: Model, classes: Sequence[str], anchors: Anchors | None
     given = model.architecture
     architecture = _architecture(given, classes, anchors)
     tensors = new_model(architecture, seed).network.state_dict()
-    heads = {f"layers.{head}": layer for head, layer in zip(given.heads, given.yolo_layers, strict=True)}
+    counts = {f"layers.{i}": len(yolo.anchors) for i, yolo in zip(given.heads, given.yolo_layers, strict=True)}
+    known = [name for name in classes if name in given.classes]
+    into, out_of = _rows(classes, known), _rows(given.classes, known)
     for name, tensor in model.network.state_dict().items():
-        head = heads.get(".".join(name.split(".")[:2]))
-        if head is None:
+        count = counts.get(".".join(name.split(".")[:2]))
+        if count is None:
             tensors[name] = tensor
         elif anchors is None and tensor.ndim:
-            _boxes(tensors[name], head).copy_(_boxes(tensor, head))
+            _by_anchor(tensors[name], count)[:, into] = _by_anchor(tensor, count)[:, out_of]
     encodings = {i: encoding for i, encoding in model.encodings.items() if i not in given.heads}
     record = {"plugin": "model", "config": {"classes": list(classes), "anchors": "kept" if anchors is None else "new"}}
     return Model(filled_network(architecture, encodings, tensors), history=(*model.history, record))
@@ -58,6 +61,11 @@ def _architecture(given: Architecture, classes: Sequence[str], anchors: Anchors 
     return replace(given, layers=tuple(layers), classes=tuple(classes))
 
 
-def _boxes(tensor: Tensor, yolo: Yolo) -> Tensor:
-    """What a head's tensor (anchors * (5 + classes), ...) has for boxes and objectness: (anchors, 5, ...)."""
-    return tensor.view(len(yolo.anchors), -1, *tensor.shape[1:])[:, :BOX_AND_OBJECTNESS]
+def _rows(classes: Sequence[str], known: Sequence[str]) -> list[int]:
+    """Places, among the filters of an anchor, of box and objectness and of the classes `known`."""
+    return [*range(BOX_AND_OBJECTNESS), *(BOX_AND_OBJECTNESS + classes.index(name) for name in known)]
+
+
+def _by_anchor(tensor: Tensor, count: int) -> Tensor:
+    """A head's tensor (count * (5 + classes), ...) as (count, 5 + classes, ...)."""
+    return tensor.view(count, -1, *tensor.shape[1:])

@@ -106,7 +106,9 @@ def _for_data(recipe: Recipe, model: Model, devkit: Devkit | None) -> Model:
     except InputError as error:
         raise InputError(f"{where}: the heads cannot be made anew: {error}") from error
     new = ", ".join(new_layers(recipe, found))
+    known = [name for name in classes if name in architecture.classes]
     kept = ", but for the filters of boxes and objectness" if recipe.model.anchors is None else ""
+    kept += f" and those of {', '.join(known)}" if kept and known else ""
     return replace(found, notes=(f"made anew for {', '.join(classes)}: {new}{kept}; all other weights are kept",))
 
 

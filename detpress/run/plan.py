@@ -196,10 +196,10 @@ def plan_table(rows: list[PlannedStage]) -> Table:
 
 def touched_layers(row: PlannedStage) -> str:
     """What a step touches: `touches` and the layers, in the order of the network; where those left alone are fewer,
-    these. Of the model, what is made anew and what is kept.
+    these. Of the model, what is made anew; it keeps all others.
     """
     if row.index == 0:
-        return f"has anew {', '.join(row.layers)}; it keeps {', '.join(row.untouched)}"
+        return f"keeps all convolutions but {', '.join(row.layers)}, which are made anew"
     if len(row.untouched) < len(row.layers):
         return f"touches all convolutions{' but ' if row.untouched else ''}{', '.join(row.untouched)}"
     return f"touches {', '.join(row.layers)}"

@@ -72,7 +72,7 @@ def test_validate_says_layer_by_layer_what_is_new_and_what_is_kept(root: Path, g
     names = [given.architecture.names[head] for head in given.architecture.heads]
     assert list(first.layers) == names
     assert len(first.untouched) == 75 - 3
-    assert touched_layers(first).startswith(f"has anew {', '.join(names)}; it keeps layers.0, layers.1, ")
+    assert touched_layers(first) == f"keeps all convolutions but {', '.join(names)}, which are made anew"
     assert first.note.startswith("made anew for figure eight, figure five, figure four, ")
     assert first.note.endswith(
         f": {', '.join(names)}, but for the filters of boxes and objectness; all other weights are kept"

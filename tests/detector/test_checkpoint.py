@@ -153,10 +153,18 @@ def changed(name: str, tensor: Tensor | None) -> Callable[[State], None]:
         (changed("module_list.15.conv_15.bias", None), "layers.15 has a bias, but module_list.15.conv_15 none"),
         (
             changed("module_list.22.conv_22.weight", None),
-            r"module_list.22.conv_22.bias \(21,\) is of no convolution and of no batch normalisation after one",
+            r"module_list.22.conv_22.bias \(21,\): expected .*; module_list.22.conv_22 has no weight",
         ),
         (changed("module_list.23.conv_23.weight", torch.ones(4, 2, 1, 1)), "goes on with module_list.23.conv_23"),
-        (changed("fc.weight", torch.ones(4, 2)), r"fc.weight \(4, 2\) is of no convolution"),
+        (changed("fc.weight", torch.ones(4, 2)), r"fc.weight \(4, 2\): expected a convolution's weights, of four dimensions"),
+        (
+            changed("module_list.4.batch_norm_4.running_mean", None),
+            r"module_list.4.batch_norm_4.weight \(4,\): expected .*; module_list.4.batch_norm_4 has no running_mean",
+        ),
+        (
+            changed("module_list.4.batch_norm_4.running_var", torch.full((4,), -0.5)),
+            "module_list.4.batch_norm_4.running_var: expected variances, some are below 0",
+        ),
         (
             changed("module_list.15.conv_15.bias", torch.full((21,), float("nan"))),
             "module_list.15.conv_15: convolution.bias is not all finite floating-point numbers",
@@ -199,7 +207,7 @@ def test_code_in_a_file_is_not_run_but_refused(tmp_path: Path, folder: Path, mon
     monkeypatch.chdir(tmp_path)
     for content in (Harmful(), {"model": nn.Conv2d(3, 4, 1)}):
         torch.save(content, "code.pt")
-        with pytest.raises(InputError, match=r"code.pt: holds objects of the program .* save there a plain state dict"):
+        with pytest.raises(InputError, match=r"code.pt: holds objects .* expected a state dict, saved there"):
             import_checkpoint(str(folder / "tiny.cfg"), Path("code.pt"), CLASSES)
     assert not Path("made-by-a-pickle").exists()
 

@@ -43,6 +43,15 @@ def test_with_the_same_anchors_only_the_filters_of_classes_are_new(model: Model)
     assert [tuple(raw.shape) for raw in found.network(torch.zeros(1, 3, 64, 96))] == [(1, 27, 2, 3), (1, 27, 4, 6)]
 
 
+def test_classes_of_the_same_name_keep_their_filters_wherever_they_are(model: Model) -> None:
+    found = with_new_heads(model, ["bird", "dog", "cat"], None, seed=3)
+    for name, tensor in parts(found, head=True).items():
+        rows, given = tensor.unflatten(0, (3, 8)), model.network.state_dict()[name].unflatten(0, (3, 7))
+        assert torch.equal(rows[:, [*range(5), 7, 6]], given)
+    same = with_new_heads(model, model.architecture.classes, None, seed=3).network.state_dict()
+    assert all(torch.equal(same[name], tensor) for name, tensor in model.network.state_dict().items())
+
+
 def test_with_other_anchors_heads_are_those_of_a_new_network_and_small_boxes_go_to_the_fine_map(model: Model) -> None:
     anchors = [(float(size), float(size)) for size in range(4, 10)]
     found = with_new_heads(model, CELLS, anchors, seed=3)
