@@ -78,7 +78,7 @@ def import_model(
     ],
     weights: Annotated[
         Path,
-        typer.Argument(metavar="WEIGHTS", help="Darknet's weights, or PyTorch's state dict (.pt, .pth, .safetensors)."),
+        typer.Argument(metavar="WEIGHTS", help="Darknet's weights, or PyTorch's state dict (.pt, .pth, .ckpt, .safetensors)."),
     ],
     classes: Annotated[
         Path,
@@ -96,9 +96,9 @@ def import_model(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a bundle of a Darknet network; what was taken of its options is printed.
+    """Make a bundle of a Darknet network, or of a PyTorch checkpoint of another program's YOLOv3.
 
-    A state dict that another program's YOLOv3 has in PyTorch is matched by order and shape; no code in it is run.
+    What was taken of a cfg's options is printed. A state dict is matched by order and shape; no code in it is run.
 
     \b
     detpress import yolov4-tiny.cfg yolov4-tiny.weights --classes coco.names --resize stretch
