@@ -78,7 +78,7 @@ def import_model(
     ],
     weights: Annotated[
         Path,
-        typer.Argument(metavar="WEIGHTS", help="Darknet's weights, or PyTorch's state dict (.pt, .pth, .ckpt, .safetensors)."),
+        typer.Argument(metavar="WEIGHTS", help="Darknet's, or PyTorch's state dict (.pt, .pth, .ckpt, .safetensors)."),
     ],
     classes: Annotated[
         Path,

@@ -139,8 +139,8 @@ def _state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
         if re.search(r"unsupported (global|class)|torchscript", str(error), re.IGNORECASE):
             raise InputError(
                 f"{path}: holds objects of the program that wrote it, which would have to run; expected a state dict, "
-                'saved there: found = torch.load(FILE, weights_only=False)["model"], then torch.save(found, "plain.pt") '
-                'if that is one, otherwise torch.save(found.float().state_dict(), "plain.pt")'
+                'saved there: found = torch.load(FILE, weights_only=False)["model"], then torch.save(found, "plain.pt"), '
+                'or, where that is a module, torch.save(found.float().state_dict(), "plain.pt")'
             ) from error
         raise InputError(
             f"{path}: not a checkpoint of PyTorch, or only a part of one ({type(error).__name__})"
