@@ -139,7 +139,7 @@ def _state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
         if re.search(r"unsupported (global|class)|torchscript", str(error), re.IGNORECASE):
             raise InputError(
                 f"{path}: holds objects of the program that wrote it, which would have to run; expected a state dict, "
-                'saved there: found = torch.load(FILE, weights_only=False)["model"], then torch.save(found, "plain.pt"), '
+                'saved there: found = torch.load(FILE, weights_only=False)["model"]; torch.save(found, "plain.pt"); '
                 'or, where that is a module, torch.save(found.float().state_dict(), "plain.pt")'
             ) from error
         raise InputError(
@@ -202,8 +202,8 @@ def _convolutions(path: Path, state: Mapping[str, Tensor]) -> list[Found]:
             part, tensor = next(iter(parts.items()))
             missing = [part for part in NORM if part not in parts] if parts.keys() < NORM else []
             raise InputError(
-                f"{path}: {cut_short(f'{name}.{part}')} {tuple(tensor.shape)}: expected a convolution's weights, of four "
-                "dimensions, or the batch normalisation of the convolution before it, in the order of the network"
+                f"{path}: {cut_short(f'{name}.{part}')} {tuple(tensor.shape)}: expected a convolution's weights, of "
+                "four dimensions, or the batch normalisation of the convolution before it, in the order of the network"
                 + (f"; {cut_short(name)} has no {', '.join(missing)}" if missing else "")
             )
     if not found:

@@ -156,7 +156,7 @@ def changed(name: str, tensor: Tensor | None) -> Callable[[State], None]:
             r"module_list.22.conv_22.bias \(21,\): expected .*; module_list.22.conv_22 has no weight",
         ),
         (changed("module_list.23.conv_23.weight", torch.ones(4, 2, 1, 1)), "goes on with module_list.23.conv_23"),
-        (changed("fc.weight", torch.ones(4, 2)), r"fc.weight \(4, 2\): expected a convolution's weights, of four dimensions"),
+        (changed("fc.weight", torch.ones(4, 2)), r"fc.weight \(4, 2\): expected a convolution's weights"),
         (
             changed("module_list.4.batch_norm_4.running_mean", None),
             r"module_list.4.batch_norm_4.weight \(4,\): expected .*; module_list.4.batch_norm_4 has no running_mean",
