@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
@@ -54,6 +54,13 @@ class ScratchOptions(TrainOptions):
     objectness_prior: float | None = Field(
         None, gt=0, lt=1, description="the objectness that all boxes start with, such as 0.01; otherwise about a half"
     )
+
+    @field_validator("frozen")
+    @classmethod
+    def _nothing_is_worth_freezing(cls, patterns: list[str]) -> list[str]:
+        if patterns:
+            raise ValueError("expected none: all weights are drawn anew, so frozen ones would stay random")
+        return patterns
 
 
 class Scratch(Training):

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from typing import Annotated
+from zipfile import is_zipfile
 
 import typer
 
@@ -32,7 +33,7 @@ def export(
     from detpress.encodings.bundle import load_bundle
     from detpress.encodings.onnx_model import OPSETS
     from detpress.errors import InputError, nearest
-    from detpress.runtimes.export import EXPORTS, write_onnx
+    from detpress.runtimes.export import EXPORTS, WRITTEN_BESIDE, write_onnx
 
     if to not in EXPORTS:
         raise InputError(f"--to {to}: {nearest(to, EXPORTS)}")
@@ -47,6 +48,9 @@ def export(
         raise InputError(f"--out {path}: expected a name that ends in {suffix}")
     if not path.parent.is_dir():
         raise InputError(f"--out {path}: cannot be written (no such folder)")
+    for file in (path, path.with_suffix(WRITTEN_BESIDE.get(suffix, suffix))):
+        if file.exists():
+            raise InputError(f"{file}: exists already; expected a new file (--out FILE)")
     difference = write(model, path) if opset is None else write_onnx(model, path, opset)
     if as_json:
         print_json(
@@ -118,7 +122,7 @@ def import_model(
     found = next((known for known in RESIZES if known == resize), None)
     if resize is not None and found is None:
         raise InputError(f"--resize {resize}: expected one of {', '.join(RESIZES)}")
-    if weights.suffix in SUFFIXES:
+    if weights.suffix in SUFFIXES or is_zipfile(weights):  # as PyTorch's files are, whatever their names
         model = import_checkpoint(network, weights, names, found)
     else:
         model = read_model(Path(network), weights, names, found)

@@ -48,9 +48,11 @@ def run_table(results: dict[str, Any]) -> Table:
 
 def baseline(results: dict[str, Any]) -> dict[str, Any]:
     """The stage that the others are compared with: the model that the recipe starts from, or, where that has random
-    weights, what the first step made of it."""
+    weights or heads, what the first step made of it."""
     stages: list[dict[str, Any]] = results["stages"]
-    return stages[0 if results["recipe"]["model"]["weights"] else min(1, len(stages) - 1)]
+    model = results["recipe"]["model"]
+    whole = model["weights"] and not model.get("classes")
+    return stages[0 if whole else min(1, len(stages) - 1)]
 
 
 def _beside_the_network(stage: dict[str, Any]) -> str:

@@ -57,9 +57,11 @@ def annotation_findings(recipe: Recipe, devkit: Devkit) -> list[Finding]:
                 if isinstance(found, InputError):
                     errors[type(found).__name__].append(str(found))
         except InputError as error:
-            errors["image set"].append(str(error))
+            alone = len(devkit.image_set_names) == 1
+            way = "; `data.split` makes train, val and test of it" if alone else ""
+            errors["image set"].append(f"{error}{way}")
     if errors:
-        if UnlistedClassError.__name__ in errors and recipe.model.weights is not None:
+        if UnlistedClassError.__name__ in errors and recipe.model.weights is not None and recipe.model.classes is None:
             way = "`model.classes: from_data` makes its heads anew for the data set's classes"
             errors["classes"].append(f"{recipe.where(('model', 'weights'))}: the detector knows other classes; {way}")
         return _errors(errors)

@@ -16,6 +16,7 @@ from detpress.voc.devkit import Devkit
 from detpress.voc.splitting import difference_hash, groups_alike
 
 NAMED = 5  # of a long list, where it is printed
+ROUNDING = 0.01  # pixels: fractions of six digits, as YOLO's texts have them, are rounded by less
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _sticking_out(annotation: Annotation) -> list[int]:
     """The boxes that leave the picture, but for those that are outside of it, or have no area."""
     width, height = annotation.size or (np.inf, np.inf)
     x0, y0, x1, y1 = annotation.boxes.T
-    out = (x0 < 1) | (y0 < 1) | (x1 > width) | (y1 > height)
+    out = np.maximum(np.maximum(1 - x0, 1 - y0), np.maximum(x1 - width, y1 - height)) > ROUNDING
     found: list[int] = (out & ~annotation.degenerate).nonzero()[0].tolist()
     return found
 

@@ -10,13 +10,15 @@ from detpress.builtin import find_bundle
 from detpress.contract.plugin import Plan
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.form import Form
+from detpress.detector.layer_patterns import still_matching
 from detpress.detector.model import Model
 from detpress.encodings.bundle import bundle_digest
 from detpress.errors import InputError, cut_short
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
-from detpress.options import bundles_in
+from detpress.options import bundles_in, parts_of
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import initial_model, new_layers, open_recipe_data, recipe_classes
+from detpress.training.config import TrainingOptions
 from detpress.training.image_counts import ImageCounts
 from detpress.voc.devkit import Devkit
 
@@ -60,6 +62,7 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
         devkit = open_recipe_data(recipe)
     images = count_images(recipe, devkit)
     model = initial_model(recipe, devkit)
+    _check_heads_learn(recipe, model)
     form = model.form
     rows = [_row(0, "model", (), form, model, Plan(new_layers(recipe, model), model, " ".join(model.notes)))]
     unknown = ""
@@ -85,6 +88,18 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
                 unknown = f"not known: {error}"
         rows.append(PlannedStage(index, step.name, accepts, form, (), (), None, None, None, unknown))
     return rows
+
+
+def _check_heads_learn(recipe: Recipe, model: Model) -> None:
+    """Raises InputError where the heads are made anew and frozen in every training."""
+    new, names = set(new_layers(recipe, model)), model.architecture.names
+    parts = [part for step in recipe.chain for _, part in parts_of(step.config)]
+    frozen = [part.frozen for part in parts if isinstance(part, TrainingOptions)]
+    if new and frozen and all(new <= set(still_matching(patterns, names)) for patterns in frozen):
+        raise InputError(
+            f"{recipe.where(('model', 'classes'))}: all trainings of the chain freeze the new heads {', '.join(new)}; "
+            "expected one in which they learn"
+        )
 
 
 class _NotKnownError(Exception):

@@ -28,6 +28,8 @@ from detpress.errors import InputError
 TOLERANCES = {Form.HALF: 0.1, Form.INT8: 0.5, Form.SIMULATED: 0.5}
 TOLERANCE = 1e-3  # of any other form
 
+WRITTEN_BESIDE = {".xml": ".bin", ".cfg": ".weights"}
+
 
 @dataclass(frozen=True)
 class Difference:

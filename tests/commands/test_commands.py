@@ -186,6 +186,9 @@ def test_weights_that_were_imported_are_exported_byte_for_byte(
     assert detpress("export", "imported", "--to", "darknet", "--out", "again.cfg").code == 0
     assert Path("again.weights").read_bytes() == Path("tiny.weights").read_bytes()
     assert Path("again.weights").read_bytes()[: header.size] == header.pack()
+    Path("again.cfg").unlink()
+    said = detpress("export", "imported", "--to", "darknet", "--out", "again.cfg")
+    assert (said.code, "again.weights: exists already; expected a new file" in said.err) == (2, True)
 
 
 def test_weights_that_were_changed_since_their_import_get_a_header_of_their_own(
@@ -198,8 +201,8 @@ def test_weights_that_were_changed_since_their_import_get_a_header_of_their_own(
     chain = ("--set", "model={weights: imported}", "--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]")
     assert detpress("run", "small.yaml", *chain, "--set", "measure.runtimes=[]").code == 0
     for stage, header in (("0-model", WeightsHeader(seen=32_013_312)), ("1-nni.l1norm", WeightsHeader())):
-        assert detpress("export", f"runs/small/{stage}/bundle", "--to", "darknet", "--out", "again.cfg").code == 0
-        assert Path("again.weights").read_bytes()[: header.size] == header.pack()
+        assert detpress("export", f"runs/small/{stage}/bundle", "--to", "darknet", "--out", f"{stage}.cfg").code == 0
+        assert Path(f"{stage}.weights").read_bytes()[: header.size] == header.pack()
 
 
 def test_validate_prints_the_chain_as_it_would_be(detpress: Command, workplace: Path, cache: Path) -> None:

@@ -129,6 +129,16 @@ def test_what_cannot_be_is_refused_at_its_line_before_anything_is_read(
     assert said in str(refused.value)
 
 
+def test_heads_that_every_training_freezes_are_refused(root: Path, given: Model) -> None:
+    heads = [given.architecture.names[head] for head in given.architecture.heads]
+    chain = f"chain=[{{train.finetune: {{epochs: 1, frozen: {heads}}}}}]"
+    with pytest.raises(InputError, match=r"model\.classes: all trainings of the chain freeze the new heads layers"):
+        planned(root, chain)
+    assert planned(root, chain[:-1] + ", train.finetune: {epochs: 1}]")
+    with pytest.raises(InputError, match=r"frozen: expected none: all weights are drawn anew"):
+        read(root, "chain=[{train.scratch: {epochs: 1, frozen: ['layers.0']}}]")
+
+
 def test_a_pruner_that_trains_while_it_chooses_trains_the_heads(root: Path) -> None:
     assert read(root, "chain=[{nni.taylor: {sparsity: 0.5}}]").chain
     assert read(root, "chain=[{nni.l1norm: {sparsity: 0.5, schedule: {kind: agp, steps: 2}}}]").chain

@@ -161,6 +161,13 @@ def test_images_that_two_sets_share_are_found_by_name_and_by_content(
     ]
 
 
+def test_a_data_set_with_one_image_set_is_told_how_it_is_split(kit: Path, read: Callable[..., Recipe]) -> None:
+    for path in (kit / "ImageSets/Main").iterdir():
+        path.rename(path.with_name("all.txt")) if path.stem == "train" else path.unlink()
+    [finding] = annotation_findings(read(), open_devkit(kit))
+    assert "no image set 'train'; expected one of: all; `data.split` makes train, val and test of it" in finding.text
+
+
 def test_an_image_set_that_is_absent_is_refused_by_its_reader_too(kit: Path) -> None:
     with pytest.raises(InputError, match="no image set 'tset'; did you mean 'test'"):
         open_devkit(kit).image_set("tset")
