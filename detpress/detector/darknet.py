@@ -104,7 +104,8 @@ def read_weights(
     """Fills the first `layers` layers of `network` in place, all by default; the others keep what they have.
 
     shared: layer number -> the one whose weights it has, too: the file has these once.
-    Raises InputError for a file that has not exactly as many numbers as these layers take, or one that is not finite.
+    Raises InputError for a file that has not exactly as many numbers as these layers take, one that is not finite, or a
+    variance below 0.
     """
     try:
         with plain(path).open("rb") as file:
@@ -116,6 +117,8 @@ def read_weights(
                     numbers = np.fromfile(file, "<f4", tensor.numel())
                     if not np.isfinite(numbers).all():
                         raise InputError(f"{path}: {name} has a number that is not finite; the training diverged?")
+                    if name.endswith("running_var") and (numbers < 0).any():
+                        raise InputError(f"{path}: {name} has a variance below 0; is it of another network?")
                     tensor.copy_(torch.from_numpy(numbers).view_as(tensor))
                 for layer, source in shared.items():
                     network.layers[layer].load_state_dict(network.layers[source].state_dict())
