@@ -99,6 +99,11 @@ def is_simulated(name: str, simulated: Iterable[str]) -> bool:
     return any(name == what or name.startswith(f"{what}.") for what in simulated)
 
 
+def mark(name: str, row: Mapping[str, Any]) -> str:
+    """What stands before a figure of a study's row: `~` if simulated, `!` if the machine was busy meanwhile."""
+    return "~" * is_simulated(name, row["simulated"]) + "!" * (name in row.get("busy", ()))
+
+
 def measured_on(processors: Iterable[tuple[str, str]]) -> str:
     """A sentence on where latency was measured; none for no figure. processors: what was timed, and where."""
     names: dict[str, list[str]] = {}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from detpress.detector.images import read_image
-from detpress.measure.figures import heading, is_simulated, shown
+from detpress.measure.figures import heading, mark, shown
 from detpress.report.charts import Chart, line_chart, pareto_chart, x_axis, y_axis
 from detpress.report.drawn_pictures import Picture, as_jpeg, asset, boxes_of, open_templates
 from detpress.report.fonts import Lettering, choose_lettering
@@ -57,7 +57,7 @@ def page(source: Source) -> str:
     trainings = list(_trainings(source.rows))
     losses = list(dict.fromkeys(name for _, curves in trainings for name in curves.lines))
     environment = open_templates()
-    environment.globals |= {"heading": heading, "shown": shown, "is_simulated": is_simulated}
+    environment.globals |= {"heading": heading, "shown": shown, "mark": mark}
     return environment.get_template("page.html").render(
         results=results,
         summary=summary(results),
@@ -136,8 +136,7 @@ def _cell(row: dict[str, Any], figure: str, people: bool) -> str:
     if figure not in row["figures"]:
         return ""
     mean = row["figures"][figure]["mean"]
-    mark = ("~" if is_simulated(figure, row["simulated"]) else "") + "!" * (figure in row.get("busy", ()))
-    return f"{mark}{shown(figure, mean)}" if people else repr(mean)
+    return f"{mark(figure, row)}{shown(figure, mean)}" if people else repr(mean)
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from detpress.measure.figures import heading, is_simulated, measured_on, shown
+from detpress.measure.figures import heading, mark, measured_on, shown
 
 
 def study_table(results: dict[str, Any], rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table:
@@ -22,7 +22,8 @@ def study_table(results: dict[str, Any], rows: Sequence[dict[str, Any]], figures
             f"Means over the seeds. mAP: {results['protocol']} on the {test_set['images']} images of the set "
             f"'{test_set['name']}'; ±: standard deviation over the seeds; in brackets the 95 % interval, by "
             f"{results['resamples']:,} bootstrap resamples of the images. Difference: from {results['baseline']}, on "
-            "the same resamples. x: ratio to its figure. ~: simulated, the runtime only imitates the form."
+            "the same resamples. x: ratio to its figure. ~: simulated, the runtime only imitates the form. "
+            "!: the machine was busy meanwhile."
             f"{latency}"
         ),
         caption_justify="left",
@@ -61,5 +62,4 @@ def _figure(row: dict[str, Any], reference: dict[str, Any] | None, figure: str) 
     if found is None:
         return "-"
     other = reference["figures"].get(figure) if reference else None
-    mark = "~" if is_simulated(figure, row["simulated"]) else ""
-    return f"{mark}{shown(figure, found['mean'])}\n" + (f"x{found['mean'] / other['mean']:.2f}" if other else "")
+    return f"{mark(figure, row)}{shown(figure, found['mean'])}\n" + (f"x{found['mean'] / other['mean']:.2f}" if other else "")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from detpress.measure.figures import heading, is_simulated, measured_on, shown
+from detpress.measure.figures import heading, mark, measured_on, shown
 
 
 def summary(results: dict[str, Any]) -> list[str]:
@@ -45,9 +45,11 @@ def summary(results: dict[str, Any]) -> list[str]:
 
 
 def _cheapest(rows: Sequence[dict[str, Any]], baseline: dict[str, Any], cost: str) -> list[str]:
-    """The row of the lowest cost, if it is below the baseline's; simulated costs do not count."""
-    having = [row for row in rows if cost in row["figures"] and not is_simulated(cost, row["simulated"])]
-    if not having or cost not in baseline["figures"]:
+    """The row of the lowest cost, if it is below the baseline's; what is simulated, or was measured while the machine
+    was busy, does not count.
+    """
+    having = [row for row in rows if cost in row["figures"] and not mark(cost, row)]
+    if not having or cost not in baseline["figures"] or mark(cost, baseline):
         return []
     best = min(having, key=lambda row: row["figures"][cost]["mean"])
     value, reference = best["figures"][cost]["mean"], baseline["figures"][cost]["mean"]

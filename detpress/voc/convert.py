@@ -1,6 +1,7 @@
 """Writes a data set in another layout, from which the same annotations are read, bit for bit.
 
-What a layout cannot say is told, not dropped in silence: YOLO's text has no word for `difficult` and `truncated`.
+What a layout cannot say is told, not dropped in silence: YOLO's text has no word for `difficult` and `truncated`, Pascal
+VOC no list of classes, which are those of its objects by their names.
 Pictures are copied as they are. Outlines and tools' additions are not read, and so not written.
 """
 
@@ -54,6 +55,8 @@ def convert(devkit: Devkit, target: Target, folder: Path) -> list[str]:
         copy = folder / _picture_path(target, image, picture)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(picture, copy)
+    if target == "voc":
+        return _other_classes(devkit, every.values())
     return _unsaid(every.values()) if target == "yolo" else []
 
 
@@ -70,6 +73,14 @@ def _same(devkit: Devkit, one: Annotation, other: Annotation) -> bool:
 def _picture_path(target: Target, image: str, picture: Path) -> Path:
     """Where the picture is written; not by `with_suffix`, since an image's name may hold a dot."""
     return Path("JPEGImages" if target == "voc" else "images") / f"{image}{picture.suffix}"
+
+
+def _other_classes(devkit: Devkit, annotations: Iterable[Annotation]) -> list[str]:
+    met = sorted({name for annotation in annotations for name in annotation.names})
+    if list(devkit.classes) == met:
+        return []
+    kept = f"data.classes: [{', '.join(devkit.classes)}]"
+    return [f"Pascal VOC has no list of classes, so they are {', '.join(met)}; a recipe gives them back: {kept}"]
 
 
 def _unsaid(annotations: Iterable[Annotation]) -> list[str]:

@@ -73,6 +73,15 @@ def test_a_data_set_comes_back_from_each_layout(devkit: Devkit, target: Target, 
         convert(there, "voc", tmp_path / "back")
 
 
+def test_classes_that_pascal_voc_does_not_know_are_told(devkit: Devkit, tmp_path: Path) -> None:
+    convert(devkit, "yolo", tmp_path / "yolo")
+    described = tmp_path / "yolo/data.yaml"
+    described.write_text(described.read_text() + "- unicorn\n")
+    there = open_data(str(tmp_path / "yolo"))
+    [note] = convert(there, "voc", tmp_path / "voc")
+    assert note.endswith(f"a recipe gives them back: data.classes: [{', '.join(devkit.classes)}, unicorn]")
+
+
 def test_cocos_own_tools_read_the_same(devkit: Devkit, tmp_path: Path) -> None:
     convert(devkit, "coco", tmp_path / "coco")
     with contextlib.redirect_stdout(io.StringIO()):
