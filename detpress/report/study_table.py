@@ -62,4 +62,5 @@ def _figure(row: dict[str, Any], reference: dict[str, Any] | None, figure: str) 
     if found is None:
         return "-"
     other = reference["figures"].get(figure) if reference else None
-    return f"{mark(figure, row)}{shown(figure, found['mean'])}\n" + (f"x{found['mean'] / other['mean']:.2f}" if other else "")
+    ratio = f"x{found['mean'] / other['mean']:.2f}" if other else ""
+    return f"{mark(figure, row)}{shown(figure, found['mean'])}\n{ratio}"

@@ -1,7 +1,7 @@
 """Writes a data set in another layout, from which the same annotations are read, bit for bit.
 
-What a layout cannot say is told, not dropped in silence: YOLO's text has no word for `difficult` and `truncated`, Pascal
-VOC no list of classes, which are those of its objects by their names.
+What a layout cannot say is told, not dropped in silence: YOLO's text has no word for `difficult` and `truncated`,
+Pascal VOC no list of classes, which are those of its objects by their names.
 Pictures are copied as they are. Outlines and tools' additions are not read, and so not written.
 """
 
