@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detpress.detector.form import Form
-from detpress.errors import InputError, shortened
+from detpress.errors import InputError, cut_short, shortened
 from detpress.files.plain_json import read_json
 from detpress.measure.figures import DEFAULT_FIGURES
 from detpress.measure.section import Measure
@@ -52,7 +52,8 @@ def read_source(folder: Path) -> Source:
             try:
                 return read(folder, results)
             except OSError as error:
-                raise InputError(f"{path}: names {error.filename}, which cannot be read: {error.strerror}") from error
+                named = cut_short(str(error.filename))
+                raise InputError(f"{path}: names {named}, which cannot be read: {error.strerror}") from error
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise InputError(f"{path}: not what detpress writes: {_missing(error)}") from error
     raise InputError(f"{folder}: expected the folder of a run (results.json) or of a study (study.json)")

@@ -182,6 +182,8 @@ def _contents(said: Any, path: Path) -> _Contents:
         if not isinstance(category.get("name"), str) or not category["name"].strip():
             raise InputError(f"{place}: name: expected the name of a class, got {shortened(category.get('name'))}")
         classes[_identity(category, "id", place)] = category["name"].strip()
+    if not classes:
+        raise InputError(f"{path}: categories: expected at least one")
     return _Contents(images, dict(objects), {key: classes[key] for key in sorted(classes, key=_order)})
 
 
