@@ -86,7 +86,12 @@ def quantize_static(
     """
     assert isinstance(network, Network)
     network = equalized(network, images) if scheme.equalizes else network
-    quantized = int8_network(inc_program(network, images, scheme, float_layers, log), architecture, images)
+    return corrected_network(inc_program(network, images, scheme, float_layers, log), network, images, scheme)
+
+
+def corrected_network(program: torch.fx.GraphModule, network: Network, images: Tensor, scheme: Scheme) -> Network:
+    """Our network of what INC made of `network`, its biases corrected where the scheme says so."""
+    quantized = int8_network(program, network.architecture, images)
     return with_corrected_biases(quantized, network, images) if scheme.corrected else quantized
 
 
@@ -132,8 +137,8 @@ def exported(network: nn.Module, images: Tensor) -> torch.fx.GraphModule:
     return program
 
 
-def round_convolutions_only(prepared: torch.fx.GraphModule) -> None:
-    """Takes out what the engine would round for other operators.
+def round_convolutions_only(prepared: torch.fx.GraphModule, full_range: bool) -> None:
+    """Takes out what the engine would round for other operators. full_range: of the weights, see `Scheme`.
 
     It fuses a convolution without activation with an addition behind it, and rounds the addition's other input; it
     rounds what is pooled, too. Runtimes round these by scales of their own (`detpress.encodings.calibration`).
@@ -146,9 +151,11 @@ def round_convolutions_only(prepared: torch.fx.GraphModule) -> None:
             if not node.users:
                 prepared.graph.erase_node(node)
     prepared.recompile()
+    if not full_range:
+        _narrow_weights(prepared)
 
 
-def narrow_weights(prepared: torch.fx.GraphModule) -> None:
+def _narrow_weights(prepared: torch.fx.GraphModule) -> None:
     """Takes the codes away from the observers of weights that some processors would saturate with."""
     for node in prepared.graph.nodes:
         if node.target is not torch.ops.aten.conv2d.default or node.args[1].op != "call_module":
@@ -165,9 +172,7 @@ def narrow_weights(prepared: torch.fx.GraphModule) -> None:
 
 def calibrate_convolutions(prepared: torch.fx.GraphModule, images: Tensor, scheme: Scheme) -> None:
     """As `calibrate`, and what is converted afterwards rounds for convolutions alone."""
-    round_convolutions_only(prepared)
-    if not scheme.full_range:
-        narrow_weights(prepared)
+    round_convolutions_only(prepared, scheme.full_range)
     calibrate(prepared, images)
 
 

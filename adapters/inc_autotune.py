@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detpress.adapters.inc import Scheme, calibrate_convolutions, exported, int8_network
+from detpress.adapters.inc import Scheme, calibrate_convolutions, corrected_network, exported
 from detpress.adapters.inc_work import inc_work
 from detpress.detector.network import Network
-from detpress.encodings.bias_correction import with_corrected_biases
 from detpress.encodings.equalization import equalized
 from detpress.errors import StageError
 
@@ -67,7 +66,6 @@ def tune(
     """
     if not criterion.baseline > 0:
         raise StageError("the float model's mAP on the validation images is 0: a loss cannot be measured from it")
-    architecture = network.architecture
     if all(candidate.scheme.equalizes for candidate in candidates):
         network = equalized(network, images)
     trials: list[Trial] = []
@@ -89,10 +87,7 @@ def tune(
     def evaluate(program: Any) -> float:
         if not begun:  # INC begins with the float program
             return criterion.baseline
-        quantized = int8_network(program, architecture, images)
-        if begun[-1].scheme.corrected:
-            quantized = with_corrected_biases(quantized, network, images)
-        trials.append(score(begun[-1], quantized))
+        trials.append(score(begun[-1], corrected_network(program, network, images, begun[-1].scheme)))
         return trials[-1].map
 
     def calibrate(prepared: torch.fx.GraphModule) -> None:

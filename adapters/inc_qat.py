@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from detpress.adapters.inc import narrow_weights, round_convolutions_only
+from detpress.adapters.inc import round_convolutions_only
 from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.network import Network, convolution_name, weight_name
 from detpress.engine_log import engine_messages
@@ -75,9 +75,7 @@ def fake_quantized(
         for i in sorted(float_layers):
             quantizer.set_module_name_qconfig(convolution_name(i), None)
         prepared = prepare_qat_pt2e(program, quantizer)
-        round_convolutions_only(prepared)
-        if not full_range:
-            narrow_weights(prepared)
+        round_convolutions_only(prepared, full_range)
     return FakeQuantizedNetwork(prepared, network.architecture, dead)
 
 
