@@ -13,7 +13,7 @@ from detpress.progress import Progress
 from detpress.run.data_check import broken_pictures
 from detpress.voc.annotation import Annotation
 from detpress.voc.devkit import Devkit
-from detpress.voc.splitting import difference_hash, groups_alike
+from detpress.voc.lookalikes import difference_hash, groups_alike
 
 NAMED = 5  # of a long list, where it is printed
 ROUNDING = 0.01  # pixels: fractions of six digits, as YOLO's texts have them, are rounded by less

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from voc_xml import annotation_xml
 
 from detpress.errors import InputError
+from detpress.voc.lookalikes import ALIKE, difference_hash, groups_alike
 from detpress.voc.named import open_data
 from detpress.voc.split import Split
-from detpress.voc.splitting import ALIKE, difference_hash, divide, groups_alike
+from detpress.voc.splitting import divide
 
 SCENES, COPIES = 20, 5  # of the first scene
 
