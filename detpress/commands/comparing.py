@@ -9,9 +9,9 @@ import typer
 from detpress.commands.options import Assignments, Json, Mlflow, Out, make_folder, open_tracking, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from detpress.study.definition import Study
+    from detpress.recipe.file import Recipe
     from detpress.study.running import Outcome
     from detpress.study.terminal import StudyTerminal
     from detpress.voc.devkit import Devkit
@@ -73,9 +73,10 @@ def compare(
     outcomes: list[Outcome] = []
     results: dict[str, Any] = {}
     with StudyTerminal(quiet) as terminal:
-        devkit = open_study_data(study)
-        _check_data(study, devkit, terminal)
-        plan = plan_study(study, store, devkit)
+        devkits = open_study_data(study, terminal.progress)
+        for fold in study.folds:
+            _check_data([job.recipe for job in study.jobs if job.fold == fold], devkits[fold], terminal)
+        plan = plan_study(study, store, devkits)
         terminal.planned(plan)
         if ray is None:
             running = run_study(plan, store, folder, terminal)
@@ -86,7 +87,7 @@ def compare(
                 for outcome in running:
                     outcomes.append(outcome)
         finally:
-            results = compare_outcomes(study, outcomes, devkit)
+            results = compare_outcomes(study, outcomes, devkits)
             write_study_folder(study, results, folder)
     if tracking:
         tracking.log(results, folder)
@@ -109,18 +110,17 @@ def compare(
         if nothing_fits:
             console.print("No recipe fits.", highlight=False)
         for outcome in failed:
-            print(f"Failed: {outcome.job.variant}, seed {outcome.job.seed}: {outcome.failure}")
+            print(f"Failed: {outcome.job.what}: {outcome.failure}")
         console.print(f"Results: {folder / 'study.json'}", soft_wrap=True, highlight=False, markup=False)
     if failed or nothing_fits:
         raise typer.Exit(1)
 
 
-def _check_data(study: "Study", devkit: "Devkit", terminal: "StudyTerminal") -> None:
+def _check_data(recipes: "Sequence[Recipe]", devkit: "Devkit", terminal: "StudyTerminal") -> None:
     """Raises InputError where data would fail a recipe, before any of them runs."""
     from detpress.run.data_check import annotation_findings, picture_findings, report
 
     terminal.say(str(devkit))
-    recipes = [job.recipe for job in study.jobs]
     asked = {(recipe.data.model_dump_json(), bool(recipe.chain)): recipe for recipe in recipes}.values()
     report(list(dict.fromkeys(f for recipe in asked for f in annotation_findings(recipe, devkit))), terminal.say)
     found = [f for recipe in asked for f in picture_findings(recipe, devkit, terminal.progress)]

@@ -53,14 +53,14 @@ def run(
 
     folder = out or Path("runs") / checked.name
     make_folder(folder)
-    devkit = open_recipe_data(checked)
-    listener.say(str(devkit))
-    report(annotation_findings(checked, devkit), listener.say)
-    plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
     store = open_store(shared=not fresh)
     tracking = open_tracking(mlflow)
     found: dict[str, Any] = {}
     with listener:
+        devkit = open_recipe_data(checked, listener.progress)
+        listener.say(str(devkit))
+        report(annotation_findings(checked, devkit), listener.say)
+        plan_chain(checked, devkit)  # a step that cannot be applied is refused before anything is computed
         report(picture_findings(checked, devkit, listener.progress), listener.say)
         if checked.search is not None:
             checked, found = _run_search(checked, devkit, store, listener, folder, as_json)
@@ -183,16 +183,17 @@ def validate(
     )
     from detpress.voc.named import is_there
 
-    devkit = open_recipe_data(checked) if not no_data and is_there(checked.data.root) else None
-    if devkit is not None:
-        listener.say(str(devkit))
-        report(annotation_findings(checked, devkit), listener.say)
-    elif not no_data:
-        listener.say(f"the data set {checked.data.root} is not there: only the recipe is checked")
-    count_images(checked, devkit)
-    planned = [plan_chain(end, devkit) for end in (end_recipes(checked) if checked.search else [checked])]
-    if devkit is not None:
-        with listener:
+    with listener:
+        there = not no_data and is_there(checked.data.root)
+        devkit = open_recipe_data(checked, listener.progress) if there else None
+        if devkit is not None:
+            listener.say(str(devkit))
+            report(annotation_findings(checked, devkit), listener.say)
+        elif not no_data:
+            listener.say(f"the data set {checked.data.root} is not there: only the recipe is checked")
+        count_images(checked, devkit)
+        planned = [plan_chain(end, devkit) for end in (end_recipes(checked) if checked.search else [checked])]
+        if devkit is not None:
             report(picture_findings(checked, devkit, listener.progress), listener.say)
     if checked.search is not None:
         first, last = planned

@@ -20,7 +20,7 @@ from detpress.report.fonts import Lettering, choose_lettering
 from detpress.report.layers import LayerState, layer_rows, layer_states
 from detpress.report.pictures import SHOWN_SCORE, detections_of_image
 from detpress.report.source import Curves, RowSource, Source, kept_tables, read_source, training_tables
-from detpress.report.summary import summary
+from detpress.report.summary import scored_on, summary
 from detpress.run.remarks import remarks
 from detpress.run.stage import Stage
 from detpress.voc.coordinates import edges_from_voc
@@ -57,7 +57,7 @@ def page(source: Source) -> str:
     trainings = list(_trainings(source.rows))
     losses = list(dict.fromkeys(name for _, curves in trainings for name in curves.lines))
     environment = open_templates()
-    environment.globals |= {"heading": heading, "shown": shown, "mark": mark}
+    environment.globals |= {"scored_on": scored_on, "heading": heading, "shown": shown, "mark": mark}
     return environment.get_template("page.html").render(
         results=results,
         summary=summary(results),

@@ -24,7 +24,10 @@ from detpress.voc.named import open_data
 
 @dataclass(frozen=True)
 class RowSource:
-    """Where one row's details lie. stages: those of its first seed, the row's own last; recipe: as YAML."""
+    """Where one row's details lie.
+
+    stages: those of its first seed, and first fold, the row's own last; recipe: as YAML.
+    """
 
     name: str
     stages: Sequence[Stage]
@@ -33,7 +36,7 @@ class RowSource:
 
 @dataclass(frozen=True)
 class Source:
-    """results: as study.json has them; of a run, each stage is a row."""
+    """results: as study.json has them; of a run, each stage is a row. devkit: of folds, with the first one's images."""
 
     results: dict[str, Any]
     rows: list[RowSource]
@@ -98,7 +101,8 @@ def _read_curves(path: Path) -> Curves:
 def _read_study(folder: Path, results: dict[str, Any]) -> Source:
     rows = []
     for row in results["rows"]:
-        job = next((job for job in results["jobs"] if job["row"] == row["name"] and job["status"] == "done"), None)
+        done = [job for job in results["jobs"] if job["row"] == row["name"] and job["status"] == "done"]
+        job = next((job for job in done if not job.get("fold")), None)
         if job:
             stages = [_stage(entry, folder / Path(entry["bundle"]).parent) for entry in job["stages"]]
             rows.append(RowSource(row["name"], stages, (folder / job["recipe_file"]).read_text(encoding="utf-8")))
@@ -123,9 +127,9 @@ def _read_run(folder: Path, run: dict[str, Any]) -> Source:
         Data.model_validate(recipe["data"]).split,
     )
     measure, test = Measure.model_validate(recipe["measure"]), recipe["data"]["test"]
-    candidates = {name: [Scored(run["seed"], stages[: i + 1])] for i, name in enumerate(names)}
+    candidates = {name: [Scored(run["seed"], [stages[: i + 1]])] for i, name in enumerate(names)}
     reference = names[baseline(run)["index"]]
-    rows = compare_rows(candidates, reference, Scoring(devkit, test, measure, keep=False))
+    rows = compare_rows(candidates, reference, Scoring([devkit], test, measure, keep=False))
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     results = {
         "study": recipe["name"],

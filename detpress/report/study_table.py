@@ -7,20 +7,20 @@ from rich import box
 from rich.table import Table
 
 from detpress.measure.figures import heading, mark, measured_on, shown
+from detpress.report.summary import scored_on
 
 
 def study_table(results: dict[str, Any], rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table:
     """results: as study.json has them; rows: those of its rows to show, with the figures beside mAP."""
     reference = next((row for row in results["rows"] if row["name"] == results["baseline"]), None)
-    test_set = results["test_set"]
     latency = ""
     if any(figure.startswith("latency_ms.") for figure in figures):
         latency = " " + measured_on((row["name"], processor) for row in rows for processor in row["processors"])
     table = Table(
         title=f"{results['study']}, seeds {', '.join(map(str, results['seeds']))}",
         caption=(
-            f"Means over the seeds. mAP: {results['protocol']} on the {test_set['images']} images of the set "
-            f"'{test_set['name']}'; ±: standard deviation over the seeds; in brackets the 95 % interval, by "
+            f"Means over the seeds. mAP: {results['protocol']} on {scored_on(results)}; "
+            f"±: standard deviation over the seeds; in brackets the 95 % interval, by "
             f"{results['resamples']:,} bootstrap resamples of the images. Difference: from {results['baseline']}, on "
             "the same resamples. x: ratio to its figure. ~: simulated, the runtime only imitates the form. "
             "!: the machine was busy meanwhile."

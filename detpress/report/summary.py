@@ -6,13 +6,20 @@ from typing import Any
 from detpress.measure.figures import heading, mark, measured_on, shown
 
 
+def scored_on(results: dict[str, Any]) -> str:
+    """The images that mAP is of; results: as study.json has them."""
+    test_set, folds = results["test_set"], results.get("folds", [])
+    found = f"the {test_set['images']} images of the set '{test_set['name']}'"
+    return f"{found} of {len(folds)} folds together" if folds else found
+
+
 def summary(results: dict[str, Any]) -> list[str]:
     """Sentences; results: as study.json has them."""
     rows = [row for row in results["rows"] if row["figures"]]
-    test_set, seeds = results["test_set"], results["seeds"]
+    seeds = results["seeds"]
     said = [
         f"{len(results['rows'])} rows, {len(seeds)} seed{'s' * (len(seeds) > 1)} each, scored by "
-        f"{results['protocol']} on the {test_set['images']} images of the set '{test_set['name']}'."
+        f"{results['protocol']} on {scored_on(results)}."
     ]
     baseline = next((row for row in rows if row["name"] == results["baseline"]), None)
     if baseline is None:

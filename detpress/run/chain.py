@@ -24,6 +24,7 @@ from detpress.detector.model import Model
 from detpress.detector.network import Network
 from detpress.doors import distribution_of, version
 from detpress.errors import InputError, StageError
+from detpress.files.folders import write_atomically
 from detpress.measure.scoring import protocol_id
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import initial_model
@@ -31,7 +32,7 @@ from detpress.run.keys import chain_keys
 from detpress.run.remarks import remarks
 from detpress.run.run_folder import exchange_stages
 from detpress.run.stage import Listener, Stage, StageMaker, find_stage, measurement_digest, torch_as_it_was
-from detpress.run.store import Store, write_atomically
+from detpress.run.store import Store
 from detpress.run.workbench import StageWorkbench
 from detpress.voc.devkit import Devkit
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+from detpress.detector import images
 from detpress.detector.images import read_image
 from detpress.errors import InputError
 from detpress.files.plain import plain
+from detpress.files.seen import SeenFiles
 from detpress.progress import Progress
 from detpress.recipe.file import Recipe
-from detpress.run.read_pictures import ReadPictures
 from detpress.voc.annotation import Annotation
 from detpress.voc.coco import MOST_OF_A_CLASS
 from detpress.voc.devkit import Devkit, UnlistedClassError, check_boxes
@@ -92,7 +93,7 @@ def picture_findings(recipe: Recipe, devkit: Devkit, progress: Progress) -> list
 
 def broken_pictures(devkit: Devkit, annotations: Sequence[Annotation], progress: Progress) -> dict[str, list[str]]:
     """What is wrong with each picture that cannot be read as its annotation says, by kind."""
-    known = ReadPictures(devkit.root)
+    known = SeenFiles("pictures-read", images.VERSION, devkit.root)  # each with the size that its annotation says
     errors: dict[str, list[str]] = defaultdict(list)
 
     def read(annotation: Annotation) -> tuple[str, str] | None:
@@ -100,13 +101,13 @@ def broken_pictures(devkit: Devkit, annotations: Sequence[Annotation], progress:
         kind = "absent"
         try:
             path = devkit.image_path(annotation)
-            if (path, annotation.size) not in known:
+            if known.found(path) != (size := list(annotation.size or ())):
                 kind = "unreadable"
                 height, width = read_image(path).shape[1:]
                 kind = "size"
                 if annotation.size not in (None, (width, height)):
                     read_image(path, annotation.size)  # turned by its EXIF data, or refused
-                known.add(path, annotation.size)
+                known.add(path, size)
         except InputError as error:
             return kind, str(error)
         return None

@@ -149,10 +149,13 @@ def _shared(devkit: Devkit, read: dict[str, list[Annotation]], every: Sequence[A
         keys, others = ({annotation.key for annotation in read[name]} for name in (one, other))
         if keys <= others or others <= keys:
             continue
-        groups = {group[key] for key in keys if key in group}
-        alike = [key for key in others if key in keys or group.get(key) in groups]
+        first = {group[key]: key for key in sorted(keys, reverse=True) if key in group}
+        like = {key: key if key in keys else first.get(group.get(key, -1)) for key in others}
+        alike = {key: found for key, found in like.items() if found is not None}
         if alike:
-            lines.append(f"{len(alike)} of '{other}' are in '{one}' or look like one there, such as {min(alike)[1]}")
+            key, partner = min(alike.items())
+            such = key[1] if partner == key else f"{key[1]}, like {partner[1]}"
+            lines.append(f"{len(alike)} of '{other}' are in '{one}' or look like one there, such as {such}")
     return lines
 
 

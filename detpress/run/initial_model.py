@@ -16,6 +16,7 @@ from detpress.detector.new_heads import with_new_heads
 from detpress.encodings.bundle import bundle_digest, load_bundle
 from detpress.errors import InputError
 from detpress.files.pictures import picture_size
+from detpress.progress import Progress
 from detpress.recipe.file import Recipe
 from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.devkit import Devkit
@@ -38,9 +39,15 @@ def recipe_classes(recipe: Recipe) -> list[str] | None:
     return known
 
 
-def open_recipe_data(recipe: Recipe) -> Devkit:
-    """The recipe's data set. Raises InputError as `open_data` and `recipe_classes` do."""
-    return open_data(recipe.data.root, recipe_classes(recipe), recipe.data.split)
+def open_recipe_data(recipe: Recipe, progress: Progress | None = None) -> Devkit:
+    """The recipe's data set. Raises InputError as `open_data` and `recipe_classes` do, and where no fold is chosen."""
+    split = recipe.data.split
+    if split is not None and split.folds is not None and split.fold is None:
+        raise InputError(
+            f"{recipe.where(('data', 'split'))}.fold: expected which part is the test set, from 0 to "
+            f"{split.folds - 1}; only a study takes them all"
+        )
+    return open_data(recipe.data.root, recipe_classes(recipe), split, progress)
 
 
 def initial_model(recipe: Recipe, devkit: Devkit | None) -> Model:

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from detpress.files.folders import write_atomically
 from detpress.run.stage import Stage
-from detpress.run.store import write_atomically
 
 PARTS = ("bundle", "results", "training", "files", "stage.log")
 UNFINISHED = ".unfinished-"

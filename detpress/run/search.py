@@ -21,6 +21,7 @@ from typing import Any, Literal
 from detpress.contract.tuner import Judge
 from detpress.detector.form import Form
 from detpress.errors import DetpressError, InputError, StageError
+from detpress.files.folders import write_atomically
 from detpress.files.plain_json import read_json
 from detpress.measure.figures import figure
 from detpress.measure.scoring import protocol_id, scoring_runtime
@@ -30,7 +31,7 @@ from detpress.run.chain import run_chain
 from detpress.run.initial_model import initial_model
 from detpress.run.keys import chain_keys
 from detpress.run.stage import Listener, Stage, log_file
-from detpress.run.store import Store, write_atomically
+from detpress.run.store import Store
 from detpress.voc.devkit import Devkit
 
 

@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 
 from detpress.cache import cache_root
 from detpress.errors import InputError, no_room
-from detpress.files.folders import open_to_group, put_in_place, remove_folder, remove_rests
+from detpress.files.folders import open_to_group, put_in_place, remove_folder, remove_rests, write_atomically
 from detpress.run.shared_store import FETCHING, SharedStore
 
 LOG = logging.getLogger(__name__)
@@ -45,20 +45,6 @@ def digest(value: Any) -> str:
     """sha256 of plain data, independent of the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces the file at once: a reader, or a kill, sees the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,16 @@
 Two kinds of chance are told apart. Over the seeds, each figure has a mean, a standard deviation and its extremes.
 Over the test images, the mean mAP of the seeds has a bootstrap interval, and so has its difference from the baseline's,
 both models being scored on the same resamples.
+
+Where the images are dealt into folds, a seed is one model a fold, each of which was tested on images that it had not
+seen. Their detections are put together and scored at once, as those of one detector on all images.
 """
 
 import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,53 +21,90 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detpress.contract.registry import engine_version
+from detpress.files.folders import write_atomically
 from detpress.measure.figures import flat_figures, higher_is_better, is_simulated
 from detpress.measure.scoring import protocol_id
 from detpress.measure.section import Measure
 from detpress.recipe.file import Recipe
 from detpress.run.stage import Stage
-from detpress.run.store import write_atomically
+from detpress.run.store import digest
 from detpress.study.choose import pareto_front
 from detpress.study.definition import Study
 from detpress.study.running import Outcome, stage_folder
+from detpress.voc.annotation import Annotation
 from detpress.voc.bootstrap import RESAMPLES, Counts, centred, draw_images, interval, resampled_map
 from detpress.voc.devkit import Devkit
-from detpress.voc.evaluate import find_matches
-from detpress.voc.results import read_results
+from detpress.voc.evaluate import evaluate, find_matches
+from detpress.voc.results import ClassDetections, joined, read_results
 
 COSTS = ("parameters", "macs", "storage_bytes.on_disk")  # beside every latency: what mAP is traded against
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A chain run with one seed; its last stage is what is compared."""
+    """A chain run with one seed; its last stage is what is compared.
+
+    chains: the stages of one run, or of one a fold.
+    """
 
     seed: int
-    stages: Sequence[Stage]
+    chains: Sequence[Sequence[Stage]]
+
+    @property
+    def ends(self) -> list[Stage]:
+        return [stages[-1] for stages in self.chains]
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How mAP came about, so that it can be had of other images. keep: keep resampled mAPs beside their measurement."""
+    """How mAP came about, so that it can be had of other images.
 
-    devkit: Devkit
+    devkits: the data set, or one a fold, each with its own images in the set `test`.
+    keep: keep resampled mAPs beside their measurement.
+    """
+
+    devkits: Sequence[Devkit]
     test: str
     measure: Measure
     keep: bool = True
 
+    @cached_property
+    def annotations(self) -> list[Annotation]:
+        """Of the test images of all folds."""
+        return [annotation for devkit in self.devkits for annotation in devkit.image_set(self.test)]
 
-def compare(study: Study, outcomes: Sequence[Outcome], devkit: Devkit) -> dict[str, Any]:
-    """What study.json holds; see docs/studies.md."""
+    def detections(self, ends: Sequence[Stage]) -> dict[str, ClassDetections]:
+        """Of all folds together, by class."""
+        return joined(
+            [
+                read_results(stage.detections, self.test, devkit.classes)
+                for stage, devkit in zip(ends, self.devkits, strict=True)
+            ]
+        )
+
+
+def compare(study: Study, outcomes: Sequence[Outcome], devkits: Mapping[int | None, Devkit]) -> dict[str, Any]:
+    """What study.json holds; see docs/studies.md. devkits: the data set by fold."""
     recipe = study.jobs[0].recipe
-    candidates: dict[str, list[Scored]] = {name: [] for name in study.variants}
-    for outcome in outcomes:
-        if outcome.failure is None:
-            candidates[outcome.job.variant].append(Scored(outcome.job.seed, outcome.stages))
-    rows = compare_rows(candidates, study.baseline, Scoring(devkit, recipe.data.test, recipe.measure))
+    finished = {
+        (outcome.job.variant, outcome.job.seed, outcome.job.fold): outcome.stages
+        for outcome in outcomes
+        if outcome.failure is None
+    }
+    candidates = {
+        name: [
+            Scored(seed, [finished[name, seed, fold] for fold in study.folds])
+            for seed in study.seeds
+            if all((name, seed, fold) in finished for fold in study.folds)
+        ]
+        for name in study.variants
+    }
+    scoring = Scoring([devkits[fold] for fold in study.folds], recipe.data.test, recipe.measure)
+    rows = compare_rows(candidates, study.baseline, scoring)
     for row in rows:
         of_row = [outcome for outcome in outcomes if outcome.job.variant == row["name"]]
         row["parameters"] = of_row[0].job.parameters if of_row else {}
-        row["failed"] = {str(found.job.seed): found.failure for found in of_row if found.failure is not None}
+        row["failed"] = {str(found.job.seed): found.failure for found in reversed(of_row) if found.failure is not None}
     return {
         "study": study.name,
         "description": study.description,
@@ -71,11 +112,12 @@ def compare(study: Study, outcomes: Sequence[Outcome], devkit: Devkit) -> dict[s
         "test_set": {
             "root": recipe.data.root,
             "name": recipe.data.test,
-            "images": len(devkit.image_set(recipe.data.test)),
-            "classes": list(devkit.classes),
+            "images": len(scoring.annotations),
+            "classes": list(scoring.devkits[0].classes),
         },
         "resamples": RESAMPLES,
         "seeds": list(study.seeds),
+        "folds": [fold for fold in study.folds if fold is not None],
         "baseline": study.baseline,
         "metrics": list(study.metrics),
         "versions": _versions([outcome.job.recipe for outcome in outcomes]),
@@ -86,24 +128,26 @@ def compare(study: Study, outcomes: Sequence[Outcome], devkit: Devkit) -> dict[s
 
 def compare_rows(candidates: Mapping[str, Sequence[Scored]], baseline: str, scoring: Scoring) -> list[dict[str, Any]]:
     """One row a candidate, over its seeds; one without a finished seed has no figures."""
-    counts = draw_images(len(scoring.devkit.image_set(scoring.test)))
+    counts = draw_images(len(scoring.annotations))
     resampled = {
-        (name, scored.seed): resampled_maps(scored.stages[-1], scoring, counts)
+        (name, scored.seed): resampled_maps(scored.ends, scoring, counts)
         for name, found in candidates.items()
         for scored in found
     }
-    baseline_map = {scored.seed: scored.stages[-1].metrics["map"] for scored in candidates[baseline]}
+    figures = {
+        (name, scored.seed): figures_of(scored, scoring) for name, found in candidates.items() for scored in found
+    }
     rows = []
     for name, found in candidates.items():
-        row = _row(name, found)
+        row = _row(name, found, [figures[name, scored.seed] for scored in found])
         if found:
             row["map_interval"] = _bounds(
                 [resampled[name, scored.seed] for scored in found], row["figures"]["map"]["mean"]
             )
-        paired = [scored for scored in found if scored.seed in baseline_map]
+        paired = [scored.seed for scored in found if (baseline, scored.seed) in figures]
         if paired and name != baseline:
-            by_seed = [scored.stages[-1].metrics["map"] - baseline_map[scored.seed] for scored in paired]
-            differences = [resampled[name, scored.seed] - resampled[baseline, scored.seed] for scored in paired]
+            by_seed = [figures[name, seed]["map"] - figures[baseline, seed]["map"] for seed in paired]
+            differences = [resampled[name, seed] - resampled[baseline, seed] for seed in paired]
             bounds = _bounds(differences, float(np.mean(by_seed)))
             row["difference"] = {
                 "mean": float(np.mean(by_seed)),
@@ -122,14 +166,14 @@ def write_study_folder(study: Study, results: dict[str, Any], folder: Path) -> N
     write_atomically(folder / "study.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 
-def resampled_maps(stage: Stage, scoring: Scoring, counts: Counts) -> NDArray[np.float64]:
-    """mAP of the stage on each resample."""
-    kept = stage.detections.parent / f"resampled-{len(counts)}.npy"
+def resampled_maps(ends: Sequence[Stage], scoring: Scoring, counts: Counts) -> NDArray[np.float64]:
+    """mAP on each resample, of one stage or of one a fold."""
+    measure = scoring.measure
+    others = f"-{digest([stage.key for stage in ends])[:16]}" if len(ends) > 1 else ""
+    kept = ends[0].detections.parent / f"resampled-{len(counts)}{others}.npy"
     if kept.is_file():
         return np.asarray(np.load(kept, allow_pickle=False))
-    devkit, measure = scoring.devkit, scoring.measure
-    detections = read_results(stage.detections, scoring.test, devkit.classes)
-    matches = find_matches(devkit.image_set(scoring.test), detections, measure.protocol, measure.iou)
+    matches = find_matches(scoring.annotations, scoring.detections(ends), measure.protocol, measure.iou)
     found = resampled_map(matches, measure.protocol, counts)
     if scoring.keep:
         unfinished = kept.with_suffix(".unfinished.npy")
@@ -157,18 +201,18 @@ def verdict(low: float, high: float, by_seed: Sequence[float]) -> str:
     return "within noise"
 
 
-def _row(name: str, found: Sequence[Scored]) -> dict[str, Any]:
-    figures = [figures_of(scored.stages) for scored in found]
+def _row(name: str, found: Sequence[Scored], figures: Sequence[dict[str, float]]) -> dict[str, Any]:
+    ends = [stage for scored in found for stage in scored.ends]
     shared = [key for key in (figures[0] if figures else {}) if all(key in other for other in figures)]
     return {
         "name": name,
-        "chain": [stage.plugin for stage in found[0].stages[1:]] if found else [],
-        "form": found[0].stages[-1].form if found else None,
+        "chain": [stage.plugin for stage in found[0].chains[0][1:]] if found else [],
+        "form": ends[0].form if found else None,
         "seeds": [scored.seed for scored in found],
         "figures": {key: spread([other[key] for other in figures]) for key in shared},
-        "simulated": sorted({what for scored in found for what in scored.stages[-1].metrics["simulated"]}),
-        "busy": sorted({name for scored in found for name in _taken_while_busy(scored.stages[-1])}),
-        "processors": sorted({scored.stages[-1].metrics["processor"] for scored in found}),
+        "simulated": sorted({what for stage in ends for what in stage.metrics["simulated"]}),
+        "busy": sorted({name for stage in ends for name in _taken_while_busy(stage)}),
+        "processors": sorted({stage.metrics["processor"] for stage in ends}),
         "map_interval": None,
         "difference": None,
         "fronts": [],
@@ -179,9 +223,22 @@ def _taken_while_busy(stage: Stage) -> list[str]:
     return [f"latency_ms.{name}.median" for name, found in stage.metrics["latency_ms"].items() if found.get("busy")]
 
 
-def figures_of(stages: Sequence[Stage]) -> dict[str, float]:
-    """The figures of the last stage, and the seconds that making all of them took."""
-    return dict(flat_figures(stages[-1].metrics)) | {"seconds": sum(stage.seconds for stage in stages)}
+def figures_of(scored: Scored, scoring: Scoring) -> dict[str, float]:
+    """The figures of the last stage, and the seconds that making all of them took.
+
+    Of folds the means, but for average precision, which is that of all images together.
+    """
+    of_folds = [
+        dict(flat_figures(stages[-1].metrics)) | {"seconds": sum(stage.seconds for stage in stages)}
+        for stages in scored.chains
+    ]
+    if len(of_folds) == 1:
+        return of_folds[0]
+    measure = scoring.measure
+    found = evaluate(scoring.annotations, scoring.detections(scored.ends), measure.protocol, measure.iou)
+    shared = [name for name in of_folds[0] if all(name in figures for figures in of_folds)]
+    means = {name: float(np.mean([figures[name] for figures in of_folds])) for name in shared}
+    return means | {"map": found.map} | {f"ap.{name}": value for name, value in found.ap.items()}
 
 
 def _bounds(by_seed: Sequence[NDArray[np.float64]], measured: float) -> dict[str, float]:
@@ -227,12 +284,13 @@ def _job(outcome: Outcome) -> dict[str, Any]:
         "name": outcome.job.name,
         "row": outcome.job.variant,
         "seed": outcome.job.seed,
+        "fold": outcome.job.fold,
         "status": "done" if outcome.failure is None else "failed",
         "reason": outcome.failure,
         "log": f"logs/{outcome.log.name}" if outcome.log.is_file() else None,
         "recipe_file": f"recipes/{outcome.job.name}.yaml",
         "recipe": outcome.job.recipe.as_dict(),
         "stages": [
-            stage.as_dict() | {"bundle": f"{stage_folder(stage.key, stage.plugin)}/bundle"} for stage in outcome.stages
+            stage.as_dict() | {"bundle": f"{stage_folder(stage, outcome.job)}/bundle"} for stage in outcome.stages
         ],
     }

@@ -14,7 +14,8 @@
       - quickstart                                   # a shipped recipe, or the file of one
 
 Each recipe at each combination of its parameters is one row of the comparison, a `Variant`; with a seed it is a
-`Job`. A study is checked whole before anything is computed, like a recipe.
+`Job`, or one a fold where `data.split` deals the images into folds and names none. A study is checked whole before
+anything is computed, like a recipe.
 """
 
 import itertools
@@ -75,27 +76,39 @@ class Variant:
 class Job:
     """One recipe with one seed.
 
+    fold: the part of the images that is the test set, where the study takes all folds.
     text: the recipe as YAML with all that the study decides, to be run by itself.
     """
 
     variant: str
     parameters: dict[str, Any]
     seed: int
+    fold: int | None
     recipe: Recipe
     text: str
 
     @property
     def name(self) -> str:
-        return f"{self.variant}-seed{self.seed}"
+        return f"{self.variant}-seed{self.seed}" + (f"-fold{self.fold}" if self.fold is not None else "")
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"{self.variant}, seed {self.seed}" + (f", fold {self.fold}" if self.fold is not None else "")
 
 
 @dataclass(frozen=True)
 class Study:
-    """What to compare. jobs: every variant with the first seed, then every one with the second, and so on."""
+    """What to compare.
+
+    folds: those of each seed; None alone where the images are not dealt into folds.
+    jobs: every variant with the first seed and fold, then every one with the next fold, then the next seed.
+    """
 
     name: str
     description: str
     seeds: tuple[int, ...]
+    folds: tuple[int | None, ...]
     baseline: str
     metrics: tuple[str, ...]
     jobs: tuple[Job, ...]
@@ -236,20 +249,30 @@ def _checked(
         if variant.name in first:
             raise InputError(f"{variant.source.where(('name',))}: two recipes are called '{variant.name}'")
         first[variant.name] = variant
-    jobs = []
-    for seed in seeds:
-        for variant in variants:
-            source = variant.source.copy()
-            source.data["seed"] = seed
-            jobs.append(Job(variant.name, variant.parameters, seed, check_recipe(source), source.as_yaml()))
-    for job in jobs:
-        for key, value in _scored_by(job.recipe).items():
-            if value != (other := _scored_by(jobs[0].recipe)[key]):
+    recipes = [check_recipe(variant.source) for variant in variants]
+    for variant, recipe in zip(variants, recipes, strict=True):
+        for key, value in _scored_by(recipe).items():
+            if value != (other := _scored_by(recipes[0])[key]):
                 raise InputError(
-                    f"{job.recipe.where(())}: {job.variant} cannot be compared with {jobs[0].variant}: "
+                    f"{recipe.where(())}: {variant.name} cannot be compared with {variants[0].name}: "
                     f"{key} is {value}, not {other}"
                 )
-    return Study(name, description, tuple(seeds), baseline or variants[0].name, tuple(metrics), tuple(jobs), text)
+    folds = _folds(recipes[0])
+    jobs = []
+    for seed, fold, variant in itertools.product(seeds, folds, variants):
+        source = variant.source.copy()
+        source.data["seed"] = seed
+        if fold is not None:
+            source.data["data"]["split"]["fold"] = fold
+        jobs.append(Job(variant.name, variant.parameters, seed, fold, check_recipe(source), source.as_yaml()))
+    chosen = baseline or variants[0].name
+    return Study(name, description, tuple(seeds), folds, chosen, tuple(metrics), tuple(jobs), text)
+
+
+def _folds(recipe: Recipe) -> tuple[int | None, ...]:
+    """All, where its split has some and names none."""
+    split = recipe.data.split
+    return (None,) if split is None or split.folds is None or split.fold is not None else tuple(range(split.folds))
 
 
 def _scored_by(recipe: Recipe) -> dict[str, Any]:

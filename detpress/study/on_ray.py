@@ -93,7 +93,7 @@ def run_study_on_ray(
             for i in [i for i in waiting if all(task in made for _, task in jobs[i])]:
                 waiting.remove(i)
                 listener.begin_job(i + 1, plan.jobs[i].job)
-                outcome = _outcome(plan.jobs[i], {key: made[task] for key, task in jobs[i]}, plan, store, folder)
+                outcome = _outcome(plan.jobs[i], {key: made[task] for key, task in jobs[i]}, store, folder)
                 listener.end_job(i + 1, outcome)
                 yield outcome
 
@@ -105,10 +105,10 @@ def _submit(plan: Plan, store: Store, cluster: Cluster, events: Queue) -> list[l
     threads = torch.get_num_threads()
     for planned in plan.jobs:
         recipe = planned.job.recipe
-        measured = measurement_digest(recipe, plan.devkit, recipe.data.test)
+        measured = measurement_digest(recipe, planned.devkit, recipe.data.test)
         tasks: list[tuple[str, Task]] = []
         shipped = ray.put(recipe)  # once, not with each task
-        for index in range(len(find_chain(recipe, planned.keys, plan.devkit, store)), len(planned.keys)):
+        for index in range(len(find_chain(recipe, planned.keys, planned.devkit, store)), len(planned.keys)):
             key = planned.keys[index]
             if (key, measured) not in submitted:
                 options = _make_stage.options(
@@ -183,12 +183,12 @@ def _tell(key: str, made: Made, plan: Plan, listener: StudyListener, cluster: Cl
     listener.end_stage(made.reused, made.seconds, plan, None if left is None else left / cluster.nodes)
 
 
-def _outcome(planned: PlannedJob, made: dict[str, Made], plan: Plan, store: Store, folder: Path) -> Outcome:
+def _outcome(planned: PlannedJob, made: dict[str, Made], store: Store, folder: Path) -> Outcome:
     failed = next((found for found in made.values() if found.failure is not None), None)
     if failed is not None:
         log_file(folder, planned.job).write_text(f"{failed.failure}\n{failed.log}", encoding="utf-8")
     new = {key for key, found in made.items() if not found.reused}
-    return conclude(planned, plan, store, folder, failed.failure if failed else None, new)
+    return conclude(planned, store, folder, failed.failure if failed else None, new)
 
 
 def _reach(address: str) -> None:

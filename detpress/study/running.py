@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from detpress.detector.model import Model
 from detpress.errors import StageError
+from detpress.progress import Progress
 from detpress.run.chain import check_map_loss, find_chain, stage_names
 from detpress.run.initial_model import initial_model, open_recipe_data
 from detpress.run.keys import chain_keys
@@ -31,9 +32,10 @@ from detpress.voc.devkit import Devkit
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job with the keys of its stages, the model before the first plugin included."""
+    """A job with its data set and the keys of its stages, the model before the first plugin included."""
 
     job: Job
+    devkit: Devkit
     keys: tuple[str, ...]
 
     @property
@@ -51,7 +53,6 @@ class Plan:
     seconds: plugin -> what stages of it took, of those made while the study runs.
     """
 
-    devkit: Devkit
     jobs: list[PlannedJob]
     plugins: dict[str, str]
     there: set[str]
@@ -107,28 +108,30 @@ class StudyListener(Protocol):
     def end_job(self, number: int, outcome: Outcome) -> None: ...
 
 
-def open_study_data(study: Study) -> Devkit:
-    """The data set that all recipes share. Raises InputError as `open_data` does."""
-    return open_recipe_data(study.jobs[0].recipe)
+def open_study_data(study: Study, progress: Progress | None = None) -> dict[int | None, Devkit]:
+    """The data set that all recipes share, by fold. Raises InputError as `open_data` does."""
+    first = {job.fold: job.recipe for job in reversed(study.jobs)}
+    return {fold: open_recipe_data(first[fold], progress) for fold in study.folds}
 
 
-def plan_study(study: Study, store: Store, devkit: Devkit) -> Plan:
-    """Raises InputError where the data set or weights cannot be read."""
+def plan_study(study: Study, store: Store, devkits: Mapping[int | None, Devkit]) -> Plan:
+    """devkits: the data set by fold. Raises InputError where it or weights cannot be read."""
     models: dict[str, Model] = {}
     jobs: list[PlannedJob] = []
     plugins: dict[str, str] = {}
     there: set[str] = set()
     for job in study.jobs:
-        recipe = job.recipe
+        recipe, devkit = job.recipe, devkits[job.fold]
         drawn = recipe.model.weights is None or recipe.model.classes is not None
-        same_model = digest([recipe.model.model_dump(), recipe.data.classes, recipe.seed if drawn else None])
+        decides = (recipe.seed, job.fold) if drawn else None  # anchors are those of the training set
+        same_model = digest([recipe.model.model_dump(), recipe.data.classes, decides])
         if same_model not in models:
             models[same_model] = initial_model(recipe, devkit)
-        planned = PlannedJob(job, tuple(chain_keys(recipe, devkit, models[same_model])))
+        planned = PlannedJob(job, devkit, tuple(chain_keys(recipe, devkit, models[same_model])))
         jobs.append(planned)
         plugins |= dict(zip(planned.keys, planned.plugins, strict=True))
         there |= {stage.key for stage in find_chain(recipe, planned.keys, devkit, store)}
-    return Plan(devkit, jobs, plugins, there)
+    return Plan(jobs, plugins, there)
 
 
 def run_study(plan: Plan, store: Store, folder: Path, listener: StudyListener) -> Iterator[Outcome]:
@@ -142,14 +145,14 @@ def run_study(plan: Plan, store: Store, folder: Path, listener: StudyListener) -
     for number, planned in enumerate(plan.jobs, start=1):
         job = planned.job
         listener.begin_job(number, job)
-        there = len(find_chain(job.recipe, planned.keys, plan.devkit, store))
+        there = len(find_chain(job.recipe, planned.keys, planned.devkit, store))
         failure = next((failures[key] for key in planned.keys if key in failures), None)
         made: set[str] = set()
         if there < len(planned.keys) and failure is None:
             process = _Process(planned, plan, store, listener)
             failure = process.run(recipe_file(folder, job), log_file(folder, job))
             made = process.made
-        outcome = conclude(planned, plan, store, folder, failure, made)
+        outcome = conclude(planned, store, folder, failure, made)
         if outcome.failure is not None and len(outcome.stages) < len(planned.keys):
             lost = planned.keys[len(outcome.stages)]
             failures[lost] = outcome.failure
@@ -174,25 +177,23 @@ def log_file(folder: Path, job: Job) -> Path:
     return folder / "logs" / f"{job.name}.log"
 
 
-def conclude(
-    planned: PlannedJob, plan: Plan, store: Store, folder: Path, failure: str | None, made: set[str]
-) -> Outcome:
+def conclude(planned: PlannedJob, store: Store, folder: Path, failure: str | None, made: set[str]) -> Outcome:
     """What became of a job, its stages copied into the study's folder. made: keys of those that were made for it."""
     job = planned.job
     stages = [
         replace(stage, reused=stage.key not in made)
-        for stage in find_chain(job.recipe, planned.keys, plan.devkit, store)
+        for stage in find_chain(job.recipe, planned.keys, planned.devkit, store)
     ]
     if failure is None and len(stages) < len(planned.keys):
         failure = "ended as if all went well, but its stages are not in the store"
     for stage in stages:
-        copy_stage(stage, folder / stage_folder(stage.key, stage.plugin))
+        copy_stage(stage, folder / stage_folder(stage, job))
     return Outcome(job, stages, failure or _lost_map(job, stages), log_file(folder, job))
 
 
-def stage_folder(key: str, plugin: str) -> str:
-    """A stage's folder in the study's; jobs that share a stage share it."""
-    return f"stages/{key[:16]}-{plugin}"
+def stage_folder(stage: Stage, job: Job) -> str:
+    """A stage's folder in the study's; jobs that share a stage, and are scored on the same images, share it."""
+    return f"stages/{stage.key[:16]}-{stage.plugin}" + (f"-fold{job.fold}" if job.fold is not None else "")
 
 
 def _lost_map(job: Job, stages: list[Stage]) -> str | None:

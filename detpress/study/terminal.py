@@ -27,7 +27,7 @@ class StudyTerminal(Terminal):
         self._bars.update(self._all, total=total, completed=there, visible=True)
 
     def begin_job(self, number: int, job: Job) -> None:
-        self.say(f"[{number}/{self._jobs}] {job.variant}, seed {job.seed}")
+        self.say(f"[{number}/{self._jobs}] {job.what}")
 
     def begin(self, index: int, total: int, name: str) -> None:
         self._what = ""

@@ -6,6 +6,7 @@ from pathlib import Path
 from detpress.builtin import BUILTIN, check_data_set
 from detpress.cache import cache_root
 from detpress.errors import InputError
+from detpress.progress import Progress
 from detpress.voc.coco_json import find_coco_json
 from detpress.voc.devkit import Devkit
 from detpress.voc.digits import digits_root, ensure_digits
@@ -24,10 +25,13 @@ EXPECTED = (
 )
 
 
-def open_data(root: str, classes: list[str] | None = None, split: Split | None = None) -> Devkit:
+def open_data(
+    root: str, classes: list[str] | None = None, split: Split | None = None, progress: Progress | None = None
+) -> Devkit:
     """The data set `root`: a folder, or a built-in one, which is generated into the cache when it is not there.
 
-    classes: the names that may occur; those that the data set names by default. split: makes image sets of one.
+    classes: the names that may occur; those that the data set names by default.
+    split: makes image sets of one. progress: is told how its pictures are compared.
     Raises InputError as the layout's reader does, for a folder that is no data set, and for an unknown built-in name.
     """
     if root.startswith(BUILTIN):
@@ -37,7 +41,7 @@ def open_data(root: str, classes: list[str] | None = None, split: Split | None =
         folder = Path(root)
     layout = find_layout(folder)
     if split is not None:
-        layout = SplitLayout(layout, split)
+        layout = SplitLayout(layout, split, folder, progress)
     return Devkit(folder, layout, None if classes is None else tuple(classes))
 
 

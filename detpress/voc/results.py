@@ -38,6 +38,20 @@ class ClassDetections:
 NO_DETECTIONS = ClassDetections((), np.zeros(0), np.zeros((0, 4)))
 
 
+def joined(parts: Sequence[Mapping[str, ClassDetections]]) -> dict[str, ClassDetections]:
+    """The detections by class of several detectors, each of which saw images of its own."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    of_class = {name: [part.get(name, NO_DETECTIONS) for part in parts] for name in names}
+    return {
+        name: ClassDetections(
+            tuple(image for found in several for image in found.images),
+            np.concatenate([found.scores for found in several]),
+            np.concatenate([found.boxes for found in several]),
+        )
+        for name, several in of_class.items()
+    }
+
+
 def read_results(
     folder: Path, image_set: str, classes: Sequence[str], image_sets: Sequence[str] = ()
 ) -> dict[str, ClassDetections]:

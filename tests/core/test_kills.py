@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from detpress.errors import InputError
+from detpress.files.folders import write_atomically
 from detpress.run.run_folder import copy_stage, exchange_stages
-from detpress.run.store import Store, remember, write_atomically
+from detpress.run.store import Store, remember
 
 KEY = "ab" * 32
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detpress.run.store import Store, digest, remember, write_atomically
+from detpress.files.folders import write_atomically
+from detpress.run.store import Store, digest, remember
 
 KEY = "ab" * 32
 

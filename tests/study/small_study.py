@@ -57,9 +57,10 @@ class Finished:
 
 def run(path: Path, cache: Path, folder: Path, kill_at: str | None = None) -> Finished:
     study, store, told = read_study(path), Store(cache / "store"), Told(kill_at)
-    plan = plan_study(study, store, open_study_data(study))
+    devkits = open_study_data(study)
+    plan = plan_study(study, store, devkits)
     told.planned(plan)
     outcomes = list(run_study(plan, store, folder, told))
-    results = compare(study, outcomes, plan.devkit)
+    results = compare(study, outcomes, devkits)
     write_study_folder(study, results, folder)
     return Finished(study, plan, store, folder, {found.job.variant: found for found in outcomes}, results, told)

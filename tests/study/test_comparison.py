@@ -32,11 +32,13 @@ def test_spread_over_seeds() -> None:
 
 
 def test_a_row_has_the_interval_of_its_detections_and_the_paired_one_of_the_difference(finished: Finished) -> None:
-    annotations = finished.plan.devkit.image_set("test")
+    annotations = finished.plan.jobs[0].devkit.image_set("test")
     counts = draw_images(len(annotations))
     resampled = {}
     for name in ("whole", "pruned"):
-        detections = read_results(finished.outcomes[name].stages[-1].detections, "test", finished.plan.devkit.classes)
+        detections = read_results(
+            finished.outcomes[name].stages[-1].detections, "test", finished.plan.jobs[0].devkit.classes
+        )
         resampled[name] = resampled_map(find_matches(annotations, detections), "voc07", counts)
     rows = {row["name"]: row for row in finished.results["rows"]}
     whole, pruned = rows["whole"], rows["pruned"]

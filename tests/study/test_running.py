@@ -78,7 +78,7 @@ def test_a_recipe_of_a_study_runs_alone_to_the_same_stages(finished: Finished, s
 
 
 def test_time_left_is_the_mean_of_the_plugins_own_stages_or_else_of_all() -> None:
-    plan = Plan(None, [], {"a": "slow", "b": "slow", "c": "quick", "d": "new", "e": "given up"}, set(), {"e"})
+    plan = Plan([], {"a": "slow", "b": "slow", "c": "quick", "d": "new", "e": "given up"}, set(), {"e"})
     assert plan.seconds_left() is None
     plan.made("a", 10.0)
     plan.made("c", 2.0)

@@ -1,5 +1,7 @@
 """Image sets made of one by a seed: about their shares, and look-alikes on one side."""
 
+import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from pydantic import ValidationError
 from voc_xml import annotation_xml
 
 from detpress.errors import InputError
-from detpress.voc.lookalikes import ALIKE, difference_hash, groups_alike
+from detpress.voc.lookalikes import ALIKE, difference_hash, difference_hashes, groups_alike
 from detpress.voc.named import open_data
 from detpress.voc.split import Split
 from detpress.voc.splitting import divide
@@ -81,6 +83,66 @@ def test_pictures_that_all_look_alike_cannot_be_split(tmp_path: Path) -> None:
         (tmp_path / f"{name}.xml").write_text(annotation_xml([]))
     with pytest.raises(InputError, match="no image is left for 'val': of 3 images in 'all', up to 3 look alike"):
         parts(tmp_path, Split(val=0.3))
+
+
+def test_each_image_is_tested_in_one_fold_and_look_alikes_in_the_same(photos: Path) -> None:
+    folds = [parts(photos, Split(folds=4, fold=fold, val=0.2)) for fold in range(4)]
+    every = sorted(path.stem for path in photos.iterdir() if path.suffix != ".xml")
+    assert sorted(image for fold in folds for image in fold["test"]) == every
+    copies = {"scene00", "copy1", "copy2", "copy3", "copy4"}
+    for fold in folds:
+        assert sorted(image for images in fold.values() for image in images) == every
+        assert [len(fold[name]) for name in ("train", "val", "test")] == [13, 5, 6]
+        assert any(copies <= set(images) for images in fold.values())
+    assert [parts(photos, Split(folds=4, fold=fold))["test"] for fold in range(4)] == [fold["test"] for fold in folds]
+
+
+def test_folds_take_the_images_of_all_sets_once(tmp_path: Path, photos: Path) -> None:
+    for name, numbers in (("train", range(1, 9)), ("val", range(9, 13)), ("test", range(13, 20))):
+        (tmp_path / name).mkdir()
+        for number in numbers:
+            for suffix in (".jpg", ".xml"):
+                (tmp_path / f"{name}/scene{number:02}{suffix}").symlink_to(photos / f"scene{number:02}{suffix}")
+    folds = [parts(tmp_path, Split(folds=2, fold=fold)) for fold in (0, 1)]
+    assert [fold.keys() for fold in folds] == [{"train", "test"}] * 2
+    assert folds[0]["train"] == folds[1]["test"]
+    assert len(folds[0]["train"] + folds[0]["test"]) == 19
+
+
+def test_two_images_of_one_name_in_two_sets_are_refused(tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": "a.jpg", "width": 100, "height": 80}
+    (tmp_path / "annotations").mkdir()
+    for name in ("train", "test"):
+        said = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "dog"}]}
+        (tmp_path / f"annotations/{name}.json").write_text(json.dumps(said))
+    with pytest.raises(InputError, match="another image is called a, at "):
+        parts(tmp_path, Split(folds=2, fold=0))
+
+
+@pytest.mark.parametrize(
+    "given", [{"folds": 3, "test": 0.1}, {"folds": 3, "fold": 3}, {"fold": 0, "val": 0.1}, {"folds": 2, "val": 0.5}]
+)
+def test_folds_that_cannot_be(given: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Split(**given)
+
+
+def test_a_picture_is_hashed_again_only_when_it_changed(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "cache"))
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes((photos / "scene01.jpg").read_bytes())
+    told = []
+    first = difference_hashes([picture], tmp_path, lambda what, done, total: told.append((done, total)))
+    assert (first == difference_hash(photos / "scene01.jpg")).all()
+    assert told == [(1, 1)]
+    state = picture.stat()
+    picture.write_bytes(bytes(state.st_size))
+    os.utime(picture, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (difference_hashes([picture], tmp_path) == first).all(), "neither its size nor its time changed"
+    picture.write_bytes((photos / "scene02.jpg").read_bytes())
+    assert (difference_hashes([picture], tmp_path) == difference_hash(photos / "scene02.jpg")).all()
 
 
 @pytest.mark.parametrize("shares", [{}, {"val": 0.5, "test": 0.5}, {"val": -0.1}, {"val": 1.0}])
