@@ -24,7 +24,6 @@ shared:
   measure: {runtimes: [torch], memory: false}
 recipes:
   - {name: whole, chain: []}
-  - {name: pruned, chain: [nni.l1norm: {sparsity: 0.2}, nni.speedup]}
   - {name: trained, chain: [train.finetune: {epochs: 1, learning_rate: 0.0001}]}
 """
 
@@ -47,7 +46,7 @@ def finished(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Fini
 
 def test_every_recipe_runs_with_each_fold(finished: Finished) -> None:
     assert [job["name"] for job in finished.results["jobs"]] == [
-        f"{name}-seed0-fold{fold}" for fold in (0, 1) for name in ("whole", "pruned", "trained")
+        f"{name}-seed0-fold{fold}" for fold in (0, 1) for name in ("whole", "trained")
     ]
     assert finished.results["folds"] == [0, 1]
     trained = [job["stages"][1]["key"] for job in finished.results["jobs"] if job["row"] == "trained"]
@@ -61,7 +60,7 @@ def test_map_and_its_intervals_are_of_all_images_together(finished: Finished) ->
     rows = {row["name"]: row for row in finished.results["rows"]}
     counts = draw_images(20)
     resampled = {}
-    for name in ("whole", "pruned"):
+    for name in ("whole", "trained"):
         found = []
         for job in finished.results["jobs"]:
             if job["row"] == name:
@@ -70,15 +69,15 @@ def test_map_and_its_intervals_are_of_all_images_together(finished: Finished) ->
         together = joined(found)
         assert rows[name]["figures"]["map"]["mean"] == evaluate(annotations, together).map
         resampled[name] = resampled_map(find_matches(annotations, together), "voc07", counts)
-    difference = rows["pruned"]["difference"]
-    expected = interval(centred(resampled["pruned"] - resampled["whole"], difference["mean"]))
+    difference = rows["trained"]["difference"]
+    expected = interval(centred(resampled["trained"] - resampled["whole"], difference["mean"]))
     assert (difference["low"], difference["high"]) == pytest.approx((expected.low, expected.high), abs=1e-12)
     latencies = [
         job["stages"][-1]["metrics"]["latency_ms"]["torch"]["median"]
         for job in finished.results["jobs"]
-        if job["row"] == "pruned"
+        if job["row"] == "trained"
     ]
-    assert rows["pruned"]["figures"]["latency_ms.torch.median"]["mean"] == pytest.approx(np.mean(latencies))
+    assert rows["trained"]["figures"]["latency_ms.torch.median"]["mean"] == pytest.approx(np.mean(latencies))
 
 
 def test_the_report_says_what_was_scored(finished: Finished) -> None:
@@ -87,7 +86,7 @@ def test_the_report_says_what_was_scored(finished: Finished) -> None:
 
 
 def test_a_recipe_by_itself_must_choose_a_fold(study_file: Path, finished: Finished) -> None:
-    alone = read_recipe(finished.folder / "recipes/pruned-seed0-fold1.yaml")
+    alone = read_recipe(finished.folder / "recipes/trained-seed0-fold1.yaml")
     assert alone.data.split is not None
     assert alone.data.split.fold == 1
     path = study_file.parent / "alone.yaml"
