@@ -1,7 +1,10 @@
 """Filters trained towards zero and taken out in steps, until budgets are met."""
 
+import copy
+import random
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,12 +16,15 @@ from detpress.training.config import TrainingOptions
 from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from detpress.detector.architecture import Architecture
     from detpress.detector.coupling import Group
     from detpress.detector.model import Model
     from detpress.pruning.budgets import Budget
+
+
+TAYLOR_BATCH = 8  # images whose loss is one
 
 
 class SparseTrainingOptions(Options):
@@ -37,6 +43,16 @@ class SparseTrainingOptions(Options):
         4, ge=0, le=10_000, description="of training under the penalties between two cuts; 0: none"
     )
     penalties: SparsityOptions = SparsityOptions()
+    criterion: Literal["norm", "taylor"] = Field(
+        "norm", description="what a filter is worth: DepGraph's norm, or by how much the loss changes without it"
+    )
+    taylor_images: int = Field(96, ge=1, description="training images that `criterion: taylor` asks, in batches of 8")
+    reconstruction_images: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="training images by which 1x1 convolutions are refitted after each cut, all in memory; 0: none",
+    )
     floor: int = Field(3, ge=1, le=1024, description="filters that a layer keeps at least; at it, its block goes whole")
     exclude: list[str] = Field(
         [], description="patterns of layers left whole, such as `layers.0` or `layers.1?`; so are those added to them"
@@ -74,6 +90,10 @@ class SparseTraining(Plugin):
     Changed: both penalties at once, under AdamW; two budgets, met together by tilting the ranking towards groups with
     many MACs a parameter or few; down to 3 filters a layer (slimming on YOLOv3 kept 10 %), and residual blocks whose
     inner width is down there go whole, as tanluren's YOLOv3 does by their scales. DepGraph cuts once, and trains on.
+
+    For networks that were not trained under penalties: `criterion: taylor` (Molchanov et al., arXiv:1906.10771, 2019;
+    coupled filters have one gate, and batches of 8) and `reconstruction_images` (the least squares of He, Zhang, Sun,
+    arXiv:1707.06168, 2017, of 1x1 convolutions alone, all of the cut at once and not layer by layer).
     """
 
     Config = SparseTrainingOptions
@@ -99,6 +119,10 @@ class SparseTraining(Plugin):
     def check(self, model: "Model", config: SparseTrainingOptions, images: ImageCounts) -> None:
         super().check(model, config, images)
         images.check_asked(config, "statistics_images")
+        if config.criterion == "taylor":
+            images.check_asked(config, "taylor_images")
+        if config.reconstruction_images:
+            images.check_asked(config, "reconstruction_images")
 
     def apply(self, model: "Model", config: SparseTrainingOptions, bench: Workbench) -> "Model":
         whole = model.architecture
@@ -160,21 +184,53 @@ def cut_down(model: "Model", budget: "Budget", config: SparseTrainingOptions, be
     """Without the filters of the least importance, to the budget, with statistics of its own."""
     from detpress.detector.network import Network
     from detpress.pruning.budgets import cut_to
-    from detpress.pruning.coupled_tensors import coupled_tensors, importance
     from detpress.pruning.cutting import carry_out
+    from detpress.pruning.reconstruction import reconstructed
     from detpress.training.statistics import with_statistics_of
 
     network, architecture = model.network, model.architecture
     assert isinstance(network, Network)
-    scores = importance(network, coupled_tensors(architecture, prunable(architecture, config)))
+    scores = worth(model, config, bench)
     cut = cut_to(architecture, scores, budget, config.floor)
     for group, kept in cut.kept.items():
         names = ", ".join(architecture.names[i] for i in dict.fromkeys(group))
         bench.log.info("%s: %d -> %d filters, scores %s", names, len(kept), int(kept.sum()), spread(scores[group]))
     for block in cut.blocks:
         bench.log.info("%s to %s: gone", architecture.names[block.source + 1], architecture.names[block.shortcut])
+    smaller = carry_out(network, cut)
+    if config.reconstruction_images:
+        smaller = reconstructed(smaller, network, cut, bench.calibration(config.reconstruction_images))
     images = bench.calibration(config.statistics_images, config.is_default("statistics_images"))
-    return model.with_network(with_statistics_of(carry_out(network, cut), images, device=bench.device))
+    return model.with_network(with_statistics_of(smaller, images, device=bench.device))
+
+
+def worth(model: "Model", config: SparseTrainingOptions, bench: Workbench) -> "dict[Group, Tensor]":
+    """Group -> (units,): what each is worth by the criterion."""
+    from detpress.pruning.coupled_tensors import coupled_tensors, importance
+    from detpress.pruning.taylor import taylor_importance
+
+    coupled = coupled_tensors(model.architecture, prunable(model.architecture, config))
+    if config.criterion == "norm":
+        return importance(model.network, coupled)
+    network = copy.deepcopy(model.network).eval().requires_grad_(True)
+    return taylor_importance(network, coupled, losses(network, model, config, bench))
+
+
+def losses(
+    network: "nn.Module", model: "Model", config: SparseTrainingOptions, bench: Workbench
+) -> "Iterator[Tensor]":
+    """The detector's loss of each batch of training images, drawn by the seed, without augmentation."""
+    from detpress.detector.images import network_input
+    from detpress.training.dataset import collate
+    from detpress.training.loss import yolo_loss
+
+    data = bench.training_set(model.architecture)
+    count = min(len(data), config.taylor_images) if config.is_default("taylor_images") else config.taylor_images
+    drawn = random.Random(bench.seed).sample(range(len(data)), count)
+    for start in range(0, count, TAYLOR_BATCH):
+        squares, targets = collate([data[i] for i in drawn[start : start + TAYLOR_BATCH]])
+        maps = network(network_input(squares))
+        yield yolo_loss(maps, targets, model.architecture, config.training.for_epochs(1)).total
 
 
 def spread(scores: "Tensor") -> str:
