@@ -216,9 +216,7 @@ def worth(model: "Model", config: SparseTrainingOptions, bench: Workbench) -> "d
     return taylor_importance(network, coupled, losses(network, model, config, bench))
 
 
-def losses(
-    network: "nn.Module", model: "Model", config: SparseTrainingOptions, bench: Workbench
-) -> "Iterator[Tensor]":
+def losses(network: "nn.Module", model: "Model", config: SparseTrainingOptions, bench: Workbench) -> "Iterator[Tensor]":
     """The detector's loss of each batch of training images, drawn by the seed, without augmentation."""
     from detpress.detector.images import network_input
     from detpress.training.dataset import collate

@@ -23,12 +23,11 @@ def gate_gradients(network: nn.Module, coupled: CoupledTensors) -> Tensor:
     """
     total = torch.zeros(len(coupled.filters))
     for i, filters in coupled.of_each(coupled.group):
-        scaled = f"layers.{i}.norm" if i in coupled.norms else convolution_name(i)
-        for parameter in network.get_submodule(scaled).parameters():
+        gated = network.get_submodule(f"layers.{i}.norm" if i in coupled.norms else convolution_name(i))
+        for parameter in gated.parameters():
             if parameter.grad is not None:
-                by_filter = (parameter.detach() * parameter.grad).flatten(1 if parameter.ndim > 1 else 0)
-                by_filter = by_filter.sum(dim=1) if by_filter.ndim > 1 else by_filter
-                total += by_filter.cpu()[filters]
+                products = parameter.detach() * parameter.grad
+                total += products.reshape(len(products), -1).sum(dim=1).cpu()[filters]
     return total
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,6 +89,22 @@ def test_the_penalties_shrink_what_a_plain_training_does_not(devkit: Devkit, mod
     plain = scales(SparsityOptions(scales=0.0, groups=0.0))
     assert scales(SparsityOptions(scales=10.0, groups=0.0)) < plain
     assert scales(SparsityOptions(scales=0.0, groups=10.0)) < plain
+
+
+def test_a_cut_by_the_loss_and_refitted_weights_meets_the_budget_and_is_the_same_again(
+    devkit: Devkit, model: Model, tmp_path: Path
+) -> None:
+    def cut(name: str, **options: Any) -> Model:
+        config = SparseTrainingOptions(parameters=0.5, steps=[], epochs=0, statistics_images=8, **options)
+        return SparseTraining().apply(model, config, small_bench(devkit, model, tmp_path / name))
+
+    asked: dict[str, Any] = {"criterion": "taylor", "taylor_images": 8, "reconstruction_images": 4}
+    one, again, by_norm = cut("one", **asked), cut("again", **asked), cut("norm")
+    assert parameter_count(one.network) <= 0.5 * parameter_count(model.network)
+    assert one.architecture == again.architecture
+    assert one.architecture != by_norm.architecture
+    tensors = again.network.state_dict()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in one.network.state_dict().items())
 
 
 def test_what_a_budget_does_not_ask_for_no_step_takes() -> None:
