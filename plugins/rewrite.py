@@ -1,0 +1,60 @@
+"""Networks rewritten for the runtime that shall execute them.
+
+chain:
+  - rewrite.activation: {to: relu}
+  - train.finetune: {epochs: 8}
+  - inc.static_int8: {}
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from detpress.contract.plugin import Plan, Plugin, Workbench
+from detpress.detector.form import Form
+from detpress.errors import InputError
+from detpress.options import Options
+
+if TYPE_CHECKING:
+    from detpress.detector.model import Model
+
+
+class ActivationOptions(Options):
+    """What becomes of the activations."""
+
+    to: Literal["relu", "relu6", "leaky"] = Field("relu", description="what stands for every other activation")
+
+
+class RewriteActivation(Plugin):
+    """Puts one activation in the place of all others; the weights stay, and have to be trained on.
+
+    ONNX Runtime computes a convolution in integers together with a ReLU behind it, while a LeakyReLU stands between two
+    conversions from integers to float and back. Linear layers stay linear, and the logistic gates of
+    squeeze-and-excitation stay, since a ReLU is no gate. mAP right after it is near 0: the network was trained with
+    numbers below 0.
+    """
+
+    Config = ActivationOptions
+    accepts = frozenset({Form.DENSE, Form.MASKED})
+    returns = None
+
+    def plan(self, model: "Model", config: ActivationOptions) -> Plan:
+        from detpress.detector.rewriting import other_activations
+
+        chosen = other_activations(model.architecture, config.to)
+        if not chosen:
+            raise InputError(f"to: {config.to}: the network has no other activation that could be replaced")
+        return Plan(tuple(model.architecture.names[i] for i in chosen), self._rewritten(model, config))
+
+    def apply(self, model: "Model", config: ActivationOptions, bench: Workbench) -> "Model":
+        from detpress.detector.rewriting import other_activations
+
+        bench.log.info("%d activations become %s", len(other_activations(model.architecture, config.to)), config.to)
+        return self._rewritten(model, config)
+
+    def _rewritten(self, model: "Model", config: ActivationOptions) -> "Model":
+        from detpress.detector.network import Network
+        from detpress.detector.rewriting import with_activations
+
+        assert isinstance(model.network, Network)
+        return model.with_network(with_activations(model.network, config.to))

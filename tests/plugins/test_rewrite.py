@@ -1,0 +1,66 @@
+"""rewrite.activation: other activations, the same weights; in integers with ReLU, ONNX Runtime leaves no LeakyReLU."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from detpress.detector.architecture import build_architecture
+from detpress.detector.kinds import Convolution
+from detpress.detector.model import Model, new_model
+from detpress.detector.rewriting import other_activations, with_activations
+from detpress.errors import InputError
+from detpress.plugins.rewrite import ActivationOptions, RewriteActivation
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return new_model(build_architecture("yolov3-tiny", ["dog"], 64, 0.0625), seed=1)
+
+
+def test_the_maps_are_those_of_the_network_with_its_modules_exchanged(model: Model) -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = with_activations(model.network, "relu")
+    exchanged = new_model(model.architecture, seed=1).network
+    leaky = [name for name, module in exchanged.named_modules() if isinstance(module, nn.LeakyReLU)]
+    for name in leaky:
+        exchanged.set_submodule(name, nn.ReLU())
+    assert len(leaky) == len(other_activations(model.architecture, "relu")) == 11
+    with torch.inference_mode():
+        for one, other in zip(found(images), exchanged(images), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_the_given_network_stays_and_shares_no_tensor(model: Model) -> None:
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    found = with_activations(model.network, "relu6")
+    for tensor in found.state_dict().values():
+        tensor.zero_()
+    assert model.architecture.layers[0].activation == "leaky"
+    assert all((tensor == before[name]).all() for name, tensor in model.network.state_dict().items())
+
+
+def test_linear_layers_and_gates_stay(model: Model) -> None:
+    layers = list(model.architecture.layers)
+    assert isinstance(layers[2], Convolution)
+    layers[2] = replace(layers[2], activation="logistic")
+    network = new_model(replace(model.architecture, layers=tuple(layers)), seed=0).network
+    found = with_activations(network, "relu").architecture.layers
+    changed = [i for i, (one, other) in enumerate(zip(layers, found, strict=True)) if one != other]
+    assert changed == [
+        i for i, layer in enumerate(layers) if isinstance(layer, Convolution) and layer.activation == "leaky"
+    ]
+    assert 2 not in changed
+
+
+def test_a_network_that_has_no_other_activation_is_refused(model: Model) -> None:
+    with pytest.raises(InputError, match="to: leaky: the network has no other activation that could be replaced"):
+        RewriteActivation().plan(model, ActivationOptions(to="leaky"))
+
+
+def test_masks_stay(model: Model) -> None:
+    mask = torch.ones_like(model.network.state_dict()["layers.0.convolution.weight"], dtype=torch.bool)
+    mask[0] = False
+    masked = replace(model, masks={"layers.0.convolution.weight": mask})
+    assert RewriteActivation().plan(masked, ActivationOptions()).model.masks == masked.masks
