@@ -12,6 +12,7 @@ from detpress.contract.tuner import Assessor, Distribution, Judge, Proposals, Sp
 from detpress.detector.design import Design
 from detpress.detector.form import Form
 from detpress.detector.layer import Channels, FeatureMap, Layer
+from detpress.doors import API_VERSION
 from detpress.errors import InputError, StageError
 from detpress.options import BundleName, Options
 from detpress.training.config import TrainingConfig, TrainingOptions
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from detpress.training.teacher import Teacher
 
 __all__ = [
+    "API_VERSION",
     "Architecture",
     "Assessor",
     "AveragePool",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from detpress import doors
+from detpress.doors import examined
 
 Install = Callable[[str, str, Mapping[str, str], str], Path]  # as `write_distribution`, into a folder on the path
 
@@ -26,3 +27,4 @@ def write_distribution(folder: Path, name: str, version: str, sources: Mapping[s
 def forget_what_is_installed() -> None:
     doors.entries_of.cache_clear()
     doors.name_of.cache_clear()
+    examined.forget()

@@ -4,12 +4,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detpress.commands.options import Json, echo_columns, print_json
 from detpress.commands.parts import list_architectures
+
+if TYPE_CHECKING:
+    from detpress.contract.registry import ChooserListing, Listing
 
 store = typer.Typer(help="The store of finished stages.", no_args_is_help=True)
 
@@ -72,29 +75,41 @@ def plugins(
     detpress plugins
     detpress plugins nni.l1norm
     """
-    from detpress.contract.card import card
-    from detpress.contract.registry import list_plugins, load_plugin
+    from detpress.contract.registry import list_plugins
 
     listings = list_plugins(None if name is None else [name])
+    forms = [_forms(listing.accepts, listing.returns) if listing.accepts else "" for listing in listings]
+    _show(listings, forms, name is not None, as_json)
+
+
+def _show(listings: Sequence["Listing | ChooserListing"], kinds: Sequence[str], only_one: bool, as_json: bool) -> None:
+    """The rows, or the card of the one that was asked for. kinds: what each is, beside its name.
+
+    One that was asked for and is broken is exit code 1.
+    """
     if as_json:
-        print_json([asdict(listing) for listing in listings])
-    elif name is not None and listings[0].status != "broken":
-        plugin = load_plugin(name)
-        reason = f"\nunavailable: {listings[0].reason}" if listings[0].status == "unavailable" else ""
-        print(card(f"{name}  ({_forms(sorted(plugin.accepts), plugin.returns)}){reason}", plugin))
+        rows = [asdict(listing) for listing in listings]
+        print_json([{key: value for key, value in row.items() if key != "card"} for row in rows])
+    elif only_one and listings[0].status != "broken":
+        listing = listings[0]
+        said = [f"\nunavailable: {listing.reason}"] if listing.status == "unavailable" else []
+        said += [f"\n{listing.remark}"] if listing.remark else []
+        print(f"{listing.name}  ({kinds[0]}){''.join(said)}\n\n{listing.card}")
     else:
         echo_columns(
             [
                 (
                     listing.name,
                     listing.status,
-                    _forms(listing.accepts, listing.returns) if listing.accepts else "",
+                    kind,
                     f"{listing.engine} {listing.engine_version or 'not installed'}" if listing.engine else "",
-                    listing.reason or "",
+                    "; ".join(filter(None, (listing.reason, listing.remark))),
                 )
-                for listing in listings
+                for listing, kind in zip(listings, kinds, strict=True)
             ]
         )
+    if only_one and listings[0].status == "broken":
+        raise typer.Exit(1)
 
 
 def _forms(accepts: Sequence[str], returns: str | None) -> str:
@@ -111,33 +126,14 @@ def tuners(
     detpress tuners
     detpress tuners nni.tpe
     """
-    from detpress.contract.card import card
-    from detpress.contract.registry import list_choosers, load_assessor, load_tuner
+    from detpress.contract.registry import list_choosers
     from detpress.errors import InputError, nearest
 
     every = list_choosers()
     listings = [listing for listing in every if name in (None, listing.name)]
     if not listings:
         raise InputError(f"unknown tuner '{name}'; {nearest(name or '', [row.name for row in every])}")
-    if as_json:
-        print_json([asdict(listing) for listing in listings])
-    elif name is not None and listings[0].status != "broken":
-        kind = listings[0].kind
-        reason = f"\nunavailable: {listings[0].reason}" if listings[0].status == "unavailable" else ""
-        print(card(f"{name}  ({kind}){reason}", load_tuner(name) if kind == "tuner" else load_assessor(name)))
-    else:
-        echo_columns(
-            [
-                (
-                    listing.name,
-                    listing.kind,
-                    listing.status,
-                    f"{listing.engine} {listing.engine_version or 'not installed'}" if listing.engine else "",
-                    listing.reason or "",
-                )
-                for listing in listings
-            ]
-        )
+    _show(listings, [listing.kind for listing in listings], name is not None, as_json)
 
 
 def recipes(

@@ -1,10 +1,13 @@
 """What networks and trainings are made of: `detpress encodings`, `layers`, `objectives`, and the architectures."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detpress.commands.options import Json, echo_columns, print_json
+
+if TYPE_CHECKING:
+    from detpress.doors import Door
 
 Name = Annotated[str | None, typer.Argument(help="Show one's card: what it is, and its options.")]
 
@@ -16,11 +19,9 @@ def encodings(name: Name = None, as_json: Json = False) -> None:
     detpress encodings
     detpress encodings packed
     """
-    from detpress.contract.card import dataclass_card
-    from detpress.detector.encoding import Encoding
     from detpress.encodings.known import ENCODINGS
 
-    _show(name, ENCODINGS, Encoding, dataclass_card, as_json)
+    _show(name, ENCODINGS, as_json)
 
 
 def layers(name: Name = None, as_json: Json = False) -> None:
@@ -30,11 +31,9 @@ def layers(name: Name = None, as_json: Json = False) -> None:
     detpress layers
     detpress layers convolution
     """
-    from detpress.contract.card import dataclass_card
-    from detpress.detector.layer import Layer
     from detpress.detector.layer_kinds import LAYERS
 
-    _show(name, LAYERS, Layer, dataclass_card, as_json)
+    _show(name, LAYERS, as_json)
 
 
 def objectives(name: Name = None, as_json: Json = False) -> None:
@@ -44,37 +43,35 @@ def objectives(name: Name = None, as_json: Json = False) -> None:
     detpress objectives
     detpress objectives detection
     """
-    from detpress.contract.card import card
     from detpress.training.named_objective import OBJECTIVES
-    from detpress.training.objective import Objective
 
-    _show(name, OBJECTIVES, Objective, card, as_json)
+    _show(name, OBJECTIVES, as_json)
 
 
 def list_architectures(as_json: bool) -> None:
-    from detpress.detector.design import ARCHITECTURES, Design
+    from detpress.detector.design import ARCHITECTURES
 
-    _show(None, ARCHITECTURES, Design, None, as_json)
+    _show(None, ARCHITECTURES, as_json)
 
 
-def _show(name: str | None, group: str, kind: Any, card_of: Any, as_json: bool) -> None:
-    """All of the group's classes, which are subclasses of `kind`, or the card of one."""
-    from detpress.doors import distribution_of, entries_of, load_class
-    from detpress.errors import InputError
+def _show(name: str | None, door: "Door", as_json: bool) -> None:
+    """All that comes by the door, or the card of one; exit code 1 where that one is broken."""
+    from detpress.doors import findings
 
-    if name is not None and name not in entries_of(group):
-        load_class(name, group, kind)
-    rows, loaded = [], None
-    for each in sorted(entries_of(group)) if name is None else [name]:
-        try:
-            loaded = load_class(each, group, kind)
-            said = (loaded.__doc__ or "").strip().partition("\n")[0]
-        except InputError as error:
-            said = f"broken: {error}"
-        rows.append({"name": each, "description": said, "distribution": " ".join(distribution_of(each, group))})
+    found = findings(door, None if name is None else [name])
+    rows = [
+        {
+            "name": finding.entry.name,
+            "description": f"broken: {finding.failure}" if finding.failure else finding.facts["description"],
+            "distribution": f"{finding.entry.distribution} {finding.entry.version}",
+        }
+        for finding in found
+    ]
     if as_json:
         print_json(rows)
-    elif name is not None and loaded is not None:
-        print(card_of(f"{name}  ({rows[0]['distribution']})", loaded))
+    elif name is not None and not found[0].failure:
+        print(f"{found[0].entry.name}  ({rows[0]['distribution']})\n\n{found[0].facts['card']}")
     else:
         echo_columns([(row["name"], row["description"], row["distribution"]) for row in rows])
+    if name is not None and found[0].failure:
+        raise typer.Exit(1)

@@ -1,8 +1,8 @@
 """Finds plugins by the entry-point group `detpress.plugins`; the built-in ones come by the same door.
 
 Tuners and assessors (`detpress.contract.tuner`) come by doors of the same kind, `detpress.tuners` and
-`detpress.assessors`. Nothing is imported until it is asked for, and a plugin that cannot be imported is listed as
-broken with its reason and disturbs no other.
+`detpress.assessors`. Nothing is imported until it is asked for, and what cannot be used is listed as broken with its
+reason and disturbs nothing else.
 """
 
 from collections.abc import Iterable
@@ -12,13 +12,37 @@ from typing import Any, Literal
 from detpress.contract.plugin import Plugin
 from detpress.contract.tuner import Assessor, Tuner
 from detpress.detector.form import Form
-from detpress.doors import distribution_of, entries_of, installed_version, load_class
+from detpress.doors import Door, Finding, contained, entries_of, entry_named, findings, installed_version, load_class
+from detpress.doors.card import card
 from detpress.errors import InputError
 from detpress.options import Options
 
-PLUGINS = "detpress.plugins"
-TUNERS = "detpress.tuners"
-ASSESSORS = "detpress.assessors"
+SLOW = 1.0  # seconds: who takes longer to be imported makes every command that uses it wait
+
+Status = Literal["working", "unavailable", "broken"]
+
+
+def plugin_facts(kind: type[Plugin]) -> dict[str, Any]:
+    """What is known of a plugin without running it. Raises InputError for one that lacks something."""
+    plugin = _made(kind)
+    return {
+        "accepts": sorted(plugin.accepts),
+        "returns": plugin.returns,
+        **_needs(plugin),
+        "documented": bool(kind.__doc__),
+        "card": card(plugin),
+    }
+
+
+def chooser_facts(kind: type[Tuner] | type[Assessor]) -> dict[str, Any]:
+    """What is known of a tuner or an assessor without running it."""
+    chooser = _made(kind)
+    return {**_needs(chooser), "documented": bool(kind.__doc__), "card": card(chooser)}
+
+
+PLUGINS = Door("detpress.plugins", "detpress.contract.plugin:Plugin", plugin_facts)
+TUNERS = Door("detpress.tuners", "detpress.contract.tuner:Tuner", chooser_facts)
+ASSESSORS = Door("detpress.assessors", "detpress.contract.tuner:Assessor", chooser_facts)
 
 
 @dataclass(frozen=True)
@@ -26,53 +50,75 @@ class Listing:
     """What is known of one plugin without running it; the row that `detpress plugins` prints.
 
     status: `working`; `unavailable`, when its engine is not installed or cannot do it (`Plugin.unavailable`); `broken`,
-        when it cannot be imported.
+        when it cannot be used.
+    remark: what its author should know, such as that it is slow to import.
     """
 
     name: str
-    status: Literal["working", "unavailable", "broken"]
+    status: Status
     reason: str | None
     accepts: tuple[str, ...]
     returns: str | None  # None: the form that came in
     engine: str | None
     engine_version: str | None
     distribution: str
+    remark: str | None
+    card: str
 
 
 def plugin_names() -> list[str]:
-    return sorted(entries_of(PLUGINS))
+    return sorted(entries_of(PLUGINS.group))
 
 
 def load_plugin(name: str) -> Plugin:
     """An instance of the plugin. Raises InputError for a name that is unknown, given twice, or broken."""
-    loaded: Plugin = load_class(name, PLUGINS, Plugin)()
-    if mistake := _mistake(loaded):
-        raise InputError(f"plugin '{name}' ({distribution_of(name, PLUGINS)[0]}): {mistake}")
-    return loaded
-
-
-def _mistake(plugin: Plugin) -> str | None:
-    """What a class that is to be a plugin lacks, beside `apply`, without which there is no object of it."""
-    config, accepts, returns = (getattr(plugin, name, None) for name in ("Config", "accepts", "returns"))
-    if not (isinstance(config, type) and issubclass(config, Options)):
-        return "its `Config` is no subclass of detpress.api.Options"
-    if not (isinstance(accepts, frozenset) and accepts and all(isinstance(form, Form) for form in accepts)):
-        return "its `accepts` is no frozenset of detpress.api.Form"
-    if not hasattr(plugin, "returns") or not (returns is None or isinstance(returns, Form)):
-        return "its `returns` is neither a detpress.api.Form nor None"
-    return None
+    plugin: Plugin = _load(name, PLUGINS)
+    return plugin
 
 
 def load_tuner(name: str) -> Tuner:
     """An instance of the tuner. Raises InputError as `load_plugin` does."""
-    loaded: Tuner = load_class(name, TUNERS, Tuner)()
-    return loaded
+    tuner: Tuner = _load(name, TUNERS)
+    return tuner
 
 
 def load_assessor(name: str) -> Assessor:
     """An instance of the assessor. Raises InputError as `load_plugin` does."""
-    loaded: Assessor = load_class(name, ASSESSORS, Assessor)()
-    return loaded
+    assessor: Assessor = _load(name, ASSESSORS)
+    return assessor
+
+
+def _load(name: str, door: Door) -> Any:
+    kind = load_class(name, door)
+    with contained(entry_named(name, door.group)):
+        return _made(kind)
+
+
+def _made(kind: Any) -> Any:
+    """An object of the class. Raises InputError for one that lacks something beside its methods, without which there is
+    none."""
+    made = kind()
+    config = getattr(made, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, Options)):
+        raise InputError("its `Config` is no subclass of detpress.api.Options")
+    for name in ("engine", "unavailable"):
+        if not isinstance(getattr(made, name), str | None):
+            raise InputError(f"its `{name}` is neither text nor None")
+    if isinstance(made, Plugin):
+        _check_plugin(made)
+    elif not (made.extra is None or [type(part) for part in made.extra] == [str, str]):
+        raise InputError("its `extra` is neither two names nor None")
+    return made
+
+
+def _check_plugin(plugin: Plugin) -> None:
+    accepts, returns = (getattr(plugin, name, "missing") for name in ("accepts", "returns"))
+    if not (isinstance(accepts, frozenset) and accepts and all(isinstance(form, Form) for form in accepts)):
+        raise InputError("its `accepts` is no frozenset of detpress.api.Form")
+    if not (returns is None or isinstance(returns, Form)):
+        raise InputError("its `returns` is neither a detpress.api.Form nor None")
+    if not isinstance(plugin.version, int):
+        raise InputError("its `version` is no whole number")
 
 
 def engine_version(plugin: Plugin) -> str | None:
@@ -82,12 +128,21 @@ def engine_version(plugin: Plugin) -> str | None:
 
 def why_unavailable(user: Plugin | Tuner | Assessor) -> str | None:
     """Why the plugin, tuner or assessor cannot run here; None where it can."""
-    if user.unavailable:
-        return user.unavailable
-    if user.engine and installed_version(user.engine) is None:
-        return f"needs the package {user.engine}"
-    if isinstance(user, Tuner | Assessor) and user.extra and installed_version(user.extra[0]) is None:
-        return f"needs the package {user.extra[0]}, which the extra `{user.extra[1]}` brings"
+    return _why_unavailable(**_needs(user))
+
+
+def _needs(user: Plugin | Tuner | Assessor) -> dict[str, Any]:
+    extra = user.extra if isinstance(user, Tuner | Assessor) else None
+    return {"unavailable": user.unavailable, "engine": user.engine, "extra": extra}
+
+
+def _why_unavailable(unavailable: str | None, engine: str | None, extra: tuple[str, str] | None) -> str | None:
+    if unavailable:
+        return unavailable
+    if engine and installed_version(engine) is None:
+        return f"needs the package {engine}"
+    if extra and installed_version(extra[0]) is None:
+        return f"needs the package {extra[0]}, which the extra `{extra[1]}` brings"
     return None
 
 
@@ -97,55 +152,54 @@ class ChooserListing:
 
     name: str
     kind: Literal["tuner", "assessor"]
-    status: Literal["working", "unavailable", "broken"]
+    status: Status
     reason: str | None
     engine: str | None
     engine_version: str | None
     distribution: str
+    remark: str | None
+    card: str
 
 
 def list_choosers() -> list[ChooserListing]:
     """The tuners, then the assessors, each in the order of their names."""
-    return [_chooser(name, TUNERS, Tuner) for name in sorted(entries_of(TUNERS))] + [
-        _chooser(name, ASSESSORS, Assessor) for name in sorted(entries_of(ASSESSORS))
-    ]
-
-
-def _chooser(name: str, group: str, kind: type[Tuner] | type[Assessor]) -> ChooserListing:
-    word: Any = kind.__name__.lower()
-    distribution = " ".join(distribution_of(name, group))
-    try:
-        loaded: Tuner | Assessor = load_class(name, group, kind)()
-    except InputError as error:
-        return ChooserListing(name, word, "broken", str(error), None, None, distribution)
-    reason = why_unavailable(loaded)
-    installed = installed_version(loaded.engine) if loaded.engine else None
-    return ChooserListing(
-        name, word, "unavailable" if reason else "working", reason, loaded.engine, installed, distribution
-    )
+    tuners = [ChooserListing(kind="tuner", **_known(finding)) for finding in findings(TUNERS)]
+    return tuners + [ChooserListing(kind="assessor", **_known(finding)) for finding in findings(ASSESSORS)]
 
 
 def list_plugins(names: Iterable[str] | None = None) -> list[Listing]:
     """One row a plugin, in the order of the names. Raises InputError for an unknown name."""
-    return [_listing(name) for name in (plugin_names() if names is None else names)]
+    return [
+        Listing(
+            accepts=tuple(finding.facts.get("accepts", ())), returns=finding.facts.get("returns"), **_known(finding)
+        )
+        for finding in findings(PLUGINS, names)
+    ]
 
 
-def _listing(name: str) -> Listing:
-    if name not in entries_of(PLUGINS):
-        load_plugin(name)
-    distribution = " ".join(distribution_of(name, PLUGINS))
-    try:
-        plugin = load_plugin(name)
-    except InputError as error:
-        return Listing(name, "broken", str(error), (), None, None, None, distribution)
-    reason = why_unavailable(plugin)
-    return Listing(
-        name,
-        "unavailable" if reason else "working",
-        reason,
-        tuple(sorted(plugin.accepts)),
-        plugin.returns,
-        plugin.engine,
-        engine_version(plugin),
-        distribution,
-    )
+def _known(finding: Finding) -> dict[str, Any]:
+    """What a row says of a plugin, a tuner or an assessor alike."""
+    entry, facts = finding.entry, finding.facts
+    engine = facts.get("engine")
+    reason = finding.failure or _why_unavailable(**{name: facts[name] for name in ("unavailable", "engine", "extra")})
+    return {
+        "name": entry.name,
+        "status": "broken" if finding.failure else "unavailable" if reason else "working",
+        "reason": reason or None,
+        "engine": engine,
+        "engine_version": installed_version(engine) if engine else None,
+        "distribution": f"{entry.distribution} {entry.version}",
+        "remark": "; ".join(_remarks(finding)) or None,
+        "card": facts.get("card", ""),
+    }
+
+
+def _remarks(finding: Finding) -> Iterable[str]:
+    entry = finding.entry
+    if entry.name != entry.plain:
+        others = [each.distribution for each in entries_of(entry.group).values() if each.plain == entry.plain]
+        yield f"'{entry.plain}' is also brought by {', '.join(sorted({*others} - {entry.distribution}))}"
+    if finding.seconds > SLOW:
+        yield f"takes {finding.seconds:.1f} s to import: import torch and engines inside its methods"
+    if finding.facts and not finding.facts["documented"]:
+        yield "has no docstring, which would be its card"

@@ -6,12 +6,11 @@ too.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from detpress.detector.layer import Layer
-from detpress.doors import entries_of, load_class
-
-ARCHITECTURES = "detpress.architectures"
+from detpress.doors import Door, contained, entries_of, entry_named, load_class
+from detpress.doors.card import described
 
 
 class Design(ABC):
@@ -34,11 +33,22 @@ class Design(ABC):
         """
 
 
+def facts(kind: type[Design]) -> dict[str, Any]:
+    """What is known of an architecture. Raises whatever making one raises."""
+    kind()
+    return described(kind)
+
+
+ARCHITECTURES = Door("detpress.architectures", "detpress.detector.design:Design", facts)
+
+
 def find_design(name: str) -> Design:
     """Raises InputError for a name that is unknown, given twice, or broken."""
-    found: Design = load_class(name, ARCHITECTURES, Design)()
-    return found
+    kind = load_class(name, ARCHITECTURES)
+    with contained(entry_named(name, ARCHITECTURES.group)):
+        found: Design = kind()
+        return found
 
 
 def architecture_names() -> list[str]:
-    return sorted(entries_of(ARCHITECTURES))
+    return sorted(entries_of(ARCHITECTURES.group))

@@ -153,7 +153,7 @@ class _Application:
         record: dict[str, Any] = {
             "plugin": step.name,
             "config": step.config.model_dump(mode="json"),
-            "distribution": " ".join(distribution_of(step.name, PLUGINS)),
+            "distribution": " ".join(distribution_of(step.name, PLUGINS.group)),
             "engine": f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None,
             "seed": self.seed,
         }

@@ -25,12 +25,10 @@ from pydantic_core import to_jsonable_python
 from detpress.builtin import find_bundle
 from detpress.contract.registry import PLUGINS, engine_version
 from detpress.detector import images
-from detpress.detector.encoding import Encoding
 from detpress.detector.form import Form
-from detpress.detector.layer import Layer
 from detpress.detector.layer_kinds import LAYERS, kind_name
 from detpress.detector.model import Model
-from detpress.doors import classes_of, distribution_of, version
+from detpress.doors import Door, classes_of, distribution_of, entry_named, version
 from detpress.encodings.bundle import bundle_digest
 from detpress.encodings.known import ENCODINGS, encoding_name
 from detpress.measure.scoring import protocol_id, scoring_runtime
@@ -40,7 +38,6 @@ from detpress.run.store import digest
 from detpress.training import augment, dataset, loss
 from detpress.training import trainer as training
 from detpress.training.named_objective import OBJECTIVES, NamedObjective, load_objective, objectives_in
-from detpress.training.objective import Objective
 from detpress.voc.devkit import Devkit
 
 VERSIONS = {
@@ -51,7 +48,7 @@ VERSIONS = {
     "images": images.VERSION,
 }
 PACKAGES = ("torch", "torchvision", "pytorch-lightning")
-DOORS: dict[str, Any] = {LAYERS: Layer, ENCODINGS: Encoding, OBJECTIVES: Objective}  # a plugin may use what they bring
+DOORS = (LAYERS, ENCODINGS, OBJECTIVES)  # a plugin may use what they bring
 
 
 def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
@@ -72,14 +69,14 @@ def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
 
     Raises InputError for a bundle, named by the step's options, that is not there.
     """
-    plugin, config = step.plugin, step.config
+    plugin, config, entry = step.plugin, step.config, entry_named(step.name, PLUGINS.group)
     gpu = torch.cuda.is_available()
     parts = {
         "parent": parent,
-        "plugin": step.name,
+        "plugin": entry.plain,
         "config": chosen(config),
         "version": plugin.version,
-        "distribution": distribution_of(step.name, PLUGINS),
+        "distribution": (entry.distribution, entry.version),
         "engine": engine_version(plugin),
         "bundles": {name: bundle_digest(find_bundle(name)) for name in plugin.bundles(config)},
         "files": {name: _sha256(Path(name)) for name in _files(config.model_dump())},
@@ -90,9 +87,9 @@ def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
         "data": {"fingerprint": fingerprint, "settings": chosen(recipe.data, {"root", "test"})},
         "protocol": protocol_id(recipe.measure),
     }
-    if distribution_of(step.name, PLUGINS)[0] != "detpress":
+    if not entry.built_in:
         parts["code"] = code_digest(type(plugin))
-        parts |= _at_hand(distribution_of(step.name, PLUGINS)[0])
+        parts |= _at_hand(entry.distribution)
     if objectives := {named.name: _objective_identity(named) for named in objectives_in(config)}:
         parts["objectives"] = objectives
     if plugin.chooses_by_map:
@@ -105,7 +102,7 @@ def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
 
 def _objective_identity(named: NamedObjective) -> list[Any]:
     """Its version, its package's, and the code of what is not of detpress."""
-    kind, distribution = load_objective(named.name), distribution_of(named.name, OBJECTIVES)
+    kind, distribution = load_objective(named.name), distribution_of(named.name, OBJECTIVES.group)
     return [kind.version, *distribution, None if distribution[0] == "detpress" else code_digest(kind)]
 
 
@@ -151,16 +148,16 @@ def _kinds_of_others(model: Model) -> dict[str, Any]:
 def _at_hand(package: str) -> dict[str, Any]:
     """What a plugin of `package` may use of third ones, whatever it does use: that is known only when it has run."""
     found = {}
-    for group, kind in DOORS.items():
-        brought = _of_others(classes_of(group, kind), group)
+    for door in DOORS:
+        brought = _of_others(classes_of(door), door)
         if of_third := {name: identity for name, identity in brought.items() if identity[0] != package}:
-            found[f"at hand: {group}"] = of_third
+            found[f"at hand: {door.group}"] = of_third
     return found
 
 
-def _of_others(kinds: Mapping[str, type], group: str) -> dict[str, tuple[str, str, str]]:
+def _of_others(kinds: Mapping[str, type], door: Door) -> dict[str, tuple[str, str, str]]:
     """Package, its version and its code, by the names of those that are not of detpress."""
-    brought = {name: distribution_of(name, group) for name in sorted(kinds)}
+    brought = {name: distribution_of(name, door.group) for name in sorted(kinds)}
     return {name: (*by, code_digest(kinds[name])) for name, by in brought.items() if by[0] != "detpress"}
 
 

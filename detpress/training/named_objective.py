@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING, Any
 from pydantic import GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
-from detpress.doors import load_class
+from detpress.doors import Door, load_class
+from detpress.doors.card import documented
 from detpress.errors import InputError
 from detpress.options import Options, parts_of
 
 if TYPE_CHECKING:
     from detpress.training.objective import Objective
 
-OBJECTIVES = "detpress.objectives"  # the group of entry points
+OBJECTIVES = Door("detpress.objectives", "detpress.training.objective:Objective", documented)
 
 
 def load_objective(name: str) -> "type[Objective]":
     """Raises InputError for a name that is unknown, given twice, or broken."""
-    from detpress.training.objective import Objective
-
-    loaded: type[Objective] = load_class(name, OBJECTIVES, Objective)
+    loaded: type[Objective] = load_class(name, OBJECTIVES)
     return loaded
 
 

@@ -11,7 +11,7 @@ from detpress.errors import InputError
 
 @pytest.mark.parametrize("bridge", [nni_tune, nni_training])
 def test_another_version_of_nni_is_one_sentence(bridge: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors.metadata, "version", lambda name: "4.0")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "4.0")
     doors.version.cache_clear()
     try:
         with pytest.raises(InputError, match=r"^nni 4\.0 is installed, but .*: expected nni 3\.0$"):

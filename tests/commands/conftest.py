@@ -39,9 +39,17 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def examined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where is kept what is known of the packages of others: the same ones are examined once for all tests."""
+    return tmp_path_factory.mktemp("examined")
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, examined: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/examined").symlink_to(examined)
     monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -16,7 +16,6 @@ from killing import digests, run_killed
 from torch import Tensor
 
 from detpress.detector.architecture import build_architecture
-from detpress.detector.encoding import Encoding
 from detpress.detector.form import Form
 from detpress.detector.input_scale import InputScale
 from detpress.detector.model import Model, new_model
@@ -24,6 +23,7 @@ from detpress.detector.network import Network, with_encoded
 from detpress.doors import load_class
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.encodings.int8 import Int8
+from detpress.encodings.known import ENCODINGS
 from detpress.errors import InputError
 from detpress.report.layers import layer_states
 from detpress.runtimes.export import write_onnx
@@ -222,7 +222,7 @@ def test_tensors_that_are_not_those_of_the_encoding_are_one_sentence(
     change: dict[str, Tensor | None], message: str, tmp_path: Path
 ) -> None:
     """Where they are given, where a module that was changed by hand is saved, and where they are read."""
-    encoding = load_class("mine.codebook", "detpress.encodings", Encoding)()
+    encoding = load_class("mine.codebook", ENCODINGS)()
     model = new_model(build_architecture("yolov3-tiny", ["cat"], 64, width=0.0625), seed=0)
     assert isinstance(model.network, Network)
     good = {"values": torch.zeros(16), "codes": torch.zeros(9, dtype=torch.uint8), "bias": torch.zeros(2)}
@@ -268,7 +268,7 @@ def test_an_encoding_that_makes_no_convolution_is_not_saved(
     source = ENCODING.replace(before, after)
     entries = "[detpress.encodings]\nmine.codebook = codebook_encoding:Codebook\n"
     install("codebooks", "1.2", {"codebook_encoding.py": source}, entries)
-    encoding = load_class("mine.codebook", "detpress.encodings", Encoding)()
+    encoding = load_class("mine.codebook", ENCODINGS)()
     network = Network(build_architecture("yolov3-tiny", ["cat"], 64, width=0.0625), {2: encoding})
     with pytest.raises(InputError, match=re.escape(f"layers.2.convolution (Codebook) {message}")):
         save_bundle(Model(network), tmp_path / "bundle")

@@ -289,5 +289,5 @@ def test_a_value_in_the_place_of_a_method_is_refused_where_the_kind_is_found(
     assert said.code == 2
     name = re.split(r"\W", line)[0]
     assert f"Gain.{name} is no method; expected one, as Layer.{name} is" in said.err
-    assert "architecture 'mine.mobile' (stranger_layers) cannot be imported" in said.err
+    assert "architecture 'mine.mobile' (stranger_layers 1.2) cannot be used" in said.err
     assert "broken: architecture 'mine.mobile'" in detpress("model").out, "and others are listed all the same"

@@ -14,11 +14,11 @@ import torch
 from distribution import Install, forget_what_is_installed
 
 from detpress.builtin import find_bundle
-from detpress.detector.encoding import Encoding
 from detpress.detector.folding import folded_weight
 from detpress.detector.network import Network, with_encoded
 from detpress.doors import load_class
 from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.encodings.known import ENCODINGS
 from detpress.errors import InputError
 from detpress.options import Options
 from detpress.plugins.inc_autotune import Autotune, AutotuneOptions
@@ -257,7 +257,7 @@ def test_the_code_of_an_encoding_in_the_weights_is_in_the_first_key(install: Ins
     model = load_bundle(find_bundle("builtin:digits"))
     assert isinstance(model.network, Network)
     weight, bias = folded_weight(model.network, 0)
-    encoding = load_class("third.own", "detpress.encodings", Encoding)()
+    encoding = load_class("third.own", ENCODINGS)()
     encoded = with_encoded(model.network, {0: (encoding, {"weight": weight, "bias": bias})})
     save_bundle(model.with_network(encoded), tmp_path / "bundle")
     recipe = read(tmp_path, "nni.l1norm", "{sparsity: 0.5}")

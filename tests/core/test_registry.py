@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from distribution import write_distribution
 
-from detpress.contract.card import option_lines
 from detpress.contract.plugin import Plugin
 from detpress.contract.registry import list_choosers, list_plugins, load_plugin, plugin_names
+from detpress.doors.card import option_lines
 from detpress.errors import InputError
 from detpress.recipe.file import read_recipe
 
@@ -126,15 +126,6 @@ def test_a_strangers_plugin_that_cannot_be_imported_is_broken_and_disturbs_no_ot
     assert "no such engine" in rows["stranger.prune"]["reason"]
     assert rows["stranger.prune"]["distribution"] == "stranger 1.2"
     assert all(rows[name]["status"] == "working" for name in BUILT_IN)
-
-
-def test_a_name_brought_twice_is_refused_with_both_packages_named(tmp_path: Path) -> None:
-
-    printed = list_with(tmp_path, "", "nni.l1norm = stranger:Prune")
-    rows = {row["name"]: row for row in json.loads(printed)}
-    assert rows["nni.l1norm"]["status"] == "broken"
-    assert "stranger" in rows["nni.l1norm"]["reason"]
-    assert "detpress" in rows["nni.l1norm"]["reason"]
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:

@@ -14,18 +14,37 @@ class Documented(Protocol):
     Config: ClassVar[Any]
 
 
-def card(heading: str, documented: Documented) -> str:
-    return "\n".join([heading, "", cleandoc(documented.__doc__ or ""), "", *option_lines(documented.Config)])
+def card(documented: Documented) -> str:
+    return "\n".join([cleandoc(documented.__doc__ or ""), "", *option_lines(documented.Config)])
 
 
-def dataclass_card(heading: str, kind: type) -> str:
+def dataclass_card(kind: type) -> str:
     """Of a class whose options are its fields: a kind of layer, or an encoding."""
     lines = []
     for field in fields(kind):
         if not field.kw_only:
             default = "required" if field.default is MISSING else f"default {field.default!r}"
             lines.append(f"  {field.name}: {_annotation_name(field.type)}, {default}.")
-    return "\n".join([heading, "", cleandoc(kind.__doc__ or ""), "", *(lines or ["  no options"])])
+    return "\n".join([cleandoc(kind.__doc__ or ""), "", *(lines or ["  no options"])])
+
+
+def documented(kind: Any) -> dict[str, Any]:
+    """The facts of a class with options that is listed by the first line of its docstring."""
+    return {"description": _first_line(kind), "card": card(kind)}
+
+
+def documented_dataclass(kind: Any) -> dict[str, Any]:
+    """The facts of a class whose options are its fields."""
+    return {"description": _first_line(kind), "card": dataclass_card(kind)}
+
+
+def described(kind: Any) -> dict[str, Any]:
+    """The facts of a class without options."""
+    return {"description": _first_line(kind), "card": cleandoc(kind.__doc__ or "")}
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").strip().partition("\n")[0]
 
 
 def option_lines(config: type[BaseModel], prefix: str = "") -> list[str]:
