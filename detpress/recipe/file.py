@@ -17,7 +17,7 @@ Reading it finds every mistake at once and says each in one line that names the 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +34,7 @@ from detpress.measure.section import Measure
 from detpress.options import Options, Place
 from detpress.recipe.named import read_named
 from detpress.recipe.paths import bundles_found, resolve
+from detpress.recipe.required import unmet
 from detpress.recipe.search import Search, read_search
 from detpress.recipe.sections import Data, ModelSource
 from detpress.recipe.yaml_source import YamlSource, read_yaml, spell_out
@@ -45,6 +46,9 @@ class _Document(Options):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="names the run's folder")]
     description: str = Field("", description="what it shows, in a sentence")
     seed: int = Field(0, ge=0, lt=2**32, description="decides every random number")
+    requires: dict[Annotated[str, Field(min_length=1)], str] = Field(
+        {}, description="packages that must be installed -> their versions"
+    )
     data: Data
     model: ModelSource
     chain: list[Any] = Field(description="steps, each one plugin with its options")
@@ -74,6 +78,7 @@ class Recipe:
     where: Callable[[Place], str]  # `FILE:LINE: model.width` of a value; for messages
     path: Path
     assignments: tuple[str, ...] = ()  # each `--set`
+    requires: Mapping[str, str] = field(default_factory=dict)  # package -> versions
     search: Search | None = None  # where there is one, the chain holds the first value of each searched number
 
     def as_dict(self) -> dict[str, Any]:
@@ -154,6 +159,8 @@ def recipe_text(recipe: Recipe, name: str) -> str:
     if recipe.description:
         contents["description"] = recipe.description
     contents["seed"] = recipe.seed
+    if recipe.requires:
+        contents["requires"] = dict(recipe.requires)
     contents["data"] = recipe.data.model_dump(mode="json", exclude_unset=True)
     contents["model"] = recipe.model.model_dump(mode="json", exclude_unset=True)
     contents["chain"] = [{step.name: step.config.model_dump(mode="json", exclude_unset=True)} for step in recipe.chain]
@@ -191,6 +198,8 @@ def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
         document = _Document.model_validate(source.data)
     except ValidationError as error:
         mistakes += spell_out(error, _Document, source, ())
+    if document is not None:
+        mistakes += unmet(document.requires, source)
     steps = list(_read_steps(source, mistakes))
     if document is None or mistakes:
         raise InputError("\n".join(mistakes))
@@ -218,6 +227,7 @@ def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
         source.where,
         source.path,
         tuple(assignments),
+        document.requires,
     )
 
 

@@ -1,7 +1,9 @@
 """What plugins of other packages rely on is there, and importing it is cheap."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,13 @@ from detpress import api
 def test_every_name_is_there(name: str) -> None:
     assert getattr(api, name) is not None
     assert name in dir(api)
+
+
+def test_the_manual_lists_all_names_and_the_version() -> None:
+    manual = (Path(__file__).parents[2] / "docs/plugins.md").read_text()
+    version, listed = re.search(r"Its version is (\d+);.*?\n\n(.*?)\n\n", manual, re.DOTALL).groups()  # type: ignore[union-attr]
+    assert int(version) == api.API_VERSION
+    assert re.findall(r"`(\w+)`", listed) == sorted(api.__all__)
 
 
 def test_what_is_not_part_of_it_is_an_attribute_error() -> None:

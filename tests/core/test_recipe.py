@@ -128,3 +128,24 @@ def test_a_teacher_is_looked_for_beside_the_recipe_like_its_other_paths(tmp_path
 def _rewritten(path: Path, old: str, new: str) -> Path:
     path.write_text(path.read_text().replace(old, new))
     return path
+
+
+@pytest.mark.parametrize(
+    ("required", "said"),
+    [
+        (
+            "{my-package: '>=0.1'}",
+            "my-package: my-package is not installed, the recipe requires >=0.1: pip install 'my-package>=0.1'",
+        ),
+        (
+            "{pytest: '<1'}",
+            f"pytest: pytest is installed as {pytest.__version__}, the recipe requires <1: pip install 'pytest<1'",
+        ),
+        ("{pytest: newest}", "pytest: expected versions such as \">=0.1\", got 'newest'"),
+    ],
+)
+def test_a_package_that_a_recipe_requires_and_is_not_there_is_named_with_its_pip_install(
+    required: str, said: str, written
+) -> None:
+    assert mistakes(written("chain:", f"requires: {required}\nchain:")) == [f"small.yaml:4: requires.{said}"]
+    read_recipe(written("chain:", "requires: {pytest: '>1'}\nchain:"))
