@@ -30,10 +30,14 @@ class Graph:
         self._rounded: dict[tuple[str, InputScale], str] = {}
         self._scalars: set[str] = set()
         self._concatenated: set[str] = set()
+        self._never_negative: set[str] = set()
 
     def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         if operator == "Concat" or (operator in HAND_ON and inputs[0] in self._concatenated):
             self._concatenated.add(output)
+        rectified = operator == "Relu" or (operator == "Clip" and inputs[1:2] == [self.scalar(np.float32(0))])
+        if rectified or (operator in HAND_ON and inputs[0] in self._never_negative):
+            self._never_negative.add(output)
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
@@ -47,8 +51,10 @@ class Graph:
             others = sum(x == other for other, _ in self._rounded)
             name = f"{x}.rounded.{others}" if others else f"{x}.rounded"
             signed = self.target == "openvino" and scale.zero_point == MIDDLE and x not in self._concatenated
-            zero = np.int8(0) if signed else np.uint8(scale.zero_point)
-            numbers = [self.scalar(np.float32(scale.scale)), self.scalar(zero)]
+            step, zero = scale.scale, np.int8(0) if signed else np.uint8(scale.zero_point)
+            if self.target == "onnxruntime" and scale.zero_point == MIDDLE and x in self._never_negative:
+                step, zero = step / 2, np.uint8(0)  # the codes that negative values would have, for finer ones
+            numbers = [self.scalar(np.float32(step)), self.scalar(zero)]
             q = self.add("QuantizeLinear", [x, *numbers], f"{name}.q")
             self._rounded[x, scale] = self.add("DequantizeLinear", [q, *numbers], name)
         return self._rounded[x, scale]

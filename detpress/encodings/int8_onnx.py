@@ -15,7 +15,9 @@ Runtime computes all of them in float.
 A symmetric scale is written for OpenVINO as signed codes about 0, each 127 less. A zero point other than 0 it makes up
 for in every run, by sums over the weights wherever a convolution pads: most of the time of a small network. The code
 255, which only the largest value of the calibration has, becomes 127 instead of 128. What was concatenated keeps its
-zero point: signed, OpenVINO 2026.4 computes it wrong on x86 processors without VNNI.
+zero point: signed, OpenVINO 2026.4 computes it wrong on x86 processors without VNNI. For ONNX Runtime such a scale is
+written behind a ReLU with steps of half the size from 0 on: it fuses a ReLU only where its zero is the lowest code, and
+computes the convolution in float otherwise.
 
 How a convolution is written says its encoding, how another layer its kind (`to_onnx` of both).
 """

@@ -17,12 +17,13 @@ from detpress.detector.architecture import Architecture, Convolution, MaxPool, R
 from detpress.detector.float32 import FoldedFloat32
 from detpress.detector.input_scale import MIDDLE, InputScale
 from detpress.detector.kinds import Activation, AveragePool, Dropout, ScaleChannels
-from detpress.detector.model import Model
+from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network, filled_network, folded_but
 from detpress.detector.onnx_graph import Target
 from detpress.encodings.bundle import save_bundle
 from detpress.encodings.calibration import with_scales_between
 from detpress.encodings.int8 import Int8, input_scales
+from detpress.encodings.int8_from_scales import int8_network
 from detpress.encodings.int8_onnx import int8_onnx
 from detpress.errors import InputError
 from detpress.runtimes.opening import open_runtime
@@ -242,3 +243,33 @@ def test_a_bundle_runs_in_both_runtimes_where_no_quantization_code_can_be_import
     for name in ("onnxruntime", "openvino"):
         for one, other in zip(expected, torch.load(tmp_path / f"{name}.pt"), strict=True):
             assert float((one - other).square().mean() / one.var()) < 2e-2
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_onnxruntime_computes_rectified_convolutions_with_symmetric_scales_in_integers(
+    activation: Activation, images: Tensor, tmp_path: Path
+) -> None:
+    layers = (
+        Convolution(8, size=3, stride=2, activation=activation),
+        MaxPool(2, 2),
+        Convolution(8, size=3, activation=activation),
+        Upsample(),
+        Route((3, 0)),
+        Convolution(21, size=1, batch_normalize=False, activation="linear"),
+        Yolo(ANCHORS),
+    )
+    model = new_model(Architecture("rectified", layers, ("cat", "dog"), image_size=64), seed=0)
+    assert isinstance(model.network, Network)
+    symmetric = {i: InputScale.of_range(0, 2, symmetric=True) for i in (2, 5)}
+    network = int8_network(model.network, {0: InputScale(1 / 255, 0), **symmetric}, images)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = onnxruntime.InferenceSession(int8_onnx(network, "onnxruntime").SerializeToString(), options)
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert (found["QLinearConv"], found["Conv"]) == (2, 1), "the head"
+    assert (found["Relu"], found["Clip"], found["FusedConv"]) == (0, 0, 0)
+    with torch.inference_mode():
+        expected = network(images)[0]
+    noise = (torch.from_numpy(session.run(None, {"images": images.numpy()})[0]) - expected).square().mean()
+    assert float(noise / expected.var()) < 2e-3, "finer steps than those of the network"
