@@ -5,7 +5,7 @@ from typing import Literal
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.layer import Layer
-from detpress.detector.network import Network, without_memory
+from detpress.detector.network import Network, filled_network
 
 Rectifier = Literal["relu", "relu6", "leaky"]
 STAY = ("linear", "logistic")  # no activation, and the gate of a squeeze-and-excitation
@@ -24,11 +24,8 @@ def with_activations(network: Network, to: Rectifier) -> Network:
         replace(layer, activation=to) if i in chosen else layer  # type: ignore[call-arg]
         for i, layer in enumerate(architecture.layers)
     )
-    with without_memory():
-        found = Network(replace(architecture, layers=layers))
     tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    found.load_state_dict(tensors, assign=True)
-    return found.eval()
+    return filled_network(replace(architecture, layers=layers), network.encodings, tensors)
 
 
 def _activation(layer: Layer) -> str | None:
