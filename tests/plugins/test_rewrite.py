@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from detpress.detector.architecture import build_architecture
+from detpress.detector.float32 import FoldedFloat32
 from detpress.detector.kinds import Convolution
 from detpress.detector.model import Model, new_model
+from detpress.detector.network import Network
 from detpress.detector.rewriting import other_activations, with_activations
 from detpress.errors import InputError
 from detpress.plugins.rewrite import ActivationOptions, RewriteActivation
@@ -64,3 +66,10 @@ def test_masks_stay(model: Model) -> None:
     mask[0] = False
     masked = replace(model, masks={"layers.0.convolution.weight": mask})
     assert RewriteActivation().plan(masked, ActivationOptions()).model.masks == masked.masks
+
+
+def test_encodings_of_layers_stay(model: Model) -> None:
+    network = Network(model.architecture, {0: FoldedFloat32()}).eval()
+    found = with_activations(network, "relu")
+    assert found.encodings == network.encodings
+    assert found.state_dict().keys() == network.state_dict().keys()
