@@ -30,8 +30,8 @@ class RewriteActivation(Plugin):
 
     ONNX Runtime computes a convolution in integers together with a ReLU behind it, while a LeakyReLU stands between two
     conversions from integers to float and back. Linear layers stay linear, and the logistic gates of
-    squeeze-and-excitation stay, since a ReLU is no gate. What the network was trained to do with numbers below 0 is lost:
-    of the digits' mAP of 0.9534, 0.8358 is left, and 0.9525 after four epochs of distillation.
+    squeeze-and-excitation stay, since a ReLU is no gate. What the network learnt to do with numbers below 0 is lost: of
+    the digits' mAP of 0.9534, 0.8358 is left, and 0.9525 after four epochs of distillation.
     """
 
     Config = ActivationOptions
