@@ -62,7 +62,8 @@ def test_a_recipe_splits_one_image_set_by_a_seed(detpress: Command, data: Path, 
     said = detpress("run", "small.yaml", *settings, "--json")
     assert said.code == 0, said.err
     assert "Pascal VOC without image sets, 'all' split by seed 5, image sets test (" in said.err
-    assert said.json["recipe"]["data"]["split"] == {"val": 0.2, "test": 0.3, "seed": 5, "of": None}
+    split = {"val": 0.2, "test": 0.3, "folds": None, "fold": None, "seed": 5, "of": None}
+    assert said.json["recipe"]["data"]["split"] == split
     assert detpress("report", "runs/small").code == 0
     refused = detpress("validate", "small.yaml", "--set", "data.split={val: 0.7, test: 0.3}")
     assert refused.code == 2
