@@ -7,12 +7,13 @@ A name that two distributions bring is told apart by the one that brings it:
     mine.round          refused where `one` and `two` bring it: `one:mine.round` or `two:mine.round` is meant
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from importlib.metadata import Distribution, PackageNotFoundError, entry_points
+
+from packaging.utils import canonicalize_name
 
 from detpress.errors import InputError, NotInstalledError, nearest, shortened
 
@@ -94,9 +95,9 @@ def entry_named(name: str, group: str) -> Entry:
     found = entries_of(group)
     if name in found:
         return found[name]
-    told_apart = {f"{_canonical(entry.distribution)}:{entry.plain}": entry for entry in found.values()}
+    told_apart = {f"{canonicalize_name(entry.distribution)}:{entry.plain}": entry for entry in found.values()}
     distribution, _, plain = name.partition(":")
-    if entry := told_apart.get(f"{_canonical(distribution)}:{plain}"):
+    if entry := told_apart.get(f"{canonicalize_name(distribution)}:{plain}"):
         return entry
     if rivals := sorted(entry.name for entry in found.values() if entry.plain == name):
         packages = " and ".join(rival.partition(":")[0] for rival in rivals)
@@ -124,11 +125,6 @@ def distribution_of(name: str, group: str) -> tuple[str, str]:
 def word(group: str) -> str:
     """What one of the group is called: `layer` of `detpress.layers`."""
     return group.rpartition(".")[2].removesuffix("s")
-
-
-def _canonical(distribution: str) -> str:
-    """The name as package indexes compare it: `My_Package` is `my-package`."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _guess(name: str, found: Iterable[str]) -> str:

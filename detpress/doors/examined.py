@@ -24,6 +24,7 @@ from detpress.doors.broken import package_files, sentence
 from detpress.doors.door import API_VERSION, Door
 from detpress.doors.entries import BUILT_IN, Entry, entries_of, installed_version
 from detpress.errors import InputError
+from detpress.files.folders import write_atomically
 
 FORMAT = 1  # of what is kept: raised when facts change
 SECONDS = "DETPRESS_IMPORT_SECONDS"  # environment variable: how long importing one class may take
@@ -167,6 +168,4 @@ def _keep(file: Path, findings: Iterable[Finding]) -> None:
     if used:
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-            unfinished.write_text(json.dumps(known | used), encoding="utf-8")
-            unfinished.replace(file)
+            write_atomically(file, json.dumps(known | used))
