@@ -16,7 +16,7 @@ from detpress.detector.kinds import Convolution
 from detpress.detector.network import Network, convolution_name
 from detpress.detector.removal import without_blocks
 from detpress.pruning.budgets import Cut
-from detpress.training.statistics import batch_norms
+from detpress.training.statistics import statistics_of_batches
 
 RIDGE = 1e-3  # of the inputs' mean variance, added to each one's
 
@@ -47,14 +47,8 @@ def reconstructed(smaller: Network, whole: Network, cut: Cut, images: Tensor) ->
             before.get_submodule(convolution_name(old)).register_forward_hook(remember)
             found.get_submodule(convolution_name(i)).register_forward_pre_hook(refit_to_wanted)
     before(images)
-    norms = batch_norms(found)
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0  # so that the statistics become those of this one batch
-        norm.train()
-    found(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    with statistics_of_batches(found):
+        found(images)
     without_hooks = copy.deepcopy(smaller)
     without_hooks.load_state_dict(found.state_dict())
     return without_hooks.eval()
