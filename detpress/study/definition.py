@@ -70,6 +70,7 @@ class Variant:
     name: str
     parameters: dict[str, Any]
     source: YamlSource
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -227,11 +228,11 @@ def _variant(source: YamlSource, name: str, parameters: dict[str, Any], assignme
     """Raises InputError where the recipe is wrong."""
     if "search" in changed(source, assignments).data:
         raise InputError(f"{source.where(('search',))}: a study compares recipes that search nothing")
-    check_recipe(source)
+    recipe = check_recipe(source)
     parts = [name, *(f"{key.rpartition('.')[2]}-{value}" for key, value in parameters.items())]
     full = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:100]
     source.data["name"] = full
-    return Variant(full, parameters, source)
+    return Variant(full, parameters, source, recipe)
 
 
 def _checked(
@@ -249,15 +250,15 @@ def _checked(
         if variant.name in first:
             raise InputError(f"{variant.source.where(('name',))}: two recipes are called '{variant.name}'")
         first[variant.name] = variant
-    recipes = [check_recipe(variant.source) for variant in variants]
-    for variant, recipe in zip(variants, recipes, strict=True):
-        for key, value in _scored_by(recipe).items():
-            if value != (other := _scored_by(recipes[0])[key]):
+    first_recipe = variants[0].recipe
+    for variant in variants:
+        for key, value in _scored_by(variant.recipe).items():
+            if value != (other := _scored_by(first_recipe)[key]):
                 raise InputError(
-                    f"{recipe.where(())}: {variant.name} cannot be compared with {variants[0].name}: "
+                    f"{variant.recipe.where(())}: {variant.name} cannot be compared with {variants[0].name}: "
                     f"{key} is {value}, not {other}"
                 )
-    folds = _folds(recipes[0])
+    folds = _folds(first_recipe)
     jobs = []
     for seed, fold, variant in itertools.product(seeds, folds, variants):
         source = variant.source.copy()
