@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from detpress.commands import bundles, comparing, data, listing, parts, running, scoring, sensitivity
+from detpress.commands import authoring, bundles, comparing, data, listing, parts, running, scoring, sensitivity
 from detpress.errors import DetpressError, InputError, StoppedError, Terminated, no_room, terminate
 
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
@@ -49,12 +49,12 @@ app.command()(sensitivity.sensitivity)
 app.command()(bundles.export)
 app.command("import")(bundles.import_model)
 app.command()(listing.model)
-app.command()(listing.plugins)
 app.command()(listing.tuners)
 app.command()(parts.encodings)
 app.command()(parts.layers)
 app.command()(parts.objectives)
 app.command()(listing.recipes)
+app.add_typer(authoring.plugins, name="plugins")
 app.add_typer(data.data, name="data")
 app.add_typer(listing.store, name="store")
 

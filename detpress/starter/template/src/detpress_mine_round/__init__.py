@@ -1,0 +1,1 @@
+"""Brings mine.round to detpress."""
