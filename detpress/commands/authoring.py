@@ -25,6 +25,7 @@ plugins = typer.Typer(
 
     \b
     detpress plugins
+    detpress plugins --json
     detpress plugins nni.l1norm
     """,
 )

@@ -26,6 +26,7 @@ COMMANDS = (
     ("import",),
     ("model",),
     ("plugins",),
+    ("plugins", "new"),
     ("encodings",),
     ("layers",),
     ("objectives",),
