@@ -1,4 +1,4 @@
-"""Networks rewritten for the runtime that shall execute them.
+"""Networks rewritten for the runtime that shall execute them, or for smaller images.
 
 chain:
   - rewrite.activation: {to: relu}
@@ -58,3 +58,44 @@ class RewriteActivation(Plugin):
 
         assert isinstance(model.network, Network)
         return model.with_network(with_activations(model.network, config.to))
+
+
+class ImageSizeOptions(Options):
+    """What size images are brought to."""
+
+    to: int = Field(ge=32, le=4096, description="longer side in pixels, a multiple of the coarsest stride")
+
+
+class RewriteImageSize(Plugin):
+    """Takes images of another size; the weights stay, the anchors grow or shrink with the images.
+
+    Multiply-accumulates go with the square of the side: half of it takes a quarter, with as many parameters as before.
+    The network still looks for objects of the pixels that it learnt, so it has to be trained on: it may learn from
+    itself at the old size, since a distilling teacher sees images at its own.
+    """
+
+    Config = ImageSizeOptions
+    accepts = frozenset({Form.DENSE, Form.MASKED})
+    returns = None
+    resizes = True
+
+    def plan(self, model: "Model", config: ImageSizeOptions) -> Plan:
+        if config.to == max(model.architecture.input_size):
+            raise InputError("to: the network takes images of this size already")
+        return Plan((), self._resized(model, config))
+
+    def apply(self, model: "Model", config: ImageSizeOptions, bench: Workbench) -> "Model":
+        resized = self._resized(model, config)
+        height, width = resized.architecture.input_size
+        bench.log.info("images of %d x %d pixels", width, height)
+        return resized
+
+    def _resized(self, model: "Model", config: ImageSizeOptions) -> "Model":
+        from detpress.detector.network import Network
+        from detpress.detector.rewriting import at_side
+
+        assert isinstance(model.network, Network)
+        try:
+            return model.with_network(at_side(model.network, config.to))
+        except InputError as error:
+            raise InputError(f"to: {error}") from error

@@ -142,6 +142,7 @@ class Plugin(ABC):
     unavailable: ClassVar[str | None] = None  # why it can never run here, where that is so; listed, refused in recipes
     engine: ClassVar[str | None] = None  # the distribution that does the work; its version enters the stage's key
     version: ClassVar[int] = 1  # raised when the same config gives another result: it enters the stage's key
+    resizes: ClassVar[bool] = False  # whether what comes out may take images of another size
     chooses_by_map: ClassVar[bool] = False  # by `bench.evaluate` of int8 models: the runtime they are scored in, too
 
     def plan(self, model: "Model", config: Any) -> Plan | None:

@@ -1,9 +1,10 @@
-"""The same weights with other activations between them."""
+"""The same weights with other activations between them, or for images of another size."""
 
 from dataclasses import fields, replace
 from typing import Literal
 
 from detpress.detector.architecture import Architecture
+from detpress.detector.kinds import Yolo
 from detpress.detector.layer import Layer
 from detpress.detector.network import Network, filled_network
 
@@ -24,8 +25,29 @@ def with_activations(network: Network, to: Rectifier) -> Network:
         replace(layer, activation=to) if i in chosen else layer  # type: ignore[call-arg]
         for i, layer in enumerate(architecture.layers)
     )
+    return _with_same_tensors(network, replace(architecture, layers=layers))
+
+
+def at_side(network: Network, side: int) -> Network:
+    """A network with the same tensors for images whose longer side has so many pixels, its anchors in proportion.
+
+    Raises InputError where a side is no multiple of the largest stride.
+    """
+    architecture = network.architecture
+    longest = max(architecture.input_size)
+    height, width = (part * side // longest for part in architecture.input_size)
+    layers = tuple(
+        replace(layer, anchors=tuple((w * side / longest, h * side / longest) for w, h in layer.anchors))
+        if isinstance(layer, Yolo)
+        else layer
+        for layer in architecture.layers
+    )
+    return _with_same_tensors(network, replace(architecture, layers=layers, image_size=(height, width)))
+
+
+def _with_same_tensors(network: Network, architecture: Architecture) -> Network:
     tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    return filled_network(replace(architecture, layers=layers), network.encodings, tensors)
+    return filled_network(architecture, network.encodings, tensors)
 
 
 def _activation(layer: Layer) -> str | None:

@@ -141,7 +141,7 @@ class _Application:
             after = step.plugin.apply(before, step.config, workbench)
         if _State.of(before) != given:
             raise StageError("changed the model that it was given; its contract says a new one")
-        _check_kind(before, after)
+        _check_kind(before, after, step.plugin.resizes)
         if _State.of(after) == given:
             raise StageError("changed nothing: the model that came out is the one that went in")
         returns = step.plugin.returns or before.form
@@ -162,13 +162,16 @@ class _Application:
         return replace(after, history=(*before.history, record))
 
 
-def _check_kind(before: Model, after: Any) -> None:
-    """Raises StageError for what is no model of the same classes and input size, or none that a bundle can hold."""
+def _check_kind(before: Model, after: Any, resizes: bool) -> None:
+    """Raises StageError for what is no model of the same classes and input size, or none that a bundle can hold.
+
+    resizes: whether it may be of another input size.
+    """
     if not isinstance(after, Model):
         raise StageError(f"gave {type(after).__name__} where its contract says a Model")
     if type(after.network) is not Network:
         raise StageError(f"gave a network of the class {type(after.network).__name__}; expected Network")
-    for what in ("classes", "image_size", "resize"):
+    for what in ("classes", "resize") if resizes else ("classes", "image_size", "resize"):
         given, found = getattr(before.architecture, what), getattr(after.architecture, what)
         if given != found:
             raise StageError(f"gave a model of other {what}: {str(found)[:80]} where {str(given)[:80]} went in")

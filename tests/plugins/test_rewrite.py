@@ -1,4 +1,4 @@
-"""rewrite.activation: other activations, the same weights; in integers with ReLU, ONNX Runtime leaves no LeakyReLU."""
+"""rewrite.activation: other activations, the same weights. rewrite.image_size: other pixels, the same weights."""
 
 from dataclasses import replace
 
@@ -11,9 +11,11 @@ from detpress.detector.float32 import FoldedFloat32
 from detpress.detector.kinds import Convolution
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
-from detpress.detector.rewriting import other_activations, with_activations
+from detpress.detector.boxes import all_boxes
+from detpress.detector.rewriting import at_side, other_activations, with_activations
 from detpress.errors import InputError
-from detpress.plugins.rewrite import ActivationOptions, RewriteActivation
+from detpress.measure.size import macs
+from detpress.plugins.rewrite import ActivationOptions, ImageSizeOptions, RewriteActivation, RewriteImageSize
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +75,31 @@ def test_encodings_of_layers_stay(model: Model) -> None:
     found = with_activations(network, "relu")
     assert found.encodings == network.encodings
     assert found.state_dict().keys() == network.state_dict().keys()
+
+
+def test_half_the_side_has_the_weights_a_quarter_of_the_macs_and_boxes_of_the_same_share_of_the_image(
+    model: Model,
+) -> None:
+    smaller = at_side(model.network, 32)
+    assert all((smaller.state_dict()[name] == tensor).all() for name, tensor in model.network.state_dict().items())
+    assert 4 * macs(smaller.architecture) == macs(model.architecture)
+    one_place = [torch.zeros(1, 18, 1, 1) for _ in smaller.architecture.heads]  # boxes as large as their anchors
+    here, there = (all_boxes(one_place, network.architecture) for network in (model.network, smaller))
+    torch.testing.assert_close(here / 64, there / 32)
+
+
+def test_height_and_width_stay_in_proportion(model: Model) -> None:
+    wide = model.with_network(Network(replace(model.architecture, image_size=(64, 128))))
+    (w, h), *_ = wide.architecture.yolo_layers[0].anchors
+    found = RewriteImageSize().plan(wide, ImageSizeOptions(to=256)).model.architecture
+    assert found.input_size == (128, 256)
+    assert found.yolo_layers[0].anchors[0] == (2 * w, 2 * h)
+
+
+@pytest.mark.parametrize(
+    ("side", "said"),
+    [(48, "to: image size 48: expected a positive multiple of 32"), (64, "to: the network takes images of this size")],
+)
+def test_a_size_that_the_network_cannot_take_or_has_is_refused(model: Model, side: int, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        RewriteImageSize().plan(model, ImageSizeOptions(to=side))
