@@ -1,6 +1,6 @@
 """The base of everything that a recipe may set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
@@ -21,8 +21,12 @@ class NoOptions(Options):
     """Nothing to choose."""
 
 
+STAGE = "stage:"  # and a number, from 0 for the model that a chain begins with
+
+
 class BundleName(str):
-    """An option that names a bundle: a shipped one such as `builtin:digits`, or its folder.
+    """An option that names a bundle: a shipped one such as `builtin:digits`, its folder, or what an earlier stage
+    of the same chain left, such as `stage:1`.
 
     By this type a bundle is known among options, at any depth: a relative folder starts at the recipe's, what the
     bundle holds enters the stage's key, and the plugin may load it.
@@ -56,3 +60,16 @@ def parts_of(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
 def bundles_in(options: Any) -> Iterator[tuple[Place, str]]:
     """Where options name bundles, and which."""
     return ((place, str(part)) for place, part in parts_of(options) if isinstance(part, BundleName))
+
+
+def with_bundles(options: Any, found: Mapping[str, str]) -> Any:
+    """Options, or a part of them, with other names for the bundles of `found`, at any depth."""
+    if isinstance(options, BundleName):
+        return BundleName(found.get(options, options))
+    if isinstance(options, Options):
+        return options.model_copy(update={key: with_bundles(part, found) for key, part in options})
+    if isinstance(options, dict):
+        return type(options)((key, with_bundles(part, found)) for key, part in options.items())
+    if isinstance(options, list | tuple):
+        return type(options)(with_bundles(part, found) for part in options)
+    return options

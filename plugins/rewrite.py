@@ -1,4 +1,4 @@
-"""Networks rewritten for the runtime that shall execute them, or for smaller images.
+"""Networks rewritten for the runtime that shall execute them, for smaller images, or made anew as a smaller one.
 
 chain:
   - rewrite.activation: {to: relu}
@@ -99,3 +99,48 @@ class RewriteImageSize(Plugin):
             return model.with_network(at_side(model.network, config.to))
         except InputError as error:
             raise InputError(f"to: {error}") from error
+
+
+class ArchitectureOptions(Options):
+    """The network that takes the other's place."""
+
+    arch: str = Field(description="an architecture, as `detpress model` lists them")
+    width: float = Field(1.0, ge=0.001, le=4, description="multiplies the filters of every layer")
+
+
+class RewriteArchitecture(Plugin):
+    """Puts a new network in the place of the one that came, which may then teach it: `teacher: stage:1`.
+
+    Classes, image size and, where it takes as many, anchors stay; otherwise its anchors are the published ones. Its
+    weights are drawn from the seed, as those of a chain that begins with it are: it knows nothing yet.
+
+    chain:
+      - train.scratch: {epochs: 100}
+      - rewrite.architecture: {arch: yolo-nano, width: 0.25}
+      - distill.detector: {teacher: "stage:1", training: {epochs: 100}}
+    """
+
+    Config = ArchitectureOptions
+    accepts = frozenset({Form.DENSE, Form.MASKED})
+    returns = Form.DENSE
+
+    def plan(self, model: "Model", config: ArchitectureOptions) -> Plan:
+        from detpress.detector.kinds import Convolution
+
+        layers = zip(model.architecture.names, model.architecture.layers, strict=True)
+        return Plan(
+            tuple(name for name, layer in layers if isinstance(layer, Convolution)), self._anew(model, config, seed=0)
+        )
+
+    def apply(self, model: "Model", config: ArchitectureOptions, bench: Workbench) -> "Model":
+        bench.log.info("%s of width %g, its weights drawn from the seed %d", config.arch, config.width, bench.seed)
+        return self._anew(model, config, bench.seed)
+
+    def _anew(self, model: "Model", config: ArchitectureOptions, seed: int) -> "Model":
+        from detpress.detector.model import new_model
+        from detpress.detector.rewriting import same_task
+
+        try:
+            return new_model(same_task(model.architecture, config.arch, config.width), seed)
+        except InputError as error:
+            raise InputError(f"arch: {error}") from error

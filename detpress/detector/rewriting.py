@@ -1,9 +1,10 @@
-"""The same weights with other activations between them, or for images of another size."""
+"""Networks with the weights of another, its activations or image size changed; and those made for its task anew."""
 
 from dataclasses import fields, replace
 from typing import Literal
 
-from detpress.detector.architecture import Architecture
+from detpress.detector.architecture import Architecture, build_architecture
+from detpress.detector.design import find_design
 from detpress.detector.kinds import Yolo
 from detpress.detector.layer import Layer
 from detpress.detector.network import Network, filled_network
@@ -43,6 +44,22 @@ def at_side(network: Network, side: int) -> Network:
         for layer in architecture.layers
     )
     return _with_same_tensors(network, replace(architecture, layers=layers, image_size=(height, width)))
+
+
+def same_task(given: Architecture, name: str, width: float) -> Architecture:
+    """The architecture `name` with the classes and the image size of `given`; with its anchors, too, if it takes as many.
+
+    Raises InputError as `build_architecture` does.
+    """
+    count = len(find_design(name).anchors)
+    anchors = sorted(
+        (anchor for layer in given.yolo_layers for anchor in layer.anchors), key=lambda side: side[0] * side[1]
+    )
+    side = max(given.input_size)
+    found = build_architecture(
+        name, given.classes, side, width, anchors if len(anchors) == count else None, given.resize
+    )
+    return replace(found, image_size=given.image_size)
 
 
 def _with_same_tensors(network: Network, architecture: Architecture) -> Network:

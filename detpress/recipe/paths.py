@@ -7,21 +7,32 @@ from typing import Any
 from detpress.builtin import BUILTIN, find_bundle
 from detpress.contract.plugin import Plugin
 from detpress.errors import InputError
-from detpress.options import Options, Place, bundles_in
+from detpress.options import STAGE, Options, Place, bundles_in
 from detpress.recipe.yaml_source import YamlSource, spell
 
 
 def bundles_found(options: Any, plugin: Plugin, config: Options, place: Place, source: YamlSource) -> Any:
-    """A step's options, as the recipe has them at `place`, with the bundles that they name found.
+    """A step's options, as the recipe has them at `place`, with the bundles that they name found; earlier stages stay.
 
     config: the same options, checked, which tell what is a bundle.
     """
     typed = list(bundles_in(config))
     for inner, name in typed:
+        if name.startswith(STAGE):
+            _check_earlier(name, (*place, *inner), source)
+            continue
         options = _with(options, inner, resolve(name, (*place, *inner), source))
     if others := set(plugin.bundles(config)) - {name for _, name in typed}:
         options = _with_found(options, others, place, source)
     return options
+
+
+def _check_earlier(name: str, place: Place, source: YamlSource) -> None:
+    """Raises InputError unless `stage:N`, which an option of chain[i] names, is what went into that step, or earlier."""
+    last = int(place[1])
+    if name not in [f"{STAGE}{number}" for number in range(last + 1)]:
+        known = f"{STAGE}0, the model" + (f", to {STAGE}{last}, which this step takes" if last else "")
+        raise InputError(f"{source.where(place)}: '{name}': expected {known}")
 
 
 def _with(data: Any, place: Place, value: str) -> Any:

@@ -9,7 +9,7 @@ is in the store is not made again, whichever recipe made it.
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from detpress.doors import distribution_of, version
 from detpress.errors import InputError, StageError
 from detpress.files.folders import write_atomically
 from detpress.measure.scoring import protocol_id
+from detpress.options import STAGE, with_bundles
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import initial_model
 from detpress.run.keys import chain_keys
@@ -106,7 +107,8 @@ class Chain:
         if index == 0:
             return lambda workbench: self.model
         step, parent = self.recipe.chain[index - 1], self.keys[index - 1]
-        return _Application(step, self.recipe.seed, lambda: self.maker.take_model(parent))
+        earlier = {f"{STAGE}{i}": str(self.store.stage(key) / "bundle") for i, key in enumerate(self.keys[:index])}
+        return _Application(step, self.recipe.seed, lambda: self.maker.take_model(parent), earlier)
 
 
 def stage_names(recipe: Recipe) -> list[str]:
@@ -129,16 +131,18 @@ def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store
 class _Application:
     """Applies one step to the model of the stage before."""
 
-    def __init__(self, step: Step, seed: int, parent: Callable[[], Model]) -> None:
-        self.step, self.seed, self.parent = step, seed, parent
+    def __init__(self, step: Step, seed: int, parent: Callable[[], Model], earlier: Mapping[str, str]) -> None:
+        """earlier: the bundles of the stages before, by the names that options have for them."""
+        self.step, self.seed, self.parent, self.earlier = step, seed, parent, earlier
 
     def __call__(self, workbench: StageWorkbench) -> Model:
         step = self.step
         before = self.parent()
         given = _State.of(before).kept()
-        workbench.bundles = step.plugin.bundles(step.config)
+        config = with_bundles(step.config, self.earlier)
+        workbench.bundles = step.plugin.bundles(config)
         with torch_as_it_was():
-            after = step.plugin.apply(before, step.config, workbench)
+            after = step.plugin.apply(before, config, workbench)
         if _State.of(before) != given:
             raise StageError("changed the model that it was given; its contract says a new one")
         _check_kind(before, after, step.plugin.resizes)

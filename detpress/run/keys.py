@@ -14,7 +14,7 @@ import inspect
 import json
 import os.path
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from detpress.doors import Door, classes_of, distribution_of, entry_named, versi
 from detpress.encodings.bundle import bundle_digest
 from detpress.encodings.known import ENCODINGS, encoding_name
 from detpress.measure.scoring import protocol_id, scoring_runtime
+from detpress.options import STAGE
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import model_identity
 from detpress.run.store import digest
@@ -60,25 +61,26 @@ def chain_keys(recipe: Recipe, devkit: Devkit, model: Model) -> list[str]:
         sets.append(recipe.data.val)
     fingerprint = devkit.fingerprint(sets)
     for step in recipe.chain:
-        keys.append(stage_key(keys[-1], step, recipe, fingerprint))
+        keys.append(stage_key(keys, step, recipe, fingerprint))
     return keys
 
 
-def stage_key(parent: str, step: Step, recipe: Recipe, fingerprint: str) -> str:
-    """sha256 over all that decides what `step` makes of the stage `parent`.
+def stage_key(before: Sequence[str], step: Step, recipe: Recipe, fingerprint: str) -> str:
+    """sha256 over all that decides what `step` makes of the last of the stages whose keys are `before`.
 
     Raises InputError for a bundle, named by the step's options, that is not there.
     """
     plugin, config, entry = step.plugin, step.config, entry_named(step.name, PLUGINS.group)
+    earlier = {f"{STAGE}{number}": key for number, key in enumerate(before)}
     gpu = torch.cuda.is_available()
     parts = {
-        "parent": parent,
+        "parent": before[-1],
         "plugin": entry.plain,
         "config": chosen(config),
         "version": plugin.version,
         "distribution": (entry.distribution, entry.version),
         "engine": engine_version(plugin),
-        "bundles": {name: bundle_digest(find_bundle(name)) for name in plugin.bundles(config)},
+        "bundles": {name: earlier.get(name) or bundle_digest(find_bundle(name)) for name in plugin.bundles(config)},
         "files": {name: _sha256(Path(name)) for name in _files(config.model_dump())},
         "versions": VERSIONS | {name: version(name) for name in PACKAGES},
         "device": "cuda" if gpu else "cpu",

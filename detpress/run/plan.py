@@ -1,6 +1,8 @@
 """What a recipe would do: its chain with forms, layers touched and parameters left, without data and training."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich import box
@@ -12,10 +14,10 @@ from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.form import Form
 from detpress.detector.layer_patterns import still_matching
 from detpress.detector.model import Model
-from detpress.encodings.bundle import bundle_digest
+from detpress.encodings.bundle import bundle_digest, save_bundle
 from detpress.errors import InputError, cut_short
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
-from detpress.options import bundles_in, parts_of
+from detpress.options import STAGE, bundles_in, parts_of, with_bundles
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import initial_model, new_layers, open_recipe_data, recipe_classes
 from detpress.training.config import TrainingOptions
@@ -63,10 +65,22 @@ def plan_chain(recipe: Recipe, devkit: Devkit | None = None) -> list[PlannedStag
     images = count_images(recipe, devkit)
     model = initial_model(recipe, devkit)
     _check_heads_learn(recipe, model)
+    with TemporaryDirectory() as folder:
+        return _plan_steps(recipe, model, images, Path(folder))
+
+
+def _plan_steps(recipe: Recipe, model: Model, images: ImageCounts, folder: Path) -> list[PlannedStage]:
+    """folder: where the planned models are saved that later steps name."""
     form = model.form
+    named = {name for step in recipe.chain for _, name in bundles_in(step.config) if name.startswith(STAGE)}
+    planned: dict[str, str] = {}
     rows = [_row(0, "model", (), form, model, Plan(new_layers(recipe, model), model, " ".join(model.notes)))]
     unknown = ""
     for index, step in enumerate(recipe.chain, 1):
+        if (before := f"{STAGE}{index - 1}") in named:
+            planned[before] = str(folder / str(index - 1))
+            save_bundle(model, Path(planned[before]))
+        step = replace(step, config=with_bundles(step.config, planned))
         where = recipe.where(("chain", index - 1, step.name))
         accepts = tuple(sorted(step.plugin.accepts))
         if form not in accepts:

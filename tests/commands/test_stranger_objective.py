@@ -112,7 +112,7 @@ def test_an_objective_is_checked_before_anything_is_computed(detpress: Command, 
 def test_the_key_has_what_decides_what_an_objective_does(stranger: Path, workplace: Path) -> None:
     def key(*assignments: str) -> str:
         recipe = read_recipe(Path("small.yaml"), assignments)
-        return stage_key("parent", recipe.chain[0], recipe, "data")
+        return stage_key(["parent"], recipe.chain[0], recipe, "data")
 
     before = key()
     assert key() == before

@@ -106,7 +106,9 @@ def stranger(install: Install) -> Path:
 @pytest.fixture
 def key(tmp_path: Path) -> Callable[..., str]:
     def key_of(plugin: str, options: str = "{}", data: str = "", measure: str = "{}") -> str:
-        return stage_key("parent", (recipe := read(tmp_path, plugin, options, data, measure)).chain[0], recipe, "data")
+        return stage_key(
+            ["parent"], (recipe := read(tmp_path, plugin, options, data, measure)).chain[0], recipe, "data"
+        )
 
     return key_of
 

@@ -118,8 +118,8 @@ chain:
     keys = []
     for seed in (0, 1, 0):
         save_bundle(new_model(network(0.125), seed), tmp_path / "teacher")
-        keys.append(stage_key("parent", recipe.chain[0], recipe, "fingerprint"))
+        keys.append(stage_key(["parent"], recipe.chain[0], recipe, "fingerprint"))
         (tmp_path / "teacher").rename(tmp_path / f"was-{len(keys)}")
     assert keys[0] == keys[2] != keys[1]
     with pytest.raises(InputError, match="not a bundle"):
-        stage_key("parent", recipe.chain[0], recipe, "fingerprint")
+        stage_key(["parent"], recipe.chain[0], recipe, "fingerprint")

@@ -12,10 +12,17 @@ from detpress.detector.kinds import Convolution
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
 from detpress.detector.boxes import all_boxes
-from detpress.detector.rewriting import at_side, other_activations, with_activations
+from detpress.detector.rewriting import at_side, other_activations, same_task, with_activations
 from detpress.errors import InputError
 from detpress.measure.size import macs
-from detpress.plugins.rewrite import ActivationOptions, ImageSizeOptions, RewriteActivation, RewriteImageSize
+from detpress.plugins.rewrite import (
+    ActivationOptions,
+    ArchitectureOptions,
+    ImageSizeOptions,
+    RewriteActivation,
+    RewriteArchitecture,
+    RewriteImageSize,
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +110,18 @@ def test_height_and_width_stay_in_proportion(model: Model) -> None:
 def test_a_size_that_the_network_cannot_take_or_has_is_refused(model: Model, side: int, said: str) -> None:
     with pytest.raises(InputError, match=said):
         RewriteImageSize().plan(model, ImageSizeOptions(to=side))
+
+
+def test_a_network_for_the_same_task_has_its_classes_image_size_and_as_many_anchors() -> None:
+    anchors = [(float(side), float(side + 1)) for side in range(5, 50, 5)]
+    given = build_architecture("yolov3", ["dog", "cat"], 64, 0.0625, anchors, "stretch")
+    assert same_task(given, "yolo-nano", 0.25) == build_architecture(
+        "yolo-nano", ["dog", "cat"], 64, 0.25, anchors, "stretch"
+    )
+    six_anchors = same_task(given, "yolov3-tiny", 0.25)
+    assert six_anchors == build_architecture("yolov3-tiny", ["dog", "cat"], 64, 0.25, None, "stretch")
+
+
+def test_an_architecture_that_is_not_known_is_refused(model: Model) -> None:
+    with pytest.raises(InputError, match="arch: unknown architecture 'yolo-nono'; did you mean 'yolo-nano'"):
+        RewriteArchitecture().plan(model, ArchitectureOptions(arch="yolo-nono"))

@@ -1,0 +1,102 @@
+"""`teacher: stage:N`: what a step of the same chain left, known by the step's number, teaches a later one."""
+
+from pathlib import Path
+
+import pytest
+
+from detpress.detector.architecture import build_architecture
+from detpress.detector.model import new_model
+from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.errors import InputError
+from detpress.recipe.file import Recipe, read_recipe
+from detpress.run.chain import Chain
+from detpress.run.initial_model import open_recipe_data
+from detpress.run.plan import plan_chain
+from detpress.run.store import Store
+from detpress.voc.digits import CLASSES, write_digits
+
+RECIPE = """
+name: earlier
+data: {root: data, test: train}
+model: {weights: given}
+chain:
+  - train.batchnorm: {images: 8}
+  - prune.random: {masks: filters, sparsity: 0.4}
+  - nni.speedup
+  - distill.pkd: {teacher: "stage:1", training: {epochs: 1, batch_size: 4}}
+  - train.finetune: {epochs: 1, objectives: [{distill.hinton: {teacher: "stage:1"}}]}
+"""
+
+
+class Silent:
+    def begin(self, index: int, total: int, name: str) -> None: ...
+
+    def waiting(self) -> None: ...
+
+    def progress(self, what: str, done: int, total: int) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("earlier")
+    write_digits(folder / "data", {"train": 8})
+    save_bundle(new_model(build_architecture("yolov3-tiny", CLASSES, 64, 0.125), seed=0), folder / "given")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+def read(folder: Path, *settings: str) -> Recipe:
+    return read_recipe(folder / "recipe.yaml", settings)
+
+
+def test_it_teaches_as_its_bundle_in_a_folder_does(folder: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+
+    def left_by_the_distiller(*settings: str) -> tuple[str, Path]:
+        recipe = read(folder, *settings)
+        chain = Chain(recipe, open_recipe_data(recipe), store, Silent())
+        for index in range(5):
+            chain.made(index)
+        return chain.keys[4], store.stage(chain.keys[1]) / "bundle"
+
+    key, teacher = left_by_the_distiller()
+    other, _ = left_by_the_distiller(f"chain[3].teacher={teacher}")
+    assert key != other
+    one, two = (load_bundle(store.stage(found) / "bundle") for found in (key, other))
+    assert one.history[-1]["config"]["teacher"] == "stage:1"
+    mine, theirs = one.network.state_dict(), two.network.state_dict()
+    assert all((tensor == theirs[name]).all() for name, tensor in mine.items())
+
+
+def test_which_stage_it_is_decides_the_key_of_the_step_that_names_it(folder: Path, tmp_path: Path) -> None:
+    def keys(*settings: str) -> list[str]:
+        recipe = read(folder, *settings)
+        return Chain(recipe, open_recipe_data(recipe), Store(tmp_path / "store"), Silent()).keys
+
+    one, other = keys(), keys("chain[3].teacher=stage:0")
+    assert one[:4] == other[:4]
+    assert one[4] != other[4]
+
+
+def test_the_plan_holds_it_against_the_student(folder: Path) -> None:
+    rows = plan_chain(read(folder))
+    assert [row.plugin for row in rows[4:]] == ["distill.pkd", "train.finetune"]
+    with pytest.raises(InputError, match=r"distill\.pkd\.links\.layers\.0: 'layers\.99' is no layer"):
+        plan_chain(read(folder, "chain[3].links={layers.0: layers.99}"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        (
+            "chain[3].teacher=stage:4",
+            "chain[3].distill.pkd.teacher: 'stage:4': expected stage:0, the model, to stage:3",
+        ),
+        ("chain[3].teacher=stage:one", "'stage:one': expected stage:0, the model, to stage:3, which this step takes"),
+        ("chain=[{distill.pkd: {teacher: stage:1, training: {epochs: 1}}}]", "'stage:1': expected stage:0, the model"),
+    ],
+)
+def test_a_stage_that_is_not_before_the_step_is_refused(folder: Path, setting: str, line: str) -> None:
+    with pytest.raises(InputError) as error:
+        read(folder, setting)
+    assert line in str(error.value)
