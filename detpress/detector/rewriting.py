@@ -47,7 +47,7 @@ def at_side(network: Network, side: int) -> Network:
 
 
 def same_task(given: Architecture, name: str, width: float) -> Architecture:
-    """The architecture `name` with the classes and the image size of `given`; with its anchors, too, if it takes as many.
+    """The architecture `name` with the classes and image size of `given`; with its anchors, too, if as many.
 
     Raises InputError as `build_architecture` does.
     """

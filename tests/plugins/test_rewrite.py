@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from detpress.detector.architecture import build_architecture
+from detpress.detector.boxes import all_boxes
 from detpress.detector.float32 import FoldedFloat32
 from detpress.detector.kinds import Convolution
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
-from detpress.detector.boxes import all_boxes
 from detpress.detector.rewriting import at_side, other_activations, same_task, with_activations
 from detpress.errors import InputError
 from detpress.measure.size import macs
