@@ -28,7 +28,7 @@ def bundles_found(options: Any, plugin: Plugin, config: Options, place: Place, s
 
 
 def _check_earlier(name: str, place: Place, source: YamlSource) -> None:
-    """Raises InputError unless `stage:N`, as an option of chain[i] names it, is what went into that step, or earlier."""
+    """Raises InputError unless `stage:N`, as an option of chain[i] names it, went into that step, or earlier."""
     last = int(place[1])
     if name not in [f"{STAGE}{number}" for number in range(last + 1)]:
         known = f"{STAGE}0, the model" + (f", to {STAGE}{last}, which this step takes" if last else "")
