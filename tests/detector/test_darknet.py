@@ -264,6 +264,10 @@ def test_any_network_comes_back_from_its_text_and_computes(
     ("layer", "message"),
     [
         (Convolution(6, (3, 1)), "layers.0: size 3 x 1: Darknet has square convolutions only"),
+        (
+            Convolution(6, 3, (2, 1), pad=(33, 1)),
+            "layers.0: Darknet's convolutions have one stride and one padding for both",
+        ),
         (Convolution(6, 1, activation="hard_swish"), "layers.0: activation: Darknet has no hard_swish"),
     ],
 )

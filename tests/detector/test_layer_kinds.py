@@ -145,6 +145,13 @@ def test_what_describes_no_layer_is_refused(data: Any, message: str) -> None:
         layer_from_dict("layer 4", data)
 
 
+def test_a_stride_of_each_direction_is_that_of_the_map_and_in_the_file() -> None:
+    layers = Convolution(8, (3, 1), stride=(2, 1), pad=(1, 0)), Convolution(8, (1, 3), stride=(1, 2))
+    architecture = network_of(*layers)
+    assert [(given.height, given.width) for given in architecture.output_maps[:2]] == [(32, 64), (32, 32)]
+    assert Architecture.from_dict(json.loads(json.dumps(architecture.as_dict()))) == architecture
+
+
 @pytest.mark.parametrize("size", [[3], [3, 1, 1], [3, 0], "3", [True, 1]])
 def test_a_size_is_a_number_or_a_pair(size: Any) -> None:
     with pytest.raises(InputError, match=r"^layer 4: size: expected a whole number"):

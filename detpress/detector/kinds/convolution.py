@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 class Convolution(Layer):
     """Convolution with zero padding, batch normalisation unless told otherwise, then the activation.
 
-    size: pixels, of the height and the width where it is a pair. groups: the filters, and the channels that it takes,
-    are cut into so many parts that see only each other; depthwise where a part is one filter and one channel.
-    bias: whether each filter has one; with batch normalisation that is in the normalisation.
-    dilation: from one pixel that a filter sees to the next. pad: pixels of zeros on each side; by default, half of what
-    a filter spans, so that a map keeps its size at stride 1.
+    size: pixels. groups: the filters, and the channels that it takes, are cut into so many parts that see only each
+    other; depthwise where a part is one filter and one channel. bias: whether each filter has one; with batch
+    normalisation that is in the normalisation. dilation: from one pixel that a filter sees to the next. pad: pixels of
+    zeros on each side; by default, half of what a filter spans, so that a map keeps its size at stride 1. Of size,
+    stride and pad a pair is that of the height and that of the width.
     """
 
     filters: int
     size: int | tuple[int, int]
-    stride: int = 1
+    stride: int | tuple[int, int] = 1
     batch_normalize: bool = True
     activation: Activation = "leaky"
     groups: int = 1
     bias: bool = True
     dilation: int = 1
-    pad: int | None = None
+    pad: int | tuple[int, int] | None = None
 
     from_zero: ClassVar[tuple[str, ...]] = ("pad",)
     unless_said: ClassVar[Mapping[str, Any]] = {**Layer.unless_said, "bias": True, "dilation": 1, "pad": None}
@@ -70,13 +70,18 @@ class Convolution(Layer):
     @property
     def kernel(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        return _pair(self.size)
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Down and across."""
+        return _pair(self.stride)
 
     @property
     def padding(self) -> tuple[int, int]:
         """Zeros above and below, and on the left and on the right."""
         if self.pad is not None:
-            return (self.pad, self.pad)
+            return _pair(self.pad)
         height, width = self.kernel
         return (height // 2 * self.dilation, width // 2 * self.dilation)
 
@@ -89,8 +94,10 @@ class Convolution(Layer):
         if self.filters % self.groups or before.channels % self.groups:
             raise InputError(f"{self.groups} groups do not divide {before.channels} channels or {self.filters} filters")
         height, width = (
-            (side + 2 * padding - self.dilation * (size - 1) - 1) // self.stride + 1
-            for side, size, padding in zip((before.height, before.width), self.kernel, self.padding, strict=True)
+            (side + 2 * padding - self.dilation * (size - 1) - 1) // stride + 1
+            for side, size, stride, padding in zip(
+                (before.height, before.width), self.kernel, self.strides, self.padding, strict=True
+            )
         )
         return FeatureMap(self.filters, height, width)
 
@@ -151,7 +158,7 @@ class Convolution(Layer):
 
     @classmethod
     def checked(cls, option: str, value: Any) -> Any:
-        if option == "size" and isinstance(value, list):
+        if option in ("size", "stride", "pad") and isinstance(value, list):
             if len(value) != 2:
                 raise InputError(f"expected a whole number, or height and width, got {shortened(value)}")
             return tuple(super(Convolution, cls).checked(option, side) for side in value)
@@ -177,9 +184,12 @@ class Convolution(Layer):
         height, width = self.kernel
         if height != width:
             raise InputError(f"size {height} x {width}: Darknet has square convolutions only")
+        (down, across), (above, beside) = self.strides, self.padding
+        if down != across or above != beside:
+            raise InputError("Darknet's convolutions have one stride and one padding for both directions")
         options: dict[str, object] = {"batch_normalize": 1} if self.batch_normalize else {}
-        options |= {"filters": self.filters, "size": height, "stride": self.stride}
-        options |= {"pad": 1} if self.pad is None else {"padding": self.pad}
+        options |= {"filters": self.filters, "size": height, "stride": down}
+        options |= {"pad": 1} if self.pad is None else {"padding": above}
         options |= {"groups": self.groups} if self.groups > 1 else {}
         options |= {"dilation": self.dilation} if self.dilation > 1 else {}
         logistic = any(isinstance(after, Yolo) and after.new_coords for after in layers[index + 1 : index + 2])
@@ -189,3 +199,7 @@ class Convolution(Layer):
         norm = ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var")
         bias = ("convolution.bias",) if self.bias else ()
         return (*(norm if self.batch_normalize else bias), "convolution.weight")
+
+
+def _pair(pixels: int | tuple[int, int]) -> tuple[int, int]:
+    return pixels if isinstance(pixels, tuple) else (pixels, pixels)
