@@ -34,8 +34,9 @@ class Scheme:
 
     algorithm: how an activation's range follows from what was seen: `minmax`, the smallest and the largest value of a
         batch, averaged over batches; `kl`, the range in which a histogram loses least by rounding.
-    symmetric: an activation's zero is the middle of its 256 values, whichever values it takes; not of the images,
-        which are never negative: their zero is the lowest in any case.
+    symmetric: an activation that is ever negative has its zero in the middle of its 256 values, whichever values it
+        takes: every one, none, or those that a convolution pads (`padded`), where runtimes make up for another zero in
+        every run.
     per_channel: one scale for each of a convolution's filters, or one for all of them.
     corrected: channels are equalized before depthwise convolutions, and biases make up for what rounding moves means
         by (`detpress.encodings.equalization`, `bias_correction`); INC does neither.
@@ -43,7 +44,7 @@ class Scheme:
     """
 
     algorithm: Literal["minmax", "kl"] = "minmax"
-    symmetric: bool = True
+    symmetric: bool | Literal["padded"] = "padded"
     per_channel: bool = True
     corrected: bool = True
     full_range: bool = False
@@ -54,16 +55,14 @@ class Scheme:
         return self.corrected and self.per_channel
 
     def config(self, float_layers: Collection[int]) -> Any:
-        """INC's StaticQuantConfig, the convolutions of `float_layers` left in float."""
+        """INC's StaticQuantConfig, the convolutions of `float_layers` left in float.
+
+        It has no symmetric activations: which are to be so, is known when they have been seen (`_centre_zeros`).
+        """
         from neural_compressor.torch.quantization import StaticQuantConfig
 
         granularity = "per_channel" if self.per_channel else "per_tensor"
-
-        def of_layer(symmetric: bool) -> Any:
-            return StaticQuantConfig(act_algo=self.algorithm, act_sym=symmetric, w_granularity=granularity)
-
-        config = of_layer(self.symmetric)
-        config.set_local("layers.0.convolution", of_layer(symmetric=False))
+        config = StaticQuantConfig(act_algo=self.algorithm, act_sym=False, w_granularity=granularity)
         for i in sorted(float_layers):
             config.set_local(convolution_name(i), StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
         return config
@@ -157,23 +156,47 @@ def round_convolutions_only(prepared: torch.fx.GraphModule, full_range: bool) ->
 
 def _narrow_weights(prepared: torch.fx.GraphModule) -> None:
     """Takes the codes away from the observers of weights that some processors would saturate with."""
-    for node in prepared.graph.nodes:
-        if node.target is not torch.ops.aten.conv2d.default or node.args[1].op != "call_module":
-            continue
-        x, weight = node.args[:2]
-        taken = x.args[0] if x.op == "call_module" else x  # what is rounded
-        groups = node.args[6] if len(node.args) > 6 else 1
-        largest = largest_code(taken.meta["val"].shape[1], node.meta["val"].shape[1], groups)
+    for node in _rounded_convolutions(prepared):
+        largest = largest_code(_inputs(node), node.meta["val"].shape[1], _groups(node))
         if largest < LARGEST:
-            for observer in prepared.get_submodule(str(weight.target)).modules():
+            for observer in prepared.get_submodule(str(node.args[1].target)).modules():
                 if hasattr(observer, "quant_min"):
                     vars(observer).update(quant_min=-largest, quant_max=largest)
 
 
+def _centre_zeros(calibrated: torch.fx.GraphModule, only_padded: bool) -> None:
+    """Makes the observers of activations symmetric, unless what they have seen was never negative."""
+    for node in _rounded_convolutions(calibrated):
+        observer = calibrated.get_submodule(str(node.args[0].target))
+        if float(observer.get_buffer("min_val")) < 0 and (not only_padded or _pads(node)):
+            vars(observer).update(qscheme=torch.per_tensor_symmetric)
+
+
+def _rounded_convolutions(prepared: torch.fx.GraphModule) -> list[Any]:
+    """The nodes of convolutions whose input and weights pass observers."""
+    convolutions = [node for node in prepared.graph.nodes if node.target is torch.ops.aten.conv2d.default]
+    return [node for node in convolutions if all(given.op == "call_module" for given in node.args[:2])]
+
+
+def _inputs(convolution: Any) -> int:
+    """How many channels it takes."""
+    return int(convolution.args[0].args[0].meta["val"].shape[1])
+
+
+def _groups(convolution: Any) -> int:
+    return convolution.args[6] if len(convolution.args) > 6 else 1
+
+
+def _pads(convolution: Any) -> bool:
+    return len(convolution.args) > 4 and any(convolution.args[4])
+
+
 def calibrate_convolutions(prepared: torch.fx.GraphModule, images: Tensor, scheme: Scheme) -> None:
-    """As `calibrate`, and what is converted afterwards rounds for convolutions alone."""
+    """As `calibrate`, and what is converted afterwards rounds for convolutions alone, as the scheme says."""
     round_convolutions_only(prepared, scheme.full_range)
     calibrate(prepared, images)
+    if scheme.symmetric:
+        _centre_zeros(prepared, only_padded=scheme.symmetric == "padded")
 
 
 @torch.no_grad()

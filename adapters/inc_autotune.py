@@ -94,9 +94,11 @@ def tune(
         calibrate_convolutions(prepared, images, begun[-1].scheme)
 
     with inc_work(log, "torch"), torch.no_grad():
-        from neural_compressor.torch.quantization import TuningConfig, autotune
+        from neural_compressor.torch.quantization import StaticQuantConfig, TuningConfig, autotune
 
         configurations = [candidate.scheme.config(candidate.float_layers) for candidate in candidates]
+        for n, configuration in enumerate(configurations):  # INC skips equal ones, and does not know all of a scheme
+            configuration.set_local(f"candidate {n}", StaticQuantConfig())
         tuning = TuningConfig(
             config_set=configurations,
             sampler=WithinBudget,

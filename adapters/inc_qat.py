@@ -107,7 +107,7 @@ def _dead_filters_at_rest(network: Network) -> dict[str, Tensor]:
 
 
 def _rounding() -> Any:
-    """What INC rounds by the default `Scheme`, in its form for training: inputs and weights of convolutions, no more.
+    """What INC rounds by a `Scheme`, in its form for training: inputs and weights of convolutions, no more.
 
     torchao's own default rounds every output as well, and takes no scale below 2**-12, which weights folded with their
     BatchNorm often need.
@@ -121,7 +121,7 @@ def _rounding() -> Any:
         dtype=torch.uint8,
         quant_min=0,
         quant_max=255,
-        qscheme=torch.per_tensor_symmetric,  # as `Scheme` has it by default, but of the images, too
+        qscheme=torch.per_tensor_symmetric,  # of every activation, the images, too: the coarsest that the end can have
         observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver),
     )
     weight = QuantizationSpec(

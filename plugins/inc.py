@@ -29,10 +29,10 @@ class StaticInt8Options(LayerOptions):
     algorithm: Literal["minmax", "kl"] = Field(
         "minmax", description="range of an activation: what was seen, or what loses least of its histogram"
     )
-    symmetric: bool = Field(
-        True,
-        description="an activation's zero is the middle of its 256 values, whichever values it takes; false: finer by "
-        "3 to 5 dB, and a third slower in OpenVINO (docs/benchmarks.md)",
+    symmetric: bool | Literal["padded"] = Field(
+        "padded",
+        description="activations that are ever negative have their zero in the middle of 256 values: all (true), none "
+        "(false), or those that a convolution pads, where another zero costs time (docs/benchmarks.md)",
     )
     per_channel: bool = Field(True, description="one scale for each filter's weights; false: one for the whole layer's")
     corrected: bool = Field(
@@ -53,8 +53,8 @@ class StaticInt8(Plugin):
     arXiv:1712.05877, 2018, by Intel Neural Compressor's post-training static quantization (PyTorch 2 export): weights
     signed, symmetric, one scale a filter or a layer, codes from -64 to 64 but for depthwise convolutions, since x86
     processors without VNNI or AMX saturate larger ones; activations with one scale a tensor, and with a zero of their
-    own unless `symmetric`, which is not INC's default and here it is, for all but the images; BatchNorm folded. Ranges
-    of activations: `minmax` is the mean over batches of the smallest and largest value; `kl` is the range in which the
+    own unless `symmetric` has it in the middle, which INC has for all or none; BatchNorm folded. Ranges of activations:
+    `minmax` is the mean over batches of the smallest and largest value; `kl` is the range in which the
     histogram of the values loses least by rounding, as INC names it (what runs is PyTorch's HistogramObserver, whose
     measure is the squared error, not the divergence of that name). The network takes any number of images. Unlike INC,
     `corrected` equalizes what depthwise convolutions take and corrects biases on the calibration images, after Nagel et
@@ -66,7 +66,7 @@ class StaticInt8(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "neural-compressor"
-    version = 3
+    version = 4
 
     def plan(self, model: "Model", config: StaticInt8Options) -> Plan:
         return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)

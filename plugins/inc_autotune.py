@@ -26,7 +26,9 @@ class SchemeOptions(Options):
     """One way to choose scales; see `inc.static_int8`."""
 
     algorithm: Literal["minmax", "kl"] = Field("minmax", description="range of an activation")
-    symmetric: bool = Field(True, description="an activation's zero is the middle of its values")
+    symmetric: bool | Literal["padded"] = Field(
+        "padded", description="an activation's zero is the middle of its values: of all, of none, of what is padded"
+    )
     per_channel: bool = Field(True, description="one scale for each filter's weights")
     corrected: bool = Field(True, description="equalize channels and correct biases")
     full_range: bool = Field(False, description="weights use all codes of 8 bits")
@@ -67,7 +69,7 @@ class Autotune(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "neural-compressor"
-    version = 4
+    version = 5
     chooses_by_map = True
 
     def plan(self, model: "Model", config: AutotuneOptions) -> Plan:
@@ -197,7 +199,8 @@ def _read(folder: "Path") -> dict[str, Any]:
 
 def _describe(candidate: "Candidate") -> str:
     scheme = candidate.scheme
-    words = [scheme.algorithm, "symmetric" if scheme.symmetric else "asymmetric"]
+    zeros = {True: "symmetric", False: "asymmetric", "padded": "symmetric where padded"}
+    words = [scheme.algorithm, zeros[scheme.symmetric]]
     words.append("per channel" if scheme.per_channel else "per tensor")
     words += [] if scheme.corrected else ["not corrected"]
     words += ["full range"] if scheme.full_range else []

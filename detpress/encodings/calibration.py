@@ -29,8 +29,8 @@ def with_scales_between(network: Network, images: Tensor) -> Network:
 
     images: float32 (N, 3, H, W) in [0, 1], those that the convolutions' inputs were calibrated on.
     A range goes from the smallest to the largest value of a batch, averaged over batches; a tensor that a quantized
-    convolution takes has that convolution's scale. Where all of those are symmetric, the others are so, too. What a
-    convolution in float gives stays in float, and so do the raw maps.
+    convolution takes has that convolution's scale. Where all of those that are ever negative are symmetric, the others
+    are so, too. What a convolution in float gives stays in float, and so do the raw maps.
     """
     architecture, inputs = network.architecture, input_scales(network)
     ranges = _Ranges()
@@ -47,7 +47,8 @@ def with_scales_between(network: Network, images: Tensor) -> Network:
         if i not in architecture.heads
     ]
     _run(lambda batch: run_layers(architecture, network.layers, batch, taken), images, hooks)
-    between = ranges.scales(symmetric={scale.zero_point for i, scale in inputs.items() if i} == {MIDDLE})
+    zeros = {scale.zero_point for scale in inputs.values()}
+    between = ranges.scales(symmetric=MIDDLE in zeros and zeros <= {0, MIDDLE})
     between |= {f"layers.{origin(architecture, i - 1)}": scale for i, scale in inputs.items() if i > 0}
     shared = needed_later(architecture)
     for i, layer in reversed(list(enumerate(architecture.layers))):

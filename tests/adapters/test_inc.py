@@ -10,7 +10,10 @@ from torch import Tensor
 
 from detpress.adapters.inc import BATCH, Scheme, inc_program, int8_network, network_of_program, quantize_static
 from detpress.detector.architecture import Convolution, build_architecture
+from detpress.detector.input_scale import InputScale
 from detpress.detector.model import Model, new_model
+from detpress.detector.network import Network
+from detpress.detector.rewriting import with_activations
 from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError, StageError
 
@@ -86,29 +89,55 @@ def test_a_single_image_is_enough_to_calibrate(tiny: Model, images: Tensor) -> N
     assert input_scales(network)[0].scale == pytest.approx(float(images[0].max()) / 255, rel=1e-6)
 
 
-def finer_reach(tiny: Model, images: Tensor) -> dict[int, float]:
-    """Layer -> larger end of its input's range, to half a step, from the scales and zeros of the asymmetric scheme."""
-    network = quantize_static(tiny.network, tiny.architecture, images, Scheme(symmetric=False), (), LOG)
-    found = input_scales(network).items()
-    return {i: scale.scale * max(scale.zero_point, 255 - scale.zero_point) for i, scale in found}
+@pytest.fixture(scope="module")
+def default(tiny: Model, images: Tensor) -> Network:
+    return quantize_static(tiny.network, tiny.architecture, images, Scheme(), (), LOG)
 
 
-def test_symmetric_activations_have_their_zero_in_the_middle(tiny: Model, images: Tensor) -> None:
+@pytest.fixture(scope="module")
+def asymmetric(tiny: Model, images: Tensor) -> dict[int, InputScale]:
+    """Layer -> scale of its input, whose zero lies where the values have it."""
+    return input_scales(quantize_static(tiny.network, tiny.architecture, images, Scheme(symmetric=False), (), LOG))
+
+
+def test_symmetric_activations_have_their_zero_in_the_middle(
+    tiny: Model, images: Tensor, asymmetric: dict[int, InputScale]
+) -> None:
     network = quantize_static(tiny.network, tiny.architecture, images, Scheme(symmetric=True), (), LOG)
     inputs = input_scales(network)
     assert inputs.pop(0).zero_point == 0, "images are never negative"
     assert all(scale.zero_point == 127 for scale in inputs.values())
-    reach = finer_reach(tiny, images)
     for i, scale in inputs.items():
-        assert scale.scale == pytest.approx(reach[i] / 127.5, rel=0.01), "255 steps over [-reach, reach]"
+        finer = asymmetric[i]
+        reach = finer.scale * max(finer.zero_point, 255 - finer.zero_point)
+        assert scale.scale == pytest.approx(reach / 127.5, rel=0.01), "255 steps over [-reach, reach]"
 
 
-def test_one_scale_for_a_whole_layer_is_the_largest_of_its_filters(tiny: Model, images: Tensor) -> None:
+def test_by_default_the_zero_is_in_the_middle_only_of_what_a_convolution_pads(
+    tiny: Model, default: Network, asymmetric: dict[int, InputScale]
+) -> None:
+    """Layers 13, 15 and 22 have kernels of 1; so has 18, but 14 pads what it takes."""
+    inputs = input_scales(default)
+    finer = {i for i, scale in inputs.items() if scale == asymmetric[i]}
+    assert finer == {0, 13, 15, 22}
+    assert inputs[0].zero_point == 0, "images are never negative"
+    assert {scale.zero_point for i, scale in inputs.items() if i not in finer} == {127}
+    assert default.between["layers.13"] == inputs[14] == inputs[18]
+
+
+def test_what_was_never_negative_has_its_zero_at_the_lowest_code_by_any_scheme(tiny: Model, images: Tensor) -> None:
+    rectified = with_activations(tiny.network, "relu")
+    network = quantize_static(rectified, tiny.architecture, images, Scheme(symmetric=True), (), LOG)
+    assert {scale.zero_point for scale in input_scales(network).values()} == {0}
+
+
+def test_one_scale_for_a_whole_layer_is_the_largest_of_its_filters(
+    tiny: Model, images: Tensor, default: Network
+) -> None:
     whole = quantize_static(tiny.network, tiny.architecture, images, Scheme(per_channel=False), (), LOG)
-    filters = quantize_static(tiny.network, tiny.architecture, images, Scheme(), (), LOG)
     for i in convolutions(tiny):
         name = f"layers.{i}.convolution.weight_scale"
-        one, many = whole.get_buffer(name), filters.get_buffer(name)
+        one, many = whole.get_buffer(name), default.get_buffer(name)
         assert torch.equal(one, many.max().expand_as(many))
         assert len(many.unique()) > 1
 

@@ -70,7 +70,7 @@ def test_layers_fall_back_one_by_one_those_that_gain_most_first(tiny: Model, ima
     from detpress.measure.sensitivity import measure_sensitivity
 
     bench = Bench(images, tmp_path, lambda quantized: 0.8 if quantized <= ALL - 3 else 0.5)
-    schemes = [SchemeOptions(), SchemeOptions(symmetric=False)]
+    schemes = [SchemeOptions(), SchemeOptions(full_range=True)]  # for INC the same
     model = Autotune().apply(tiny, options(schemes=schemes), bench)
     assert bench.evaluated == [0, ALL, ALL, ALL - 1, ALL - 2, ALL - 3]
     every = Autotune().apply(tiny, options(tolerable_loss=0.9), Bench(images, tmp_path / "all", lambda _: 0.8))
