@@ -63,11 +63,17 @@ def bundles_in(options: Any) -> Iterator[tuple[Place, str]]:
 
 
 def with_bundles(options: Any, found: Mapping[str, str]) -> Any:
-    """Options, or a part of them, with other names for the bundles of `found`, at any depth."""
+    """Options, or a part of them, with other names for the bundles of `found`, at any depth.
+
+    What a recipe leaves out stays left out (`Options.is_default`).
+    """
+    if not any(name in found for _, name in bundles_in(options)):
+        return options
     if isinstance(options, BundleName):
-        return BundleName(found.get(options, options))
+        return BundleName(found[options])
     if isinstance(options, Options):
-        return options.model_copy(update={key: with_bundles(part, found) for key, part in options})
+        changed = {key: with_bundles(part, found) for key, part in options if key in options.model_fields_set}
+        return options.model_copy(update=changed)
     if isinstance(options, dict):
         return type(options)((key, with_bundles(part, found)) for key, part in options.items())
     if isinstance(options, list | tuple):

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
+from detpress.errors import InputError
 from detpress.options import Options
 from detpress.training.config import TrainingOptions
 
@@ -61,6 +62,8 @@ class ContinuousOptions(Options):
             raise ValueError("expected `parameters` or `macs`, not both")
         if self.macs is not None and self.masks == "weights":
             raise ValueError("macs: expected `masks: filters`; single weights take no multiply-accumulates out")
+        if self.rewind != "never" and self.rewind_epoch > self.epochs:
+            raise ValueError(f"rewind_epoch: expected at most `epochs`, {self.epochs}, got {self.rewind_epoch}")
         if self.goal is None and self.model_fields_set & {"trials", "tolerance"}:
             raise ValueError("trials, tolerance: expected only with `parameters` or `macs`")
         if self.goal is not None and self.initial >= 0:
@@ -102,7 +105,18 @@ class Sparsify(Plugin):
     returns = Form.MASKED
 
     def plan(self, model: "Model", config: ContinuousOptions) -> Plan | None:
-        gates_of(model, config)
+        import torch
+
+        values, gated = gates_of(model, config)
+        if config.goal is not None:
+            one_open = {name: (torch.arange(s.numel()) == 0).view_as(s) for name, s in values.items()}
+            most = share_removed(model, masked_ticket(model, one_open, gated, config), config)
+            if most < config.goal:
+                option = "parameters" if config.macs is None else "macs"
+                raise InputError(
+                    f"{option}: {config.goal:g} are asked for, and {most:.4f} go where each layer keeps one of its "
+                    f"{config.masks}"
+                )
         return None
 
     def apply(self, model: "Model", config: ContinuousOptions, bench: Workbench) -> "Model":
@@ -165,7 +179,6 @@ def gates_of(model: "Model", config: ContinuousOptions) -> "tuple[dict[str, Tens
 
     Raises InputError for a pattern that matches no layer, and where nothing is left to have gates.
     """
-    from detpress.errors import InputError
     from detpress.pruning.gates import gates_of_filters, gates_of_weights
     from detpress.pruning.single_weights import prunable_weights
 

@@ -93,7 +93,11 @@ class Ticket(Plugin):
 
         unit = UNITS[config.masks]
         whole = unit.kept(model)
-        planned = masked_model(model, unit, _left(even_scores(whole), whole, config, config.rounds))
+        left = _left(even_scores(whole), whole, config, config.rounds)
+        before = _left(even_scores(whole), whole, config, config.rounds - 1) if config.rounds > 1 else whole
+        if _share_of(left) == _share_of(before):
+            raise InputError(f"rounds: the last of {config.rounds} would mask nothing more: expected fewer")
+        planned = masked_model(model, unit, left)
         return Plan(masked_layers(planned), planned, note_of(config))
 
     def check(self, model: "Model", config: TicketOptions, images: ImageCounts) -> None:

@@ -8,6 +8,7 @@ from detpress.detector.architecture import build_architecture
 from detpress.detector.model import new_model
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import InputError
+from detpress.options import with_bundles
 from detpress.recipe.file import Recipe, read_recipe
 from detpress.run.chain import Chain
 from detpress.run.initial_model import open_recipe_data
@@ -66,6 +67,15 @@ def test_it_teaches_as_its_bundle_in_a_folder_does(folder: Path, tmp_path: Path)
     assert one.history[-1]["config"]["teacher"] == "stage:1"
     mine, theirs = one.network.state_dict(), two.network.state_dict()
     assert all((tensor == theirs[name]).all() for name, tensor in mine.items())
+
+
+def test_an_option_that_the_recipe_leaves_out_stays_a_default_beside_it(folder: Path) -> None:
+    batchnorm, *_, distiller, _ = (step.config for step in read(folder, "chain[0]=train.batchnorm").chain)
+    found = {"stage:1": "/a/bundle"}
+    assert with_bundles(batchnorm, found).is_default("images")
+    taught = with_bundles(distiller, found)
+    assert taught.teacher == "/a/bundle"
+    assert taught.is_default("weight")
 
 
 def test_which_stage_it_is_decides_the_key_of_the_step_that_names_it(folder: Path, tmp_path: Path) -> None:

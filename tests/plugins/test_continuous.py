@@ -132,3 +132,15 @@ def test_a_pattern_that_matches_nothing_is_refused_before(model: Model) -> None:
         Sparsify().plan(model, ContinuousOptions(epochs=2, exclude=["layers.99"]))
     with pytest.raises(InputError, match=r"^exclude: nothing is left"):
         Sparsify().plan(model, ContinuousOptions(epochs=2, exclude=["*"]))
+
+
+@pytest.mark.parametrize("masks", ["filters", "weights"])
+def test_more_than_can_go_is_refused_before_the_first_training(model: Model, masks: str) -> None:
+    config = ContinuousOptions(masks=masks, epochs=2, parameters=0.9999)
+    with pytest.raises(InputError, match=f"parameters: 0.9999 are asked for, and .* keeps one of its {masks}"):
+        Sparsify().plan(model, config)
+
+
+def test_an_early_epoch_that_no_round_reaches_is_refused() -> None:
+    with pytest.raises(ValidationError, match="rewind_epoch: expected at most `epochs`, 2, got 5"):
+        ContinuousOptions(epochs=2, rewind_epoch=5)

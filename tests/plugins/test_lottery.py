@@ -207,3 +207,5 @@ def test_what_does_not_fit_is_refused_before_the_first_training(devkit: Devkit) 
         Ticket().check(model, THREE_ROUNDS, ImageCounts(train=6, learnt=6, val=0))
     with pytest.raises(ValidationError, match="expected either `step` or `share`"):
         Moment(step=3, share=0.1)
+    with pytest.raises(InputError, match="rounds: the last of 100 would mask nothing more"):
+        Ticket().plan(model, TicketOptions(rounds=100, share=0.9, training=SHORT))
