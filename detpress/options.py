@@ -72,8 +72,8 @@ def with_bundles(options: Any, found: Mapping[str, str]) -> Any:
     if isinstance(options, BundleName):
         return BundleName(found[options])
     if isinstance(options, Options):
-        changed = {key: with_bundles(part, found) for key, part in options if key in options.model_fields_set}
-        return options.model_copy(update=changed)
+        parts = {key: (part, with_bundles(part, found)) for key, part in options}
+        return options.model_copy(update={key: new for key, (part, new) in parts.items() if new is not part})
     if isinstance(options, dict):
         return type(options)((key, with_bundles(part, found)) for key, part in options.items())
     if isinstance(options, list | tuple):

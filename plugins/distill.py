@@ -128,8 +128,8 @@ class Detector(Distiller):
 
     Cao et al., "PKD", arXiv:2207.02039, 2022, and Wang et al., "CrossKD", arXiv:2306.11369, 2024: the cards of
     `distill.pkd` and `distill.crosskd` have what is published of each and what differs here. jbwang1997/CrossKD trains
-    both together, too, with PKD's weight at 2, which is the default here. score_weighted, PKD by the teacher's scores, is no part of that:
-    without it, places without an object are most of what PKD sees.
+    both together, too, with PKD's weight at 2, which is the default here. score_weighted, PKD by the teacher's scores,
+    is no part of that: without it, places without an object are most of what PKD sees.
     """
 
     Config = DetectorConfig
