@@ -265,3 +265,42 @@ class Spatial(LowRank):
         from detpress.low_rank.factorization import Spatial as Factorized
 
         return Factorized()
+
+
+class Tucker(LowRank):
+    """Replaces a k x k convolution by 1x1, a smaller k x k, and 1x1: its Tucker-2 decomposition.
+
+    o i k k weights become i r + r s k k + s o. Kim, Park, Yoo, Choi, Yang, Shin, "Compression of Deep Convolutional
+    Neural Networks for Fast and Low Power Mobile Applications", arXiv:1511.06530, 2016, from memory: singular vectors
+    of both sides to begin with (HOSVD), then each side the best for the other in turns (HOOI), 10 of them. Their ranks
+    come of a variational Bayes, here of energy, MACs or milliseconds: of r and s the one goes first that loses less for
+    a MAC, and what both lose is at most the sum. 1x1 convolutions stay as they are: an SVD does with two layers what
+    three would do.
+
+    What else stays, and how ranks are chosen: as with `low_rank.svd`. Exported to Darknet, too.
+    """
+
+    def method(self) -> "Factorization":
+        from detpress.low_rank.tucker import Tucker as Factorized
+
+        return Factorized()
+
+
+class Cp(LowRank):
+    """Replaces a k x k convolution by 1x1, k x 1 and 1 x k on each channel by itself, and 1x1: its CP decomposition.
+
+    o i k k weights become r (i + 2 k + o). Lebedev, Ganin, Rakhuba, Oseledets, Lempitsky, "Speeding-up Convolutional
+    Neural Networks Using Fine-tuned CP-Decomposition", arXiv:1412.6553, 2015, from memory. They solve by nonlinear
+    least squares and train on with very small steps; here 50 rounds of alternating least squares, each step held near
+    the last, from a start that is exact at full rank and whose error is known below: what is lost, by which ranks are
+    chosen, is that start's, and less in the end. The sum of so many products has no best one in general, and products
+    may grow that cancel each other (Phan et al., arXiv:2008.05441, 2020); the holding keeps them small.
+
+    Most of the MACs go here, and most of the speed is lost in depthwise layers: measure it. What stays, and how ranks
+    are chosen: as with `low_rank.svd`; 1x1 convolutions do. Darknet has no such kernels: its export is refused.
+    """
+
+    def method(self) -> "Factorization":
+        from detpress.low_rank.canonical import Cp as Factorized
+
+        return Factorized()

@@ -10,6 +10,7 @@ from detpress.detector.layer import FeatureMap
 from detpress.errors import InputError
 from detpress.low_rank.choice import Choice, choices_of, keeping, within
 from detpress.low_rank.factorization import Svd
+from detpress.low_rank.tucker import Tucker
 
 STAYS = Choice((), 100, 0.0)
 EARLY = [STAYS, Choice((3,), 80, 0.1), Choice((2,), 50, 0.2), Choice((1,), 20, 0.6)]
@@ -23,6 +24,15 @@ def test_a_layer_stays_or_has_ranks_that_compute_less() -> None:
     found = choices_of(Svd(), Convolution(4, 3), FeatureMap(2, 5), (energies,))
     assert [(one.ranks, one.macs) for one in found] == [((), 1800), ((3,), 1650), ((2,), 1100), ((1,), 550)]
     assert [one.lost for one in found] == pytest.approx([0, 0.1, 0.3, 0.6])
+
+
+def test_of_two_ranks_the_one_goes_first_that_loses_less_for_a_mac() -> None:
+    """6 filters of 5 x 3 x 3: a channel costs 5 + 9 s MACs a pixel, a filter 6 + 9 r."""
+    energies = torch.tensor([9.0, 0.5, 0.5]).double(), torch.tensor([6.0, 4.0]).double()
+    found = choices_of(Tucker(), Convolution(6, 3), FeatureMap(5, 1), energies)
+    assert [one.ranks for one in found] == [(), (3, 2), (2, 2), (1, 2), (1, 1)]
+    assert [one.macs for one in found] == [270, 81, 58, 35, 20]
+    assert [one.lost for one in found] == pytest.approx([0, 0, 0.05, 0.1, 0.5])
 
 
 def test_by_energy_each_layer_keeps_at_least_the_share() -> None:

@@ -7,14 +7,18 @@ from torch.nn import functional
 
 from detpress.detector.kinds import Convolution
 from detpress.detector.layer import FeatureMap
+from detpress.low_rank.canonical import Cp
 from detpress.low_rank.factorization import Factorization, Ranks, Spatial, Svd, macs_of
+from detpress.low_rank.tucker import Tucker
 
-METHODS = {"svd": Svd(), "spatial": Spatial()}
+METHODS: dict[str, Factorization] = {"svd": Svd(), "spatial": Spatial(), "tucker": Tucker(), "cp": Cp()}
 FILTERS, INCOMING, SIZE, RANK = 12, 8, 3, 4
 LAYER = Convolution(FILTERS, SIZE)
-COUNTS = {  # weights of rank 4
+COUNTS = {  # weights where every rank is 4
     "svd": RANK * (INCOMING * SIZE**2 + FILTERS),
     "spatial": RANK * SIZE * (INCOMING + FILTERS),
+    "tucker": INCOMING * RANK + RANK * RANK * SIZE**2 + RANK * FILTERS,
+    "cp": RANK * (INCOMING + 2 * SIZE + FILTERS),
 }
 
 
@@ -86,6 +90,27 @@ def test_the_error_is_the_energy_of_what_was_left_out(name: str) -> None:
         assert error == pytest.approx(float(energies[rank:].sum()), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["tucker", "cp"])
+def test_the_error_is_at_most_the_energy_of_what_was_left_out(name: str) -> None:
+    method, weight = METHODS[name], drawn(FILTERS, INCOMING, SIZE, SIZE)
+    energies = method.energies(weight)
+    for rank in (1, RANK, len(energies[0]) - 1):
+        error = float((as_one(method, LAYER, weight, (rank,) * len(energies)) - weight).square().sum())
+        assert error < (1 + 1e-5) * sum(float(each[rank:].sum()) for each in energies)
+
+
+def test_weights_that_are_a_few_products_are_found_by_their_number() -> None:
+    """Three products of a filter, a channel, a column and a row, of which the orthogonal start leaves something out."""
+    factors = [
+        torch.randn(n, 3, generator=torch.Generator().manual_seed(n)) for n in (FILTERS, INCOMING, SIZE, SIZE + 2)
+    ]
+    weight = torch.einsum("fr,ir,hr,wr->fihw", *factors)
+    [energies] = Cp().energies(weight)
+    error = (as_one(Cp(), Convolution(FILTERS, (SIZE, SIZE + 2)), weight, (3,)) - weight).square().sum()
+    assert float(energies[3:].sum() / energies.sum()) > 0.01
+    assert float(error / weight.square().sum()) < 1e-4
+
+
 def test_energies_are_squared_singular_values() -> None:
     weight = drawn(FILTERS, INCOMING, SIZE, SIZE).double()
     [energies] = Svd().energies(weight)
@@ -103,9 +128,9 @@ def test_what_is_behind_the_layer_is_behind_the_last_one() -> None:
 @pytest.mark.parametrize(
     ("layer", "fitting"),
     [
-        (Convolution(FILTERS, 3), {"svd", "spatial"}),
+        (Convolution(FILTERS, 3), {"svd", "spatial", "tucker", "cp"}),
         (Convolution(FILTERS, 1), {"svd"}),
-        (Convolution(FILTERS, (3, 1)), {"svd"}),
+        (Convolution(FILTERS, (3, 1)), {"svd", "tucker"}),
         (Convolution(INCOMING, 3, groups=INCOMING), set()),
     ],
     ids=["3 x 3", "1 x 1", "3 x 1", "depthwise"],
