@@ -24,6 +24,24 @@ def still_matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
 
 
+def spelled(names: Iterable[str]) -> str:
+    """Names in a line, those with numbers in a row as a range: `layers.0-6, 9`."""
+    runs: list[tuple[str, int, int]] = []  # what is before the number, the first number, the last
+    for name in names:
+        before, dot, number = name.rpartition(".")
+        if not number.isdecimal():
+            runs.append((name, -1, -1))
+        elif runs and runs[-1][0] == before + dot and runs[-1][2] == int(number) - 1:
+            runs[-1] = (before + dot, runs[-1][1], int(number))
+        else:
+            runs.append((before + dot, int(number), int(number)))
+    parts = []
+    for (before, first, last), (said, _, _) in zip(runs, [("", -1, -1), *runs], strict=False):
+        numbers = "" if first < 0 else f"{first}" if first == last else f"{first}-{last}"
+        parts.append(numbers if numbers and before == said else before + numbers)
+    return ", ".join(parts)
+
+
 def _matches(name: str, pattern: str) -> bool:
     if fnmatchcase(name, pattern):
         return True

@@ -22,6 +22,7 @@ from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import initial_model, new_layers, open_recipe_data, recipe_classes
 from detpress.training.config import TrainingOptions
 from detpress.training.image_counts import ImageCounts
+from detpress.training.parts import frozen_text
 from detpress.voc.devkit import Devkit
 
 
@@ -33,7 +34,8 @@ class PlannedStage:
         Of the model, stage 0, those that are made anew, the others having the weights of a bundle.
     parameters, nonzero_parameters, macs: expected from the plugin's plan, not measured on the finished model; None
         where this plan, or one before it, does not tell.
-    note: what the plugin cannot know before it has run; `not known: ...` where only the form is known.
+    note: which layers the step's trainings freeze, and what the plugin cannot know before it has run; `not known: ...`
+        where only the form is known.
     """
 
     index: int
@@ -93,7 +95,8 @@ def _plan_steps(recipe: Recipe, model: Model, images: ImageCounts, folder: Path)
         if not unknown:
             try:
                 plan = _plan(step, model)
-                rows.append(_row(index, step.name, accepts, form, model, plan))
+                held = [text for text in [*_frozen(step, model), plan.note] if text]
+                rows.append(_row(index, step.name, accepts, form, model, replace(plan, note="; ".join(held))))
                 model = plan.model
                 continue
             except InputError as error:
@@ -114,6 +117,12 @@ def _check_heads_learn(recipe: Recipe, model: Model) -> None:
             f"{recipe.where(('model', 'classes'))}: all trainings of the chain freeze the new heads {', '.join(new)}; "
             "expected one in which they learn"
         )
+
+
+def _frozen(step: Step, model: Model) -> list[str]:
+    """What each training of the step freezes of the model that comes in."""
+    trainings = [part for _, part in parts_of(step.config) if isinstance(part, TrainingOptions)]
+    return list(dict.fromkeys(frozen_text(model.network, model.architecture, part.frozen) for part in trainings))
 
 
 class _NotKnownError(Exception):
@@ -199,7 +208,7 @@ def plan_table(rows: list[PlannedStage]) -> Table:
     notes = [  # what is not known is so from there on: said once
         f"{row.index} {row.plugin}: {row.note}."
         for before, row in zip(["", *(row.note for row in rows)], rows, strict=False)
-        if row.note and row.note != before
+        if row.note and not (row.note == before and row.note.startswith("not known: "))
     ]
     table = Table(
         caption="\n".join(["Expected from the plan, not measured. MACs: for one image.", *notes]),

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from torch import nn
 
 from detpress.detector.architecture import Architecture
-from detpress.detector.layer_patterns import still_matching
+from detpress.detector.layer_patterns import spelled, still_matching
 from detpress.errors import InputError
 from detpress.training.config import TrainingConfig
 
@@ -18,8 +18,7 @@ class Frozen:
 
         Raises InputError for a network that does not have its layers by themselves.
         """
-        names = still_matching(patterns, architecture.names)
-        self.modules = _modules(network, [architecture.names.index(name) for name in names], "frozen")
+        self.modules = list(_matched(network, architecture, patterns).values())
         for module in self.modules:
             module.requires_grad_(False)
 
@@ -27,6 +26,13 @@ class Frozen:
         """Before each step: whoever has set the whole network to training has set these, too."""
         for module in self.modules:
             module.eval()
+
+
+def frozen_text(network: nn.Module, architecture: Architecture, patterns: Sequence[str]) -> str:
+    """Which layers with weights the patterns match, for a person; empty where none does."""
+    matched = _matched(network, architecture, patterns)
+    names = [architecture.names[layer] for layer, module in matched.items() if any(True for _ in module.parameters())]
+    return f"frozen {spelled(names)}" if names else ""
 
 
 def at_backbone_rate(network: nn.Module, architecture: Architecture, config: TrainingConfig) -> list[nn.Parameter]:
@@ -37,14 +43,20 @@ def at_backbone_rate(network: nn.Module, architecture: Architecture, config: Tra
     if config.backbone_rate == 1:
         return []
     heads = _modules(network, architecture.heads, "backbone_rate")
-    own = {id(parameter) for head in heads for parameter in head.parameters()}
+    own = {id(parameter) for head in heads.values() for parameter in head.parameters()}
     return [parameter for parameter in network.parameters() if id(parameter) not in own]
 
 
-def _modules(network: nn.Module, layers: Collection[int], option: str) -> list[nn.Module]:
-    """The modules of these layers, wherever an engine has put the network's `layers`."""
-    wanted = {f"layers.{layer}" for layer in layers}
-    found = {name: module for name, module in network.named_modules() if ".".join(name.split(".")[-2:]) in wanted}
+def _matched(network: nn.Module, architecture: Architecture, patterns: Sequence[str]) -> dict[int, nn.Module]:
+    names = still_matching(patterns, architecture.names)
+    return _modules(network, [architecture.names.index(name) for name in names], "frozen")
+
+
+def _modules(network: nn.Module, layers: Collection[int], option: str) -> dict[int, nn.Module]:
+    """By number, the modules of these layers, wherever an engine has put the network's `layers`."""
+    wanted = {f"layers.{layer}": layer for layer in layers}
+    named = ((".".join(name.split(".")[-2:]), module) for name, module in network.named_modules())
+    found = {wanted[name]: module for name, module in named if name in wanted}
     if len(found) != len(wanted):
         raise InputError(f"{option}: the network that is trained here does not have its layers by themselves")
-    return list(found.values())
+    return dict(sorted(found.items()))

@@ -139,6 +139,11 @@ def test_heads_that_every_training_freezes_are_refused(root: Path, given: Model)
         read(root, "chain=[{train.scratch: {epochs: 1, frozen: ['layers.0']}}]")
 
 
+def test_validate_says_which_layers_with_weights_the_patterns_froze(root: Path) -> None:
+    rows = planned(root, "chain=[{train.finetune: {epochs: 1, frozen: ['layers.?', layers.12]}}, train.batchnorm]")
+    assert [row.note for row in rows[1:]] == ["frozen layers.0-3, 5-7, 9, 12", ""]
+
+
 def test_a_pruner_that_trains_while_it_chooses_trains_the_heads(root: Path) -> None:
     assert read(root, "chain=[{nni.taylor: {sparsity: 0.5}}]").chain
     assert read(root, "chain=[{nni.l1norm: {sparsity: 0.5, schedule: {kind: agp, steps: 2}}}]").chain

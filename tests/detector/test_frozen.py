@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from small_training import KilledError, few_digits, same_bits, small_bench
 
 from detpress.detector.architecture import build_architecture
+from detpress.detector.layer_patterns import spelled
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError
 from detpress.plugins.inc_qat import QatOptions
@@ -61,9 +62,16 @@ def test_killed_and_gone_on_the_weights_are_the_same(
 
     with pytest.raises(KilledError):
         small_bench(devkit, model, tmp_path / "killed", kill).fit(model, CONFIG)
-    again = small_bench(devkit, model, tmp_path / "killed", kill).fit(model, CONFIG)
+    bench = small_bench(devkit, model, tmp_path / "killed", kill)
+    again = bench.fit(model, CONFIG)
     assert steps[5:] == [5, 6], "from the checkpoint after two epochs"
     assert same_bits(again, trained)
+    assert bench.notes == ["frozen layers.0, 2, 4, 6, 8"]
+
+
+def test_names_in_a_row_are_spelled_as_a_range() -> None:
+    assert spelled(["layers.0", "layers.1", "layers.2", "layers.4"]) == "layers.0-2, 4"
+    assert spelled(["layers.4.0", "layers.4.1", "layers.5", "stem"]) == "layers.4.0-1, layers.5, stem"
 
 
 def test_the_heads_learn_at_the_learning_rate_and_the_backbone_at_its_share(model: Model) -> None:
