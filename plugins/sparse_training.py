@@ -68,6 +68,19 @@ class SparseTrainingOptions(Options):
             raise ValueError("steps: expected shares between 0 and 1, each larger than the one before")
         return self
 
+    @model_validator(mode="after")
+    def _is_read(self) -> Self:
+        trains = self.epochs > 0 or self.epochs_per_step > 0
+        unread = {
+            "taylor_images": "" if self.criterion == "taylor" else "`criterion: taylor`, which asks them",
+            "penalties": "" if trains else "`epochs` or `epochs_per_step` above 0",
+            "training": "" if trains or self.criterion == "taylor" else "`epochs` or `epochs_per_step` above 0",
+        }
+        for option, beside in unread.items():
+            if beside and not self.is_default(option):
+                raise ValueError(f"{option}: not read: expected beside {beside}")
+        return self
+
     def cuts(self) -> list[tuple[float, float]]:
         """Shares of parameters and MACs that each cut removes, 0 where that is no budget; the last as asked for."""
         goal = (self.parameters or 0.0, self.macs or 0.0)

@@ -112,6 +112,7 @@ def import_model(
     from detpress.detector.architecture import RESIZES, size_text
     from detpress.detector.checkpoint import SUFFIXES, import_checkpoint
     from detpress.detector.darknet import read_model
+    from detpress.detector.design import architecture_names
     from detpress.encodings.bundle import save_bundle
     from detpress.errors import InputError
 
@@ -124,6 +125,11 @@ def import_model(
         raise InputError(f"--resize {resize}: expected one of {', '.join(RESIZES)}")
     if weights.suffix in SUFFIXES or is_zipfile(weights):  # as PyTorch's files are, whatever their names
         model = import_checkpoint(network, weights, names, found)
+    elif network in architecture_names() and not Path(network).exists():
+        raise InputError(
+            f"{network}: the name of an architecture, which is for a checkpoint ({', '.join(SUFFIXES)}); "
+            f"Darknet's {weights.name} needs the cfg that it was trained with"
+        )
     else:
         model = read_model(Path(network), weights, names, found)
     save_bundle(model, folder)
@@ -147,9 +153,10 @@ def import_model(
 def _class_names(path: Path) -> list[str]:
     """One a line; or those of the file that Darknet's .data calls names, from the working folder or its own.
 
-    Raises InputError for what cannot be read, and for a name that comes twice.
+    Raises InputError for what cannot be read, for a name that comes twice, and for one that results files cannot have.
     """
     from detpress.errors import InputError
+    from detpress.voc.results import check_class_name
 
     lines = _lines(path)
     if path.suffix == ".data":
@@ -162,6 +169,10 @@ def _class_names(path: Path) -> list[str]:
     for number, name in enumerate(lines, start=1):
         if name and (first := lines.index(name) + 1) < number:
             raise InputError(f"{path}:{number}: class '{name}' is named before, in line {first}")
+        try:
+            check_class_name(name, "test")
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
     return [name for name in lines if name]
 
 

@@ -106,8 +106,8 @@ def evaluate(
 
 def detect(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help=MODEL)],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("detections"),
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="For the results; replaces nothing.")] = Path("detections"),
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score to report.")] = 0.3,
     max_detections: MaxDetections = 100,
     runtime: RuntimeName = None,
@@ -117,7 +117,7 @@ def detect(
 
     \b
     detpress detect builtin:digits scene.jpg
-    detpress detect runs/quickstart/4-inc.static_int8/bundle *.jpg --out found --score 0.5
+    detpress detect runs/quickstart/4-inc.static_int8/bundle photos --out found --score 0.5
     """
     import json
 
@@ -132,9 +132,7 @@ def detect(
 
     architecture, run, _ = _open(bundle, runtime)
     classes = architecture.classes
-    if len({path.stem for path in images}) < len(images):
-        raise InputError("two of the images have the same name, and so would their pictures; give them one at a time")
-    images, broken = _readable(images)
+    images, broken = _readable(_pictures(images, out))
     if not images:
         raise broken[0]
     lettering = choose_lettering(classes)
@@ -176,6 +174,27 @@ def detect(
         print(f"error: {error}", file=sys.stderr)
     if broken:
         raise typer.Exit(1)
+
+
+def _pictures(images: "list[Path]", out: Path) -> "list[Path]":
+    """The images and those in the folders among them. Raises InputError where their results would replace others."""
+    from detpress.errors import InputError
+    from detpress.files.pictures import SUFFIXES, pictures_below
+
+    found: list[Path] = []
+    for path in images:
+        found += pictures_below(path) if path.is_dir() else [path]
+        if not found:
+            raise InputError(f"{path}: no pictures in this folder ({', '.join(SUFFIXES)})")
+    if len({path.stem for path in found}) < len(found):
+        raise InputError(
+            "two of the images have the same name, and so would their pictures; give them one at a time, each with an "
+            "--out of its own"
+        )
+    for written in (out / "boxes.json", *(out / f"{path.stem}.png" for path in found)):
+        if written.is_file():
+            raise InputError(f"{written}: exists already; expected another folder (--out DIR)")
+    return found
 
 
 def _readable(images: "list[Path]") -> "tuple[list[Path], list[InputError]]":

@@ -17,6 +17,7 @@ A file does not hold class names; whether images are letterboxed it says with `l
 passes over. Without it they are, as there; the newer one stretches them then.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -122,7 +123,9 @@ def read_description(
         try:
             maps.append(map_of(layer, [maps[k] if k >= 0 else images for k in layer.inputs(i)]))
         except InputError as error:
-            raise section.error(str(error), "layers") from error
+            found = section.error(str(error), "layers")
+            _check_sides(net, image_size, maps, found)
+            raise found from error
         if isinstance(layer, Yolo):
             count = section.whole_number("classes", 20, 1, LARGEST_COUNT)
             if class_count not in (None, count):
@@ -311,6 +314,20 @@ def _read_net(net: Section) -> tuple[int, int]:
     if channels != 3:
         raise net.error(f"channels: {channels}; only images of 3 channels are read", "channels")
     return height, width
+
+
+def _check_sides(net: Section, image_size: tuple[int, int], maps: Sequence[FeatureMap], misfit: InputError) -> None:
+    """Raises InputError where maps do not fit together since a side of the input is no multiple of the stride."""
+    for option, side, of_maps in (
+        ("height", image_size[0], [found.height for found in maps]),
+        ("width", image_size[1], [found.width for found in maps]),
+    ):
+        smallest = min((pixels for pixels in of_maps if pixels > 1), default=side)  # 1: an average over all
+        stride = 2 ** round(math.log2(side / smallest))
+        if side % stride:
+            raise net.error(
+                f"{option}: {side}; expected a multiple of {stride}, the stride of the smallest map ({misfit})", option
+            ) from misfit
 
 
 def _with_logits(section: Section, head: Layer) -> Layer:

@@ -1,7 +1,8 @@
 """Picture files: how they are found, opened, and how large they are; decoding them is `detpress.detector.images`'s."""
 
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,8 +66,17 @@ def is_turned(image: Image.Image) -> bool:
 
 def pictures_below(folder: Path) -> list[Path]:
     """All pictures at any depth, by name; hidden ones left out."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in found if not is_hidden(path, folder) and path.is_file())
+    return files_below(folder, SUFFIXES)
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """All files with one of these suffixes, in any case, by name; what is hidden is left out, folders unread."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+        named = (Path(place, name) for name in names if not name.startswith(HIDDEN))
+        found += [path for path in named if path.suffix.lower() in suffixes and path.is_file()]
+    return sorted(found)
 
 
 def is_hidden(path: Path, root: Path) -> bool:

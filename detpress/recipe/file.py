@@ -254,12 +254,13 @@ def _untrained_heads(model: ModelSource, steps: Sequence[Step], source: YamlSour
     """Why the heads cannot be made anew, if they are to be: without weights, or if nothing trains them afterwards."""
     if model.classes is None:
         return []
-    where = f"{source.where(('model', 'classes'))}: {model.classes}"
     if model.weights is None:
-        return [f"{where}: expected only with `weights`, whose heads are made anew"]
+        where = source.where(("model", "classes"))
+        return [f"{where}: {model.classes}: expected only with `weights`, whose heads are made anew"]
     if not any(step.plugin.trains(step.config) for step in steps):
+        heads = f"the new heads of `model.classes: {model.classes}`"
         step = "`train.finetune: {epochs: 10}`"
-        return [f"{where}: no step of the chain trains the new heads; expected one that does, such as {step}"]
+        return [f"{source.where(('chain',))}: no step trains {heads}; expected one that does, such as {step}"]
     return []
 
 

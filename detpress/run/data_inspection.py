@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,7 +14,7 @@ from detpress.progress import Progress
 from detpress.run.data_check import broken_pictures
 from detpress.voc.annotation import Annotation
 from detpress.voc.devkit import Devkit
-from detpress.voc.lookalikes import difference_hash, groups_alike
+from detpress.voc.lookalikes import groups_alike, hashes_or_errors
 
 NAMED = 5  # of a long list, where it is printed
 ROUNDING = 0.01  # pixels: fractions of six digits, as YOLO's texts have them, are rounded by less
@@ -92,7 +93,7 @@ def inspect_data(devkit: Devkit, progress: Progress) -> Inspection:
         {name: _contents(devkit, found) for name, found in read.items()},
         dict(sizes.most_common()),
         list(dict.fromkeys(broken)),
-        _shared(devkit, read, every),
+        _shared(devkit, read, every, progress),
         [_box(*box) for box in flat],
         [_box(*box) for box in out],
     )
@@ -130,28 +131,27 @@ def _contents(devkit: Devkit, annotations: Sequence[Annotation]) -> SetContents:
     )
 
 
-def _shared(devkit: Devkit, read: dict[str, list[Annotation]], every: Sequence[Annotation]) -> list[str]:
+def _shared(
+    devkit: Devkit, read: dict[str, list[Annotation]], every: Sequence[Annotation], progress: Progress
+) -> list[str]:
     """Images of two sets that are the same by name or look alike; sets that are a part of the other are left out."""
-    hashes, hashed = [], []
+    paths = {}
     for annotation in every:
-        try:
-            hashes.append(difference_hash(devkit.image_path(annotation)))
-            hashed.append(annotation)
-        except InputError:
-            continue  # told as broken
-    group = {
-        hashed[i].key: number
-        for number, indices in enumerate(groups_alike(np.stack(hashes)) if hashes else [])
-        for i in indices
-    }
+        with suppress(InputError):  # told as broken, as pictures without a hash are
+            paths[annotation.key] = devkit.image_path(annotation)
+    found = dict(zip(paths, hashes_or_errors(list(paths.values()), devkit.root, progress), strict=True))
+    hashes = {key: known for key, known in found.items() if not isinstance(known, InputError)}
+    keys = list(hashes)
+    groups = groups_alike(np.stack(list(hashes.values()))) if hashes else []
+    group = {keys[i]: number for number, indices in enumerate(groups) for i in indices}
     lines = []
     for one, other in combinations(read, 2):
-        keys, others = ({annotation.key for annotation in read[name]} for name in (one, other))
-        if keys <= others or others <= keys:
+        own, others = ({annotation.key for annotation in read[name]} for name in (one, other))
+        if own <= others or others <= own:
             continue
-        first = {group[key]: key for key in sorted(keys, reverse=True) if key in group}
-        like = {key: key if key in keys else first.get(group.get(key, -1)) for key in others}
-        alike = {key: found for key, found in like.items() if found is not None}
+        first = {group[key]: key for key in sorted(own, reverse=True) if key in group}
+        like = {key: key if key in own else first.get(group.get(key, -1)) for key in others}
+        alike = {key: partner for key, partner in like.items() if partner is not None}
         if alike:
             key, partner = min(alike.items())
             such = key[1] if partner == key else f"{key[1]}, like {partner[1]}"

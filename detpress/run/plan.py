@@ -114,8 +114,8 @@ def _check_heads_learn(recipe: Recipe, model: Model) -> None:
     frozen = [part.frozen for part in parts if isinstance(part, TrainingOptions)]
     if new and frozen and all(new <= set(still_matching(patterns, names)) for patterns in frozen):
         raise InputError(
-            f"{recipe.where(('model', 'classes'))}: all trainings of the chain freeze the new heads {', '.join(new)}; "
-            "expected one in which they learn"
+            f"{recipe.where(('chain',))}: all trainings freeze {', '.join(sorted(new))}, the new heads of "
+            "`model.classes: from_data`; expected one in which they learn"
         )
 
 

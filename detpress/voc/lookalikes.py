@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from detpress.errors import InputError
 from detpress.files.pictures import open_picture
 from detpress.files.seen import SeenFiles
 from detpress.progress import Progress
@@ -27,24 +28,42 @@ PAIRS = 2**22  # compared at a time, which bounds the memory
 
 
 def difference_hashes(paths: Sequence[Path], root: Path, progress: Progress | None = None) -> NDArray[np.uint64]:
-    """uint64 (n, 4) of pictures below `root`; those of files that are as they were are remembered in the cache.
+    """uint64 (n, 4) of pictures below `root`, as `hashes_or_errors` has them.
 
-    Raises InputError for a picture that cannot be read.
+    Raises InputError for the first picture that cannot be read.
+    """
+    hashes = []
+    for found in hashes_or_errors(paths, root, progress):
+        if isinstance(found, InputError):
+            raise found
+        hashes.append(found)
+    return np.array(hashes, np.uint64).reshape(-1, SIDE * SIDE // 64)
+
+
+def hashes_or_errors(
+    paths: Sequence[Path], root: Path, progress: Progress | None = None
+) -> list[NDArray[np.uint64] | InputError]:
+    """uint64 (4,) of each picture below `root`, or why it cannot be read.
+
+    Those of files that are as they were are remembered in the cache.
     """
     seen = SeenFiles("pictures-hashed", VERSION, root)
-    hashes = np.zeros((len(paths), SIDE * SIDE // 64), np.uint64)
+    results: list[NDArray[np.uint64] | InputError] = []
     try:
-        for i, path in enumerate(paths):
-            known = seen.found(path)
-            if known is None:
-                known = difference_hash(path).tolist()
-                seen.add(path, known)
-            hashes[i] = known
+        for path in paths:
+            try:
+                known = seen.found(path)
+                if known is None:
+                    known = difference_hash(path).tolist()
+                    seen.add(path, known)
+                results.append(np.array(known, np.uint64))
+            except InputError as error:
+                results.append(error)
             if progress:
-                progress("pictures compared", i + 1, len(paths))
+                progress("pictures compared", len(results), len(paths))
     finally:
         seen.save()
-    return hashes
+    return results
 
 
 def difference_hash(path: Path) -> NDArray[np.uint64]:

@@ -55,6 +55,8 @@ def find_layout(root: Path) -> Layout:
 
     Raises InputError where there is none.
     """
+    if exists(root) and root.resolve() == Path(root.anchor or "/"):
+        raise InputError(f"{root}: all files of this machine; expected the folder of a data set")
     if not (exists(root) and root.is_dir()):
         raise InputError(f"{root}: no such folder; {EXPECTED}")
     if (root / "ImageSets").is_dir() or any(root.glob("VOC20[0-9][0-9]")):

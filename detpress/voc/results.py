@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError, nearest, shortened
 from detpress.files.plain import plain
 
 PREFIX = "comp4_det_"
@@ -103,7 +103,8 @@ def check_class_name(name: str, image_set: str) -> None:
     file = f"{PREFIX}{image_set}_{_file_name(name)}.txt"
     if "\0" in name or len(file.encode(errors="replace")) > LONGEST_NAME:
         raise InputError(
-            f"class '{name[:40]}' has no results file: expected a name of at most {LONGEST_NAME} bytes in all"
+            f"class {shortened(name)} has no results file: expected a name of at most {LONGEST_NAME} bytes in all, "
+            "without the character NUL"
         )
 
 

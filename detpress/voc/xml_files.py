@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 from detpress.errors import InputError
-from detpress.files.pictures import SUFFIXES, PictureFolders, is_hidden
+from detpress.files.pictures import SUFFIXES, PictureFolders, files_below
 from detpress.voc.annotation import Annotation, read_annotation
 from detpress.voc.layout import EVERYTHING, Listed, file_digest, no_such_set, set_folders
 
@@ -78,4 +78,4 @@ def _folders(folder: Path) -> tuple[Path, Path] | None:
 
 
 def _xml_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.xml") if not is_hidden(path, folder))
+    return files_below(folder, (".xml",))

@@ -132,7 +132,8 @@ def text_of(root: Path, picture: Path) -> Path:
 
 def _described(root: Path, path: Path) -> Yolo:
     try:
-        said = yaml.safe_load(plain(path).read_text(encoding="utf-8-sig"))
+        text = plain(path).read_text(encoding="utf-8-sig")
+        said = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
@@ -140,8 +141,11 @@ def _described(root: Path, path: Path) -> Yolo:
         raise InputError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
     except RecursionError:
         raise InputError(f"{path}: nested too deep") from None
+    except ValueError as error:  # a number of thousands of digits, a 99th month
+        raise InputError(f"{path}: not YAML: {error}") from error
     if not isinstance(said, dict):
         raise InputError(f"{path}: expected keys: names, and train, val or test")
+    _check_quoted(text, path)
     classes = _named_classes(said.get("names"), path)
     sets = {
         str(key): _pictures_of(root, path, key, value, said.get("path"))
@@ -151,6 +155,23 @@ def _described(root: Path, path: Path) -> Yolo:
     if not sets:
         raise InputError(f"{path}: expected train, val or test: a folder of pictures, or a file that lists them")
     return Yolo(root, classes, sets)
+
+
+def _check_quoted(text: str, path: Path) -> None:
+    """Raises InputError for the name of a class that YAML reads as something else, such as `yes`, which is true."""
+    loader = yaml.SafeLoader(text)
+    root = loader.get_single_node()
+    assert isinstance(root, yaml.MappingNode)  # as the whole was read
+    names = next((value for key, value in root.value if key.value == "names"), None)
+    if isinstance(names, yaml.MappingNode):
+        nodes = [value for _, value in names.value]
+    else:
+        nodes = names.value if isinstance(names, yaml.SequenceNode) else []
+    for node in nodes:
+        if isinstance(node, yaml.ScalarNode) and str(found := loader.construct_object(node)) != node.value:
+            raise InputError(
+                f"{path}:{node.start_mark.line + 1}: names: YAML reads {node.value[:40]} as {found!s:.40}: quote it"
+            )
 
 
 def _named_classes(names: Any, path: Path) -> tuple[str, ...]:

@@ -373,6 +373,30 @@ def test_a_class_that_is_named_twice_is_refused_with_both_lines(detpress: Comman
     assert refusal(detpress(*IMPORT)) == "tiny.names:4: class 'zero' is named before, in line 1"
 
 
+def test_a_class_that_could_have_no_results_file_is_refused_with_its_line(detpress: Command, darknet: Path) -> None:
+    for name in ("a\0b", "a" * 300):
+        darknet.with_name("tiny.names").write_text("\n".join(["../x/..", name, *CLASSES[2:]]))
+        said = refusal(detpress(*IMPORT))
+        assert said.startswith("tiny.names:2: class 'a")
+        assert "has no results file: expected a name of at most 255 bytes in all, without the character NUL" in said
+    darknet.with_name("tiny.names").write_text("\n".join(["../x/..", "/", *CLASSES[2:]]))
+    assert detpress(*IMPORT).code == 0, "in files' names their slashes are %2F"
+
+
+def test_an_architectures_name_is_for_a_checkpoint_only(detpress: Command, darknet: Path) -> None:
+    said = refusal(detpress("import", "yolov3-tiny", darknet.name, "--classes", "tiny.names"))
+    assert said.startswith("yolov3-tiny: the name of an architecture, which is for a checkpoint (")
+    assert said.endswith("; Darknet's tiny.weights needs the cfg that it was trained with")
+
+
+def test_a_side_that_is_no_multiple_of_the_stride_is_named_with_its_line(detpress: Command, darknet: Path) -> None:
+    cfg = darknet.with_name("tiny.cfg")
+    cfg.write_text(cfg.read_text().replace("width=64", "width=72", 1))
+    said = refusal(detpress(*IMPORT))
+    assert said.startswith("tiny.cfg:2: [net] width: 72; expected a multiple of 32, the stride of the smallest map (")
+    assert "[route] cannot concatenate maps with sides of [4, 5, 6] pixels)" in said
+
+
 def test_what_only_training_reads_may_come_twice_in_a_cfg(detpress: Command, darknet: Path) -> None:
     """As `batch` does in Darknet's own yolov3-openimages.cfg; files from Windows begin with a byte order mark."""
     cfg, names = darknet.with_name("tiny.cfg"), darknet.with_name("tiny.names")

@@ -127,7 +127,7 @@ def test_a_bundle_of_each_stage_copied_elsewhere_gives_the_same_boxes_where_no_e
     for stage in ran.json["stages"]:
         folder = elsewhere / stage["plugin"]
         shutil.copytree(stage["bundle"], folder / "bundle")
-        said = detpress("detect", stage["bundle"], image, "--score", "0", "--json")
+        said = detpress("detect", stage["bundle"], image, "--score", "0", "--out", f"found-{stage['index']}", "--json")
         expected[folder] = said.json
         assert said.json[0]["objects"]
     command = [sys.executable, "-c", WITHOUT_ENGINES, str(image), *map(str, expected)]

@@ -28,6 +28,29 @@ def test_one_broken_picture_of_many_is_named_and_the_others_are_done(
     assert [entry["image"] for entry in found] == [str(path) for path in pictures[:-1]]
 
 
+def test_detect_takes_a_folder_and_replaces_nothing_that_is_there(
+    detpress: Command, bundle: Path, workplace: Path
+) -> None:
+    (workplace / "photos/day").mkdir(parents=True)
+    for source in sorted((workplace / "digits/JPEGImages").glob("*.jpg"))[:2]:
+        (workplace / "photos/day" / source.name).write_bytes(source.read_bytes())
+    said = detpress("detect", bundle, "photos", "--out", "found", "--json")
+    assert [entry["image"] for entry in said.json] == [f"photos/day/{name}.jpg" for name in ("000001", "000002")]
+    before = (workplace / "found/boxes.json").read_bytes()
+    said = detpress("detect", bundle, "digits/JPEGImages/000003.jpg", "--out", "found")
+    assert (said.code, said.err) == (
+        2,
+        "detpress: found/boxes.json: exists already; expected another folder (--out DIR)\n",
+    )
+    assert (workplace / "found/boxes.json").read_bytes() == before
+    (workplace / "photos/day/000001.jpg").rename(workplace / "a.jpg")
+    (workplace / "a.png").write_bytes(b"mine")
+    assert "a.png: exists already" in detpress("detect", bundle, "a.jpg", "--out", ".").err
+    (workplace / "empty").mkdir()
+    assert "empty: no pictures in this folder" in detpress("detect", bundle, "empty").err
+    assert "each with an --out of its own" in detpress("detect", bundle, "a.jpg", "a.png").err
+
+
 def test_how_many_objects_an_image_may_hold_is_an_option_and_its_reach_is_said(
     detpress: Command, bundle: Path, workplace: Path
 ) -> None:

@@ -79,10 +79,11 @@ def test_a_network_that_is_no_square_goes_the_whole_way(
         assert made.json["usual"], made.err
     picture = "digits/JPEGImages/000011.jpg"
     for model in ("out.onnx", "out.xml"):
-        found = detpress("detect", model, picture, "--score", "0", "--json").json[0]["objects"]
+        said = detpress("detect", model, picture, "--score", "0", "--out", f"found-{model}", "--json")
+        found = said.json[0]["objects"]
         size = Image.open(picture).size
         assert found
         assert all(0 <= box[i] <= size[i % 2] for box in (one["box"] for one in found) for i in range(4))
-        drawn = Image.open("detections/000011.png").size
+        drawn = Image.open(f"found-{model}/000011.png").size
         assert drawn[0] * size[1] == drawn[1] * size[0]
     assert detpress("evaluate", "out.xml", "--data", "digits", "--json").code == 0

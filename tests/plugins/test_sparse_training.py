@@ -132,6 +132,13 @@ def test_the_penalties_are_an_objective_of_any_training_by_their_name(model: Mod
 def test_what_cannot_be_done_is_refused_before(model: Model) -> None:
     with pytest.raises(ValidationError, match="expected `parameters`, `macs`, or both"):
         SparseTrainingOptions()
+    with pytest.raises(ValidationError, match="taylor_images: not read: expected beside `criterion: taylor`"):
+        SparseTrainingOptions(macs=0.5, taylor_images=32)
+    without = {"macs": 0.5, "epochs": 0, "epochs_per_step": 0}
+    for option in ("penalties", "training"):
+        with pytest.raises(ValidationError, match=f"{option}: not read: expected beside `epochs` or"):
+            SparseTrainingOptions(**without, **{option: {}})
+    assert SparseTrainingOptions(**without, criterion="taylor", training={}), "whose loss weighs its terms by it"
     with pytest.raises(ValidationError, match="steps: expected shares between 0 and 1, each larger"):
         SparseTrainingOptions(macs=0.5, steps=[0.75, 0.5])
     with pytest.raises(InputError, match=r"^parameters: [\d,]+ are asked for, and [\d,]+ stay"):

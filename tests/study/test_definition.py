@@ -123,6 +123,15 @@ def test_a_mistake_is_told_with_its_place_in_the_studys_file(written, old: str, 
     assert any(line.startswith(message) for line in mistakes(written(old, new)))
 
 
+def test_heads_made_anew_for_all_are_refused_where_a_recipe_trains_nothing(written) -> None:
+    path = written("{arch: yolov3, width: 0.0625, image_size: 64}", '{weights: "builtin:digits", classes: from_data}')
+    lines = mistakes(path)
+    assert [line.partition(": no step trains the new heads of `model.classes: from_data`; ")[0] for line in lines] == [
+        "two.yaml:9: recipes[0].chain",
+        "two.yaml:11: recipes[1].chain",
+    ]
+
+
 def test_recipes_that_are_not_scored_alike_are_not_compared(written) -> None:
     path = written("- quickstart", "- {recipe: quickstart, matrix: {measure.iou: [0.75]}}")
     [line] = mistakes(path)

@@ -10,6 +10,7 @@ from PIL import Image
 from detpress.errors import InputError
 from detpress.recipe.file import Recipe, read_recipe
 from detpress.run.data_check import Finding, annotation_findings, picture_findings, shared_images
+from detpress.run.data_inspection import inspect_data
 from detpress.voc.devkit import open_devkit
 
 WriteDevkit = Callable[..., Path]
@@ -143,6 +144,25 @@ def test_a_picture_is_read_again_only_when_it_changed(kit: Path, read: Callable[
     [cache] = (kit.parent / "cache/pictures-read").iterdir()
     cache.write_text("{")
     assert pictures(read(), kit) == [], "a cache that is broken is none"
+
+
+def test_data_check_hashes_pictures_once_and_passes_over_broken_ones(kit: Path, read: Callable[..., Recipe]) -> None:
+    def blanked(path: Path) -> None:
+        """Its size and time as they were: whoever reads it again finds it broken."""
+        state = path.stat()
+        path.write_bytes(bytes(state.st_size))
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    (kit / "JPEGImages/b.jpg").write_bytes((kit / "JPEGImages/c.jpg").read_bytes())
+    (kit / "JPEGImages/a.jpg").write_bytes(b"no picture")
+    told: list[str] = []
+    first = inspect_data(open_devkit(kit), lambda what, done, total: told.append(f"{what} {done} of {total}"))
+    assert [line.partition(": ")[0] for line in first.broken] == [f"{kit}/JPEGImages/a.jpg"]
+    assert first.shared == ["1 of 'train' are in 'test' or look like one there, such as b, like c"]
+    assert told[-1] == "pictures compared 3 of 3"
+    for name in "bc":
+        blanked(kit / f"JPEGImages/{name}.jpg")
+    assert inspect_data(open_devkit(kit), lambda what, done, total: None) == first
 
 
 def test_images_that_two_sets_share_are_found_by_name_and_by_content(

@@ -12,6 +12,7 @@ from PIL import Image
 from voc_xml import HEIGHT, WIDTH, annotation_xml
 
 from detpress.errors import InputError
+from detpress.files.pictures import pictures_below
 from detpress.voc.devkit import Devkit
 from detpress.voc.named import open_data
 
@@ -224,6 +225,9 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(yolo: Path, tmp_p
         ("data.yaml", "names: [dog\n", r"data\.yaml:2: not YAML"),
         ("data.yaml", "!!python/object:os.system {}\n", r"data\.yaml:1: not YAML"),
         ("data.yaml", "names: 3\n", r"data\.yaml: names: expected a list of class names, got 3"),
+        ("data.yaml", "val: images/val\nnames:\n- dog\n- yes\n", r"data\.yaml:4: names: YAML reads yes as True"),
+        ("data.yaml", "names: {0: dog, 1: 007}\nval: images/val\n", r"YAML reads 007 as 7: quote it"),
+        ("data.yaml", f"names: [{'9' * 5000}]\nval: images/val\n", r"data\.yaml: not YAML: "),
         ("data.yaml", "names: [dog, dog]\nval: images/val\n", r"data\.yaml: class 1: named twice: 'dog'"),
         ("data.yaml", "names: [dog]\nval: images/vla\n", r"data\.yaml: val: images/vla: nothing there within"),
         ("data.yaml", "names: [dog]\nval: /etc\n", r"data\.yaml: val: /etc: nothing there within"),
@@ -276,6 +280,15 @@ def test_a_folder_that_is_no_data_set(tmp_path: Path) -> None:
     write(tmp_path / "classes.txt", "dog\n")
     with pytest.raises(InputError, match=r"classes\.txt: names classes, but no picture in .* has a text"):
         open_data(str(tmp_path))
+
+
+def test_the_whole_file_system_is_no_data_set_and_hidden_folders_are_not_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^/: all files of this machine; expected the folder of a data set"):
+        open_data("/")
+    picture(tmp_path / ".venv/a.png")
+    picture(tmp_path / "b/c.PNG")
+    picture(tmp_path / "b/.d.png")
+    assert pictures_below(tmp_path) == [tmp_path / "b/c.PNG"]
 
 
 def test_two_layouts_of_the_same_objects_give_the_same_boxes(yolo: Path, tmp_path_factory: Any) -> None:
