@@ -82,6 +82,9 @@ class Scratch(Training):
         if config.objectness_prior is not None and not heads_have_biases(model.architecture):
             raise InputError("objectness_prior: the network has a head whose convolution has no bias")
 
+    def plan(self, model: "Model", config: TrainOptions) -> Plan:
+        return Plan((), model, "draws all weights anew: what those of the bundle know is lost" if model.history else "")
+
     def apply(self, model: "Model", config: ScratchOptions, bench: Workbench) -> "Model":
         from detpress.detector.initial import set_objectness_prior, zero_residual_scales
         from detpress.detector.model import new_model

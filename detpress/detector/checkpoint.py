@@ -38,6 +38,7 @@ NESTED = (  # under which names programs keep a state dict; of several, the firs
     "ema", "ema_state_dict", "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module",
 )  # fmt: skip
 BUFFERS = re.compile(r".*(num_batches_tracked|n_averaged|anchor|grid|stride).*")  # tensors that are no weights
+WITHOUT_ANCHORS = re.compile(r"(.*\.)?dfl\.conv\.weight")  # sums up distances to a box's edges, each of 16 shares
 NORM = dict.fromkeys(("weight", "bias", "running_mean", "running_var")).keys()  # of a batch normalisation
 
 
@@ -189,6 +190,11 @@ def _convolutions(path: Path, state: Mapping[str, Tensor]) -> list[Found]:
     """Raises InputError for a tensor that belongs to none."""
     modules: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
+        if WITHOUT_ANCHORS.fullmatch(name):
+            raise InputError(
+                f"{path}: {cut_short(name)}: heads without anchors, as those of YOLOv3u and YOLOv8; expected a yolo "
+                "layer's, such as YOLOv3's"
+            )
         module, _, part = name.rpartition(".")
         if not BUFFERS.fullmatch(name):
             modules.setdefault(module, {})[part] = tensor

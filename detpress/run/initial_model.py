@@ -47,7 +47,14 @@ def open_recipe_data(recipe: Recipe, progress: Progress | None = None) -> Devkit
             f"{recipe.where(('data', 'split'))}.fold: expected which part is the test set, from 0 to "
             f"{split.folds - 1}; only a study takes them all"
         )
-    return open_data(recipe.data.root, recipe_classes(recipe), split, progress)
+    devkit = open_data(recipe.data.root, recipe_classes(recipe), split, progress)
+    if split is not None:
+        try:
+            list(devkit.image_set_names)  # which are there only where it can be split so
+        except InputError as error:
+            key, _, what = str(error).partition(": ")
+            raise InputError(f"{recipe.where(tuple(key.split('.')))}: {what}") from error
+    return devkit
 
 
 def initial_model(recipe: Recipe, devkit: Devkit | None) -> Model:
@@ -146,7 +153,9 @@ def _check_agrees(recipe: Recipe, found: Architecture) -> None:
     for key, (wanted, has) in pairs.items():
         if wanted not in (None, has):
             has = size_text(has) if key == "image_size" else has
-            raise InputError(f"{recipe.where(('model', key))}: {wanted}, but the weights {source.weights} have {has}")
+            raise InputError(
+                f"{recipe.where(('model', key))}: {wanted}, but the weights {source.weights} have {has}: leave it out"
+            )
     if source.anchors is not None and not (source.anchors == "kmeans" and source.classes == "from_data"):
         raise InputError(f"{recipe.where(('model', 'anchors'))}: the weights {source.weights} bring their own")
     if source.width is not None and isinstance(found.image_size, int):

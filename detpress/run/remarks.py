@@ -27,7 +27,7 @@ def _of_map(stages: Sequence[Stage]) -> list[str]:
 def _judgement(stages: Sequence[Stage]) -> str:
     stage = stages[-1]
     if len(stages) == 1:
-        return "usual for random weights; of a trained model, look at its classes and at the data set"
+        return "usual for random weights and heads made anew; of a trained model, look at its classes and the data set"
     if not (stage.folder / "training").is_dir():  # it trained nothing
         if stage.form is Form.MASKED or stage.plugin == "nni.speedup":
             return "usual for a pruned network before training"

@@ -68,8 +68,9 @@ class Yolo:
         names, boxes, places = [], np.zeros((len(rows), 4)), []
         for i, (number, columns) in enumerate(rows):
             place = f"{listed.source}:{number}"
+            fractions = _fractions(columns, place)
             names.append(self._class_name(columns[0], place))
-            boxes[i] = voc_from_yolo(_fractions(columns, place), width, height)
+            boxes[i] = voc_from_yolo(fractions, width, height)
             places.append(f":{number}")
         none = np.zeros(len(rows), bool)
         return Annotation(
@@ -180,6 +181,8 @@ def _named_classes(names: Any, path: Path) -> tuple[str, ...]:
         if set(names) != set(range(len(names))):
             raise InputError(f"{path}: names: expected the numbers from 0 to {len(names) - 1} as keys")
         names = [names[i] for i in range(len(names))]
+    if names is None:
+        raise InputError(f"{path}: names: missing; expected a list of class names")
     if not isinstance(names, list) or not all(isinstance(name, str | int | float) for name in names):
         raise InputError(f"{path}: names: expected a list of class names, got {shortened(names)}")
     classes = tuple(str(name).strip() for name in names)
@@ -260,7 +263,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _fractions(columns: list[str], place: str) -> list[str]:
     """The four numbers of a row. Raises InputError where they are no box in fractions of the picture."""
     if len(columns) != len(COLUMNS):
-        more = ": an outline is no box" if len(columns) > 6 else ""
+        more = ", with commas; expected spaces" if "," in columns[0] else ""
+        more = ": an outline is no box" if len(columns) > 6 else more
         raise InputError(f"{place}: expected {' '.join(COLUMNS)}, got {len(columns)} columns{more}")
     for name, text in zip(COLUMNS[1:], columns[1:], strict=True):
         least = 0.0 if name in ("width", "height") else 1 - LARGEST

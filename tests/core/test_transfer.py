@@ -144,6 +144,21 @@ def test_validate_says_which_layers_with_weights_the_patterns_froze(root: Path) 
     assert [row.note for row in rows[1:]] == ["frozen layers.0-3, 5-7, 9, 12", ""]
 
 
+def test_what_takes_the_weights_knowledge_or_asks_for_another_size_is_said(root: Path) -> None:
+    said = "draws all weights anew: what those of the bundle know is lost"
+    assert planned(root, "chain=[{train.scratch: {epochs: 1}}]")[1].note == said
+    assert planned(root, "chain=[{train.scratch: {epochs: 1}}]", "model={arch: yolov3, image_size: 64}")[1].note == ""
+    with pytest.raises(InputError, match=r"model\.image_size: 64, but the weights .* have \d+: leave it out"):
+        opened(root, "model.image_size=64")
+
+
+def test_a_split_that_cannot_be_is_told_with_its_line(root: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^--set data\.split=.*: data\.split\.of: expected one of the image sets: train$"
+    ):
+        opened(root, "data.split={test: 0.5, of: all}")
+
+
 def test_a_pruner_that_trains_while_it_chooses_trains_the_heads(root: Path) -> None:
     assert read(root, "chain=[{nni.taylor: {sparsity: 0.5}}]").chain
     assert read(root, "chain=[{nni.l1norm: {sparsity: 0.5, schedule: {kind: agp, steps: 2}}}]").chain

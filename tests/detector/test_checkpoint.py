@@ -156,6 +156,10 @@ def changed(name: str, tensor: Tensor | None) -> Callable[[State], None]:
             r"module_list.22.conv_22.bias \(21,\): expected .*; module_list.22.conv_22 has no weight",
         ),
         (changed("module_list.23.conv_23.weight", torch.ones(4, 2, 1, 1)), "goes on with module_list.23.conv_23"),
+        (
+            changed("model.28.dfl.conv.weight", torch.ones(1, 16, 1, 1)),
+            r"model.28.dfl.conv.weight: heads without anchors, as those of YOLOv3u and YOLOv8; expected a yolo layer's",
+        ),
         (changed("fc.weight", torch.ones(4, 2)), r"fc.weight \(4, 2\): expected a convolution's weights"),
         (
             changed("module_list.4.batch_norm_4.running_mean", None),
