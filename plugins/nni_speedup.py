@@ -25,7 +25,7 @@ class Speedup(Plugin):
 
     TOLERANCE: ClassVar[float] = 1e-5  # largest difference of a raw map's element, relative to the largest element
 
-    def plan(self, model: "Model", config: NoOptions) -> Plan:
+    def plan(self, model: "Model", config: NoOptions) -> Plan | None:
         from torch import nn
 
         from detpress.detector.channels import masked_filters, removable_filters, without_filters
@@ -35,6 +35,10 @@ class Speedup(Plugin):
         removed = removable_filters(model.architecture, model.masks)
         if not removed:
             raise InputError("would remove nothing: no filter is masked as a whole in every layer that it is added to")
+        if any(bool((mask.flatten(1).any(1) != mask.flatten(1).all(1)).any()) for mask in model.masks.values()):
+            return None  # of single weights: which filters have none left is known when they were chosen
+        if empty := emptied_layer(model):
+            raise InputError(f"would leave nothing: all filters of {empty} are masked")
         network = new_model(without_filters(model.architecture, removed), seed=0).network
         for parameter in network.parameters():
             nn.init.ones_(parameter)  # only shapes are planned, and none of what is left counts as zero
@@ -53,6 +57,8 @@ class Speedup(Plugin):
         from detpress.detector.channels import masked_filters
         from detpress.errors import StageError
 
+        if empty := emptied_layer(model):
+            raise StageError(f"would leave nothing: all filters of {empty} are masked")
         network = speed_up(model.network, model.architecture, model.masks, bench.log)
         smaller = model.with_network(network, Form.DENSE)
         before, after = model.architecture.output_channels, smaller.architecture.output_channels
@@ -68,6 +74,14 @@ class Speedup(Plugin):
         if not difference <= self.TOLERANCE:
             raise StageError(f"the smaller network differs from the masked one by {difference:.3g} of its output")
         return smaller
+
+
+def emptied_layer(model: "Model") -> str | None:
+    """The name of the first layer of which no filter would be left."""
+    from detpress.detector.channels import kept_filters
+
+    kept = kept_filters(model.architecture, model.masks)
+    return next((model.architecture.names[layer] for layer, filters in kept.items() if not filters.any()), None)
 
 
 def largest_difference(model: "Model", other: "Model") -> float:

@@ -272,7 +272,8 @@ def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource
         else:
             message = finding["msg"].removeprefix("Value error, ")
             expected = message.replace("Input should be ", "expected ", 1)
-            got = "" if expected.endswith("?") else f", got {shortened(finding['input'])}"
+            of_several_keys = finding["type"] == "value_error" and isinstance(finding["input"], dict)
+            got = "" if expected.endswith("?") or of_several_keys else f", got {shortened(finding['input'])}"
             yield f"{where}: {expected[0].lower()}{expected[1:]}{got}"
 
 

@@ -33,6 +33,8 @@ def _judgement(stages: Sequence[Stage]) -> str:
             return "usual for a pruned network before training"
         if stage.form in ROUNDED:
             return "usual for a network of few bits before training; with 8 bits, look at stage.log"
+        if stages[-2].metrics["map"] <= stage.metrics["map"]:
+            return "as before this stage, which trained nothing"
     return "unusual: look at stage.log, at the classes, and at the boxes in the pictures"
 
 

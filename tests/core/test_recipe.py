@@ -70,6 +70,11 @@ def test_one_mistake_gives_one_line_with_its_place(written, old: str, new: str, 
     assert lines[0].startswith(message)
 
 
+def test_keys_that_contradict_each_other_are_told_without_all_the_others(written) -> None:
+    [line] = mistakes(written("{epochs: 1}", "{epochs: 1, schedule: one_cycle, warmup: 0.1}"))
+    assert line.endswith(": warmup: expected none beside `schedule: one_cycle`, got 0.1")
+
+
 def test_a_missing_section_is_named(written) -> None:
     assert mistakes(written('data: {root: "builtin:digits"}\n')) == ["small.yaml:1: data: missing"]
 

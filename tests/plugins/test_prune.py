@@ -10,7 +10,7 @@ import torch
 from detpress.detector.architecture import build_architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
-from detpress.errors import InputError
+from detpress.errors import InputError, StageError
 from detpress.plugins.nni_speedup import NoOptions, Speedup
 from detpress.plugins.prune import Baseline, Magnitude, Pruning, Random
 from detpress.pruning.selection import left_after
@@ -98,3 +98,19 @@ def test_the_plan_of_single_weights_masks_no_filter_as_a_whole(model: Model) -> 
     plan = Magnitude().plan(model, Pruning(sparsity=0.6))
     with pytest.raises(InputError, match="would remove nothing: no filter is masked as a whole"):
         Speedup().plan(plan.model, NoOptions())
+
+
+def test_how_many_filters_have_no_single_weight_left_is_not_known_before(model: Model) -> None:
+    """At 99.9 % some have none in the plan, which masks weights evenly; the smallest ones are elsewhere."""
+    plan = Magnitude().plan(model, Pruning(sparsity=0.999))
+    assert Speedup().plan(plan.model, NoOptions()) is None
+
+
+def test_a_layer_of_which_nothing_would_be_left_is_named(model: Model) -> None:
+    name = "layers.2.convolution.weight"
+    nothing = torch.zeros_like(model.network.get_parameter(name), dtype=torch.bool)
+    emptied = model.with_network(model.network, Form.MASKED, {name: nothing})
+    with pytest.raises(InputError, match=r"would leave nothing: all filters of layers\.2 are masked"):
+        Speedup().plan(emptied, NoOptions())
+    with pytest.raises(StageError, match=r"would leave nothing: all filters of layers\.2 are masked"):
+        Speedup().apply(emptied, NoOptions(), bench())
