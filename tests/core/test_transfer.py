@@ -154,7 +154,7 @@ def test_what_takes_the_weights_knowledge_or_asks_for_another_size_is_said(root:
 
 def test_a_split_that_cannot_be_is_told_with_its_line(root: Path) -> None:
     with pytest.raises(
-        InputError, match=r"^--set data\.split=.*: data\.split\.of: expected one of the image sets: train$"
+        InputError, match=r"^--set data\.split=.*: data\.split\.of: expected one of the image sets: train, "
     ):
         opened(root, "data.split={test: 0.5, of: all}")
 
