@@ -185,6 +185,13 @@ def test_its_ranks_are_filters_that_pruners_take_out(halved: dict[str, Model], n
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_what_was_replaced_is_replaced_again(devkit: Devkit, halved: dict[str, Model], tmp_path: Path) -> None:
+    found = Svd().apply(halved["spatial"], LowRankOptions(macs=0.6), bench(devkit, halved["spatial"], tmp_path))
+    assert macs(found.architecture) <= 0.4 * macs(halved["spatial"].architecture)
+    assert any(name.count(".") == 3 for name in found.architecture.names), "such as layers.2.0.1"
+    maps(of(found), images())
+
+
 class Clock:
     """A nanosecond each MAC, for so many networks."""
 
