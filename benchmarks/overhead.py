@@ -4,13 +4,15 @@
     python benchmarks/overhead.py ray 100 1000 10000       the same on a Ray cluster that is started for it
     python benchmarks/overhead.py compare 1000             `detpress compare` of so many runs that are finished
     python benchmarks/overhead.py parts 100                where the time of a stage goes, in this process
+    python benchmarks/overhead.py isolated 1 10            `detpress run` of so many stages, each in a process of its own
 
 A stage adds a number to one bias of a tiny YOLOv3 and is scored on one image: simulated work, but real keys, bundles,
 measurements, store and processes. A recipe has up to 100 of them. Seconds are those of the whole study, starting what
 runs it included; memory is the largest of the processes at any moment, summed over this one and those below it; bytes
 are the store's. Time of a processor is that of all processes, spent in them and in the system for them: what else the
 machine does is hardly in it. `parts` times what a stage computes, its plugin and its measurement, apart from all else,
-in one process that has started; its figures are medians over the stages. The table is Markdown.
+in one process that has started; its figures are medians over the stages. All of these run with `isolated: false`; what
+it costs to isolate is what `isolated` compares, three times by turns, medians. The table is Markdown.
 """
 
 import argparse
@@ -65,11 +67,13 @@ class Nudge(Plugin):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("local", "ray", "compare", "parts"))
+    parser.add_argument("what", choices=("local", "ray", "compare", "parts", "isolated"))
     parser.add_argument("sizes", type=int, nargs="+", help="stages, or finished runs")
     options = parser.parse_args()
     if options.what == "compare":
         print("| finished runs | seconds | seconds a run |\n|--:|--:|--:|")
+    elif options.what == "isolated":
+        print("| stages | seconds, isolated | seconds, not isolated | seconds a stage more |\n|--:|--:|--:|--:|")
     elif options.what == "parts":
         print("| of a stage | ms | ms of a processor |\n|---|--:|--:|")
     else:
@@ -87,6 +91,8 @@ def main() -> None:
                 compare_finished(size, of_size)
             elif options.what == "parts":
                 time_parts(size, of_size)
+            elif options.what == "isolated":
+                compare_isolated(size, of_size)
             else:
                 run(options.what, size, of_size)
             shutil.rmtree(of_size)
@@ -117,19 +123,46 @@ def write_study(recipes: int, steps: int, folder: Path) -> Path:
 
     write_digits(folder / "digits", {"train": 1, "val": 1, "test": 1})
     amounts = itertools.count(1)
-    chains = [[{"bench.nudge": {"amount": next(amounts) * 1e-6}} for _ in range(steps)] for _ in range(recipes)]
+    chains = [[step(next(amounts), isolated=False) for _ in range(steps)] for _ in range(recipes)]
     study = {
         "name": "overhead",
-        "shared": {
-            "data": {"root": str(folder / "digits")},
-            "model": {"arch": "yolov3-tiny", "width": 0.03125, "image_size": 32},
-            "measure": {"runtimes": [], "memory": False},
-        },
+        "shared": settings(folder),
         "recipes": [{"name": f"r{i}", "chain": chain} for i, chain in enumerate(chains)],
     }
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(study))
     return path
+
+
+def step(number: int, isolated: bool) -> dict[str, Any]:
+    return {"bench.nudge": {"amount": number * 1e-6}, "isolated": isolated}
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    return {
+        "data": {"root": str(folder / "digits")},
+        "model": {"arch": "yolov3-tiny", "width": 0.03125, "image_size": 32},
+        "measure": {"runtimes": [], "memory": False},
+    }
+
+
+def compare_isolated(stages: int, folder: Path) -> None:
+    from detpress.voc.digits import write_digits
+
+    write_digits(folder / "digits", {"train": 1, "val": 1, "test": 1})
+    took: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(3):
+        for isolated, seconds in took.items():
+            chain = [step(number, isolated) for number in range(1, stages + 1)]
+            recipe = {"name": "overhead", **settings(folder), "chain": chain}
+            (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            started = time.perf_counter()
+            command = [sys.executable, "-m", "detpress.cli", "run", str(folder / "recipe.yaml"), "--fresh"]
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, cwd=folder)
+            seconds.append(time.perf_counter() - started)
+    apart, here = (float(np.median(took[isolated])) for isolated in (True, False))
+    print(f"| {stages} | {apart:.2f} | {here:.2f} | {(apart - here) / stages:.2f} |", flush=True)
 
 
 def run(runner: str, stages: int, folder: Path) -> None:

@@ -55,19 +55,19 @@ def standard_output_into(descriptor: int) -> Iterator[None]:
     with os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace", buffering=1) as text:
         with contextlib.suppress(AttributeError):  # there is none in a process that was started without
             sys.stdout.flush()
-        _flush_c_library()
+        flush_c_library()
         kept = os.dup(1)
         os.dup2(descriptor, 1)
         try:
             with contextlib.redirect_stdout(text):  # in a notebook, or under a test, it is not descriptor 1
                 yield
         finally:
-            _flush_c_library()
+            flush_c_library()
             os.dup2(kept, 1)
             os.close(kept)
 
 
-def _flush_c_library() -> None:
+def flush_c_library() -> None:
     """It keeps a buffer of its own, which would be written after the standard output is back."""
     if os.name == "posix":
         ctypes.CDLL(None).fflush(None)

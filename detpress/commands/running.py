@@ -1,5 +1,6 @@
 """`detpress run` and `detpress validate`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,17 +41,22 @@ def run(
     from detpress.run.terminal import TerminalListener
 
     settings = [*(assignments or []), *([] if seed is None else [f"seed={seed}"])]
+    has_computed = "torch" in sys.modules  # perhaps
     checked = read_recipe(find_recipe(recipe), settings)
     listener = TerminalListener()
     steps = "1 step" if len(checked.chain) == 1 else f"{len(checked.chain)} steps"
     listener.say(f"{checked.name}: {steps}, seed {checked.seed}")
 
     # These import PyTorch, which takes seconds: what is wrong with the recipe itself is said before.
+    from detpress.run.apart import copy_this_process
+    from detpress.run.application import runs_apart
     from detpress.run.data_check import annotation_findings, picture_findings, report
     from detpress.run.initial_model import open_recipe_data
     from detpress.run.plan import plan_chain
     from detpress.run.store import open_store
 
+    if not has_computed and any(runs_apart(step) for step in checked.chain):
+        copy_this_process()
     folder = out or Path("runs") / checked.name
     make_folder(folder)
     store = open_store(shared=not fresh)

@@ -11,6 +11,8 @@
       - inc.static_int8: {calibration_images: 64}    # dense -> int8
     measure: {protocol: voc07, runtimes: [torch, openvino], batch: 1}
 
+Beside a step's plugin may stand how it runs: `{mine.round: {step: 0.1}, timeout: 600, memory: 4}` (`Running`).
+
 Numbers of the chain can be searched instead of given: see `detpress.recipe.search`.
 
 Reading it finds every mistake at once and says each in one line that names the file, the line and the key.
@@ -29,14 +31,14 @@ from detpress.builtin import check_data_set
 from detpress.contract.plugin import Plugin
 from detpress.contract.registry import load_plugin
 from detpress.detector.form import Form
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError, cut_short, nearest
 from detpress.measure.section import Measure
 from detpress.options import Options, Place
 from detpress.recipe.named import read_named
 from detpress.recipe.paths import bundles_found, resolve
 from detpress.recipe.required import unmet
 from detpress.recipe.search import Search, read_search
-from detpress.recipe.sections import Data, ModelSource
+from detpress.recipe.sections import Data, ModelSource, Running
 from detpress.recipe.yaml_source import YamlSource, read_yaml, spell_out
 
 
@@ -63,6 +65,12 @@ class Step:
     name: str
     plugin: Plugin
     config: Options
+    running: Running = field(default_factory=Running)
+
+    def as_dict(self, spelled_out: bool) -> dict[str, Any]:
+        """As a recipe has it, with or without what is at its default."""
+        running = self.running.model_dump(exclude_unset=True)
+        return {self.name: self.config.model_dump(mode="json", exclude_unset=not spelled_out), **running}
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Recipe:
             "seed": self.seed,
             "data": self.data.model_dump(),
             "model": self.model.model_dump(),
-            "chain": [{step.name: step.config.model_dump(mode="json")} for step in self.chain],
+            "chain": [step.as_dict(spelled_out=True) for step in self.chain],
             "measure": self.measure.model_dump(),
         }
 
@@ -163,7 +171,7 @@ def recipe_text(recipe: Recipe, name: str) -> str:
         contents["requires"] = dict(recipe.requires)
     contents["data"] = recipe.data.model_dump(mode="json", exclude_unset=True)
     contents["model"] = recipe.model.model_dump(mode="json", exclude_unset=True)
-    contents["chain"] = [{step.name: step.config.model_dump(mode="json", exclude_unset=True)} for step in recipe.chain]
+    contents["chain"] = [step.as_dict(spelled_out=False) for step in recipe.chain]
     contents["measure"] = recipe.measure.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(contents, sort_keys=False, allow_unicode=True, width=110)
 
@@ -234,9 +242,20 @@ def check_recipe(source: YamlSource, assignments: Sequence[str] = ()) -> Recipe:
 def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
     chain = source.data.get("chain")
     for i, item in enumerate(chain if isinstance(chain, list) else []):
-        found = read_named(item, ("chain", i), load_plugin, "plugin", "nni.speedup: {}", source, mistakes)
+        beside = {key: item[key] for key in Running.model_fields if key in item} if isinstance(item, dict) else {}
+        named = {key: value for key, value in item.items() if key not in beside} if beside else item
+        if isinstance(named, dict) and len(named) > 1:
+            expected = f"expected one plugin with its options, and beside it only {', '.join(Running.model_fields)}"
+            mistakes.append(f"{source.where(('chain', i))}: {expected}; got {', '.join(map(cut_short, named))}")
+            continue
+        found = read_named(named, ("chain", i), load_plugin, "plugin", "nni.speedup: {}", source, mistakes)
+        try:
+            running = Running.model_validate(beside)
+        except ValidationError as error:
+            mistakes += spell_out(error, Running, source, ("chain", i))
+            continue
         if found:
-            yield Step(*found)
+            yield Step(*found, running)
 
 
 def _misfits(steps: Sequence[Step], form: Form | None, source: YamlSource) -> list[str]:
@@ -271,5 +290,5 @@ def _with_bundles_found(step: Step, index: int, source: YamlSource) -> Step:
     if options is None:
         return step
     options = bundles_found(options, step.plugin, step.config, ("chain", index, step.name), source)
-    source.data["chain"][index] = {step.name: options}
+    source.data["chain"][index] = item | {step.name: options}
     return replace(step, config=step.plugin.Config.model_validate(options))

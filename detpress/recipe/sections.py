@@ -1,8 +1,8 @@
-"""The sections `data`, `model` and `measure` of a recipe."""
+"""The sections `data` and `model` of a recipe, and what a step may have beside its plugin."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from detpress.detector.design import architecture_names
@@ -63,3 +63,25 @@ class ModelSource(Options):
             words = {"name": shortened(given), "guess": nearest(given, known)}
             raise PydanticCustomError("unknown_name", "unknown architecture {name}; {guess}", words)
         return given
+
+
+class Running(Options):
+    """The keys of a step beside its plugin: how it runs. None of them decides what comes out."""
+
+    isolated: bool | None = Field(
+        None, description="in a process of its own; by default, where another package brings the plugin"
+    )
+    timeout: float | None = Field(None, gt=0, le=31_536_000, description="seconds after which the step is ended")
+    memory: float | None = Field(
+        None, gt=0, le=1_000_000, description="GB (10^9 bytes) that the step may ask of the system at a time; on Linux"
+    )
+
+    @property
+    def limited(self) -> bool:
+        return self.timeout is not None or self.memory is not None
+
+    @model_validator(mode="after")
+    def _own_process(self) -> Self:
+        if self.limited and self.isolated is False:
+            raise ValueError("expected no `timeout` and no `memory` with `isolated: false`: a process has limits")
+        return self

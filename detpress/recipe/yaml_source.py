@@ -12,9 +12,11 @@ from pydantic import BaseModel, ValidationError
 from detpress.errors import InputError, cut_short, nearest, shortened
 from detpress.files.plain import plain
 from detpress.options import Place
+from detpress.recipe.sections import Running
 from detpress.training.named_objective import NamedObjective, load_objective
 
 DEEPEST = 50
+BESIDE = frozenset(Running.model_fields)  # keys of a step that are no plugin
 MOST_REPEATED = 10_000  # values that stand in a document by way of an alias: a few lines could stand for any number
 
 
@@ -131,7 +133,8 @@ class YamlSource:
         """Changes one value by `a.b[0].c=VALUE`, VALUE being YAML; keys that are missing are added.
 
         The step of a chain holds its options under the plugin's name, which may be left out: `chain[0].sparsity=0.5`,
-        and so does an objective: `chain[0].objectives[0].weight=0.1`.
+        and so does an objective: `chain[0].objectives[0].weight=0.1`. Beside the name stands how a step runs:
+        `chain[0].timeout=60`; an option of the plugin called so is `chain[0].NAME.timeout`.
         Raises InputError for a path through something that is neither a mapping nor a list.
         """
         said = f"--set {cut_short(assignment)}"
@@ -162,8 +165,7 @@ class YamlSource:
         place: list[str | int] = []
         target = self.data
         while True:
-            if _is_named(place) and isinstance(target, dict) and len(target) == 1:
-                name = next(iter(target))
+            if _is_named(place) and isinstance(target, dict) and (name := _name_in(target, place, keys[0])):
                 rest = name.split(".")
                 keys = keys[len(rest) :] if keys[: len(rest)] == rest else keys
                 if target[name] is None:
@@ -255,6 +257,13 @@ def spell(place: Place) -> str:
 def _is_named(place: list[str | int]) -> bool:
     """Whether what is there has its options under a name: a step of the chain, or an objective of a step."""
     return place[0:-1] == ["chain"] or (len(place) > 3 and place[-2] == "objectives")
+
+
+def _name_in(named: dict[str, Any], place: list[str | int], key: str | int) -> str | None:
+    """The name under which `key` is looked for in what stands at `place`; None for what a step has beside it."""
+    beside = BESIDE if place[0:-1] == ["chain"] else frozenset()
+    names = [name for name in named if name not in beside]
+    return names[0] if len(names) == 1 and key not in beside else None
 
 
 def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource, at: Place) -> Iterator[str]:

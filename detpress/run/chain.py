@@ -9,35 +9,28 @@ is in the store is not made again, whichever recipe made it.
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from detpress.contract.registry import PLUGINS, engine_version
-from detpress.detector.architecture import Architecture
-from detpress.detector.encoding import Encoding
-from detpress.detector.model import Model
-from detpress.detector.network import Network
+from detpress.contract.registry import PLUGINS
 from detpress.doors import distribution_of, version
+from detpress.encodings.bundle import load_bundle
 from detpress.errors import InputError, StageError
 from detpress.files.folders import write_atomically
 from detpress.measure.scoring import protocol_id
-from detpress.options import STAGE, with_bundles
-from detpress.recipe.file import Recipe, Step
+from detpress.options import STAGE
+from detpress.recipe.file import Recipe
+from detpress.run.application import runs_apart, work_of
 from detpress.run.initial_model import initial_model
 from detpress.run.keys import chain_keys
+from detpress.run.making import Work
 from detpress.run.remarks import remarks
 from detpress.run.run_folder import exchange_stages
-from detpress.run.stage import Listener, Stage, StageMaker, find_stage, measurement_digest, torch_as_it_was
+from detpress.run.stage import Listener, Stage, StageMaker, find_stage, measurement_digest
 from detpress.run.store import Store
-from detpress.run.workbench import StageWorkbench
 from detpress.voc.devkit import Devkit
-
-NOT_REPEATABLE = "not repeatable: limited by time, which another machine or another day measures differently"
 
 
 def run_chain(
@@ -97,18 +90,22 @@ class Chain:
 
         Raises InputError or StageError where it cannot be had.
         """
-        return self.maker.stage(index, self.names[index], self.keys[index], self._make(index))
+        return self.maker.stage(index, self.keys[index], self._work(index))
 
     def made(self, index: int) -> None:
         """Has stage `index` made, but not measured. Raises as `stage` does."""
-        self.maker.made(self.names[index], self.keys[index], self._make(index))
+        self.maker.made(self.keys[index], self._work(index))
 
-    def _make(self, index: int) -> Callable[[StageWorkbench], Model]:
+    def _work(self, index: int) -> Work:
         if index == 0:
-            return lambda workbench: self.model
+            return Work(self.names[0], lambda workbench: self.model)
         step, parent = self.recipe.chain[index - 1], self.keys[index - 1]
         earlier = {f"{STAGE}{i}": str(self.store.stage(key) / "bundle") for i, key in enumerate(self.keys[:index])}
-        return _Application(step, self.recipe.seed, lambda: self.maker.take_model(parent), earlier)
+        read = partial(load_bundle, self.store.stage(parent) / "bundle")
+        apart = runs_apart(step)
+        return work_of(
+            step, self.recipe.seed, read if apart else partial(self.maker.take_model, parent), earlier, apart
+        )
 
 
 def stage_names(recipe: Recipe) -> list[str]:
@@ -128,86 +125,6 @@ def find_chain(recipe: Recipe, keys: Sequence[str], devkit: Devkit, store: Store
     return found
 
 
-class _Application:
-    """Applies one step to the model of the stage before."""
-
-    def __init__(self, step: Step, seed: int, parent: Callable[[], Model], earlier: Mapping[str, str]) -> None:
-        """earlier: the bundles of the stages before, by the names that options have for them."""
-        self.step, self.seed, self.parent, self.earlier = step, seed, parent, earlier
-
-    def __call__(self, workbench: StageWorkbench) -> Model:
-        step = self.step
-        before = self.parent()
-        given = _State.of(before).kept()
-        config = with_bundles(step.config, self.earlier)
-        workbench.bundles = step.plugin.bundles(config)
-        with torch_as_it_was():
-            after = step.plugin.apply(before, config, workbench)
-        if _State.of(before) != given:
-            raise StageError("changed the model that it was given; its contract says a new one")
-        _check_kind(before, after, step.plugin.resizes)
-        if _State.of(after) == given:
-            raise StageError("changed nothing: the model that came out is the one that went in")
-        returns = step.plugin.returns or before.form
-        if after.form is not returns:
-            raise StageError(f"gave a {after.form} model where its contract says {returns}")
-        after = replace(after, notes=(*after.notes, *workbench.notes))
-        if not step.plugin.repeats(step.config):
-            after = replace(after, notes=(*after.notes, NOT_REPEATABLE))
-        record: dict[str, Any] = {
-            "plugin": step.name,
-            "config": step.config.model_dump(mode="json"),
-            "distribution": " ".join(distribution_of(step.name, PLUGINS.group)),
-            "engine": f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None,
-            "seed": self.seed,
-        }
-        if after.notes:
-            record["notes"] = list(after.notes)
-        return replace(after, history=(*before.history, record))
-
-
-def _check_kind(before: Model, after: Any, resizes: bool) -> None:
-    """Raises StageError for what is no model of the same classes and input size, or none that a bundle can hold.
-
-    resizes: whether it may be of another input size.
-    """
-    if not isinstance(after, Model):
-        raise StageError(f"gave {type(after).__name__} where its contract says a Model")
-    if type(after.network) is not Network:
-        raise StageError(f"gave a network of the class {type(after.network).__name__}; expected Network")
-    for what in ("classes", "resize") if resizes else ("classes", "image_size", "resize"):
-        given, found = getattr(before.architecture, what), getattr(after.architecture, what)
-        if given != found:
-            raise StageError(f"gave a model of other {what}: {str(found)[:80]} where {str(given)[:80]} went in")
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    """All that distinguishes two models: layers, encodings, and every tensor bit for bit, masks among them."""
-
-    encodings: dict[int, Encoding]
-    architecture: Architecture
-    tensors: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, model: Model) -> "_State":
-        tensors = model.network.state_dict() | {f"mask of {name}": mask for name, mask in model.masks.items()}
-        return cls(model.encodings, model.architecture, {name: tensor.cpu() for name, tensor in tensors.items()})
-
-    def kept(self) -> "_State":
-        """A copy that does not change with the model."""
-        return replace(self, tensors={name: tensor.clone() for name, tensor in self.tensors.items()})
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _State):
-            return False
-        if (self.encodings, self.architecture) != (other.encodings, other.architecture):
-            return False
-        pairs = [(self.tensors[name], other.tensors.get(name)) for name in self.tensors]
-        same_names = self.tensors.keys() == other.tensors.keys()
-        return same_names and all(there is not None and torch.equal(here, there) for here, there in pairs)
-
-
 def check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
     """Raises StageError where the stage lost more mAP than the recipe allows."""
     limit = recipe.measure.max_map_loss
@@ -224,11 +141,12 @@ def results(recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
     engines = {step.plugin.engine for step in recipe.chain if step.plugin.engine}
     runtimes = {name.split("-")[0] for name in recipe.measure.runtimes}  # openvino-bf16 is of the package openvino
     packages = sorted(engines | {"detpress", "torch", "torchvision"} | runtimes)
+    theirs = dict(distribution_of(step.name, PLUGINS.group) for step in recipe.chain)
     return {
         "recipe": recipe.as_dict(),
         "seed": recipe.seed,
         "protocol": protocol_id(recipe.measure),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages} | theirs,
         "stages": [stage.as_dict() | {"remarks": remarks(stages[: i + 1])} for i, stage in enumerate(stages)],
     }
 

@@ -30,7 +30,8 @@ from detpress.recipe.search import Search
 from detpress.run.chain import run_chain
 from detpress.run.initial_model import initial_model
 from detpress.run.keys import chain_keys
-from detpress.run.stage import Listener, Stage, log_file
+from detpress.run.making import log_file
+from detpress.run.stage import Listener, Stage
 from detpress.run.store import Store
 from detpress.voc.devkit import Devkit
 

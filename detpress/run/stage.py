@@ -14,33 +14,28 @@ without making the model again.
 """
 
 import json
-import logging
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
+from detpress.contract.registry import PLUGINS
 from detpress.detector import images
 from detpress.detector.architecture import Architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.promises import check_layers
-from detpress.doors import version
-from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.doors import distribution_of, version
+from detpress.encodings.bundle import load_bundle
 from detpress.engine_log import standard_output_into
-from detpress.errors import DetpressError, InputError, NotInstalledError, StageError, no_room
+from detpress.errors import InputError, NotInstalledError
 from detpress.measure.metrics import measure_model
 from detpress.measure.scoring import protocol_id
 from detpress.recipe.file import Recipe
+from detpress.run.apart import make_apart
 from detpress.run.keys import chosen
+from detpress.run.making import Task, Work, make, refused, said
 from detpress.run.store import Store, digest
-from detpress.run.workbench import StageWorkbench
-from detpress.training.process import seeded
 from detpress.voc.devkit import Devkit
 
 MEASUREMENT_VERSION = 3  # raised when a measurement has other figures than before
@@ -86,11 +81,17 @@ class Stage:
     def bundle(self) -> Path:
         return self.folder / "bundle"
 
+    @property
+    def distribution(self) -> str | None:
+        """Name and version of the package that brings the plugin: those that made it, for the key has them."""
+        return " ".join(distribution_of(self.plugin, PLUGINS.group)) if self.index else None
+
     def as_dict(self) -> dict[str, Any]:
         """The shape that results.json documents."""
         return {
             "index": self.index,
             "plugin": self.plugin,
+            "distribution": self.distribution,
             "form": self.form,
             "key": self.key,
             "bundle": str(self.bundle),
@@ -114,19 +115,19 @@ class StageMaker:
     # By key, the model of one stage as it was read from its bundle: is measured, and what the next stage is made of.
     _read_back: dict[str, Model] = field(default_factory=dict)
 
-    def stage(self, index: int, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> Stage:
-        """The stage `key`, from the store or by `make`.
+    def stage(self, index: int, key: str, work: Work) -> Stage:
+        """The stage `key`, from the store or by `work`.
 
-        Raises StageError where `make` fails; its log stays in the scratch folder that the message names.
+        Raises StageError where the work fails; its log stays in the scratch folder that the message names.
         """
-        reused = self.made(name, key, make)
-        stage = find_stage(index, name, key, self._measure(key), self.store)
+        reused = self.made(key, work)
+        stage = find_stage(index, work.plugin, key, self._measure(key), self.store)
         assert stage is not None
         stage = replace(stage, reused=reused)
         self.listener.end(stage)
         return stage
 
-    def made(self, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> bool:
+    def made(self, key: str, work: Work) -> bool:
         """Has the stage `key` made, but not measured; whether the store had it. Raises StageError as `stage` does."""
         reused = self._fault(key) is None
         if not reused:
@@ -136,7 +137,7 @@ class StageMaker:
                 if not reused:
                     if self.store.stage(key).exists():
                         self.store.put_aside(self.store.stage(key), str(fault))
-                    self._make(name, key, make)
+                    self._make(key, work)
         if reused:
             self.store.share(key)  # it may have been made before there was a shared store
         self.store.touch(key)
@@ -162,48 +163,24 @@ class StageMaker:
         self._read_back.clear()
         self._read_back[key] = model
 
-    def _make(self, name: str, key: str, make: Callable[[StageWorkbench], Model]) -> None:
-        scratch = self.store.scratch(key)
-        unfinished = scratch / "stage"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
+    def _make(self, key: str, work: Work) -> None:
         recipe = self.recipe
-        with log_file(key, scratch / "stage.log") as log:
-            workbench = StageWorkbench(
-                recipe.seed,
-                scratch,
-                log,
-                self.listener.progress,
-                self.devkit,
-                self.architecture,
-                recipe.data,
-                recipe.measure,
-                files=unfinished / "files",
-            )
-            started = time.perf_counter()
-            with (
-                (scratch / "stage.log").open("ab") as printed,
-                _engine_errors_named(name, scratch / "stage.log", log),
-                standard_output_into(printed.fileno()),
-            ):
-                with seeded(recipe.seed):
-                    model = make(workbench)
-                seconds = time.perf_counter() - started
-                self._remember(key, _save(model, unfinished / "bundle"))
-        (scratch / "stage.log").rename(unfinished / "stage.log")
-        for table in scratch.glob("fit-*/training.csv"):
-            (unfinished / "training").mkdir(exist_ok=True)
-            table.rename(unfinished / "training" / f"{table.parent.name.removeprefix('fit-')}.csv")
-        record = {
-            "plugin": name,
-            "form": model.form,
-            "seconds": round(seconds, 3),
-            "threads": torch.get_num_threads(),
-            "notes": list(model.notes),
-            "figures": workbench.figures,
-        }
-        (unfinished / "stage.json").write_text(json.dumps(record))
-        self.store.finish(key, unfinished)
+        task = Task(
+            work, self.store.scratch(key), recipe.seed, self.devkit, self.architecture, recipe.data, recipe.measure
+        )
+        shutil.rmtree(task.unfinished, ignore_errors=True)
+        task.unfinished.mkdir()
+        made = (make_apart if work.apart else make)(task, self.listener.progress)
+        with said(task):
+            model = _read_back(task.bundle)
+        self._remember(key, model)
+        task.log.rename(task.unfinished / "stage.log")
+        for table in task.scratch.glob("fit-*/training.csv"):
+            (task.unfinished / "training").mkdir(exist_ok=True)
+            table.rename(task.unfinished / "training" / f"{table.parent.name.removeprefix('fit-')}.csv")
+        record = {"plugin": work.plugin, "form": model.form, **asdict(made)}
+        (task.unfinished / "stage.json").write_text(json.dumps(record))
+        self.store.finish(key, task.unfinished)
 
     def _measure(self, key: str) -> str:
         """The digest of the measurement that the recipe asks for, which is made now if it is not there."""
@@ -233,15 +210,12 @@ class StageMaker:
         return measured
 
 
-def _save(model: Model, folder: Path) -> Model:
-    """The model as it is read back. Raises StageError where it cannot be: it would never be of use."""
-    try:
-        save_bundle(model, folder)
-        read_back = load_bundle(folder)
-        check_layers(read_back.network)
-    except (InputError, ValueError, RuntimeError) as error:
-        raise StageError(f"gave a model that no bundle can hold: {error}") from error
-    return read_back
+def _read_back(bundle: Path) -> Model:
+    """The model as every later stage reads it. Raises StageError where it cannot be read."""
+    with refused():
+        model = load_bundle(bundle)
+        check_layers(model.network)
+    return model
 
 
 def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:
@@ -269,63 +243,3 @@ def find_stage(index: int, name: str, key: str, measured: str, store: Store) -> 
         metrics["plugin"] = figures
     form, seconds, notes = Form(record["form"]), record["seconds"], record.get("notes", [])
     return Stage(index, name, form, key, folder, True, seconds, notes, metrics, measurement / "results")
-
-
-@contextmanager
-def torch_as_it_was() -> Iterator[None]:
-    """What a plugin sets in PyTorch for the whole process is set back, so that it decides nothing of later stages."""
-    threads, dtype, gradients = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
-    deterministic, precision = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        torch.set_default_device(None)
-        torch.set_grad_enabled(gradients)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.set_float32_matmul_precision(precision)
-
-
-@contextmanager
-def log_file(name: str, path: Path) -> Iterator[logging.Logger]:
-    """A logger that writes to `path` and nowhere else; what is resumed appends."""
-    log = logging.getLogger(f"detpress.run.stage.{name}")
-    log.setLevel(logging.DEBUG)
-    log.propagate = False
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield log
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-@contextmanager
-def _engine_errors_named(name: str, path: Path, log: logging.Logger) -> Iterator[None]:
-    """Whatever an engine raises becomes one line that names the plugin; the traceback goes to the log."""
-    try:
-        yield
-    except DetpressError as error:
-        log.error("%s", error)
-        raise type(error)(f"{name}: {_own_words(error)}") from error
-    except SystemExit as error:  # otherwise the whole program would end here, perhaps with an exit code of 0
-        log.exception("%s failed", name)
-        raise StageError(f"{name} failed: it asked the program to exit ({error.code}); see {path}") from error
-    except Exception as error:
-        if no_room(error):
-            raise
-        log.exception("%s failed", name)
-        first_line = _own_words(error).splitlines()[0]
-        raise StageError(f"{name} failed: {type(error).__name__}: {first_line}; see {path}") from error
-
-
-def _own_words(error: Exception) -> str:
-    """The message; where it is the traceback of another process, as PyTorch hands it on, what was raised there."""
-    try:
-        message = str(error).strip() or "no message"
-    except Exception:  # a stranger's error may have no words
-        return "its message cannot be read"
-    return message.splitlines()[-1].partition(": ")[2] if "Traceback (most recent call last)" in message else message

@@ -7,7 +7,6 @@ So prefixes that recipes share are computed once, and a study that was killed go
 import contextlib
 import itertools
 import json
-import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 from detpress.detector.model import Model
 from detpress.errors import StageError
 from detpress.progress import Progress
+from detpress.run.apart import ending
 from detpress.run.chain import check_map_loss, find_chain, stage_names
 from detpress.run.initial_model import initial_model, open_recipe_data
 from detpress.run.keys import chain_keys
@@ -235,7 +235,7 @@ class _Process:
         if code == 0:
             return None
         self._keep_stage_log(log)
-        return self.failure or f"{self.planned.plugins[self.index]}: {_ending(code)}; see {log}"
+        return self.failure or f"{self.planned.plugins[self.index]}: {ending(code)}; see {log}"
 
     def _hear(self, event: dict[str, Any]) -> None:
         listener = self.listener
@@ -269,11 +269,3 @@ class _Process:
             text = source.read_text(encoding="utf-8", errors="replace")
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"\nThe log of {self.planned.plugins[self.index]}:\n{text}")
-
-
-def _ending(code: int) -> str:
-    """What an exit status says."""
-    if code > 0:
-        return f"its process ended with exit status {code}"
-    name = signal.Signals(-code).name
-    return f"its process was killed by {name}" + (", as the system does when memory runs out" * (name == "SIGKILL"))

@@ -168,7 +168,7 @@ def test_a_stage_that_changed_nothing_fails_and_says_so(
     chain = "chain=[{train.scratch: {epochs: 2, batch_size: 4}}, stranger.nothing]"
     said = detpress("run", "small.yaml", "--set", chain)
     assert said.code == 1
-    message = "stranger.nothing: changed nothing: the model that came out is the one that went in"
+    message = "stranger.nothing (stranger 1.0): changed nothing: the model that came out is the one that went in"
     assert said.err.endswith(f"detpress: {message}\n")
     kept = json.loads((workplace / "runs/small/results.json").read_text())["stages"]
     assert [stage["plugin"] for stage in kept] == ["model", "train.scratch"]

@@ -118,6 +118,7 @@ class Gives(Plugin):
 
         from detpress.detector.network import Network
         from detpress.detector.model import new_model
+        from detpress.encodings.half import half_network
 
         class Own(Network):
             pass
@@ -138,6 +139,8 @@ class Gives(Plugin):
                 first[0] = torch.nan
             case "class of its own":
                 new.network.__class__ = Own
+            case "another form":
+                return replace(model, network=half_network(new.network, "bf16", [0]))
             case "another module":
                 new.network.extra = torch.nn.Linear(2, 2)
             case "other widths":
@@ -313,6 +316,7 @@ def test_every_option_that_names_a_bundle_is_found_beside_the_recipe_at_any_dept
         ("other classes", "gave a model of other classes: ('a', 'b', "),
         ("other size", "gave a model of other image_size: 96 where 64 went in"),
         ("not finite", "layers.0.convolution.weight has a number that is not finite"),
+        ("another form", "gave a half model where its contract says dense"),
         ("class of its own", "gave a network of the class Own; expected Network"),
         ("another module", "gave a model that no bundle can hold: "),
         ("other widths", "gave a model that no bundle can hold: "),
@@ -324,7 +328,7 @@ def test_what_could_not_be_kept_is_no_stage(
     light = ["--set", "measure={runtimes: [], memory: false}", "--set", "model.arch=yolov3-tiny"]
     said = detpress("run", "small.yaml", "--set", f"chain=[mine.gives: {{what: {what}}}]", *light)
     assert said.code == 1
-    assert said.err.splitlines()[-1].startswith("detpress: mine.gives: ")
+    assert said.err.splitlines()[-1].startswith("detpress: mine.gives (stranger 1.2): ")
     assert message in said.err.splitlines()[-1]
     assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
 
@@ -401,4 +405,7 @@ def test_a_class_that_is_no_whole_plugin_is_listed_as_broken(
 def test_an_error_without_words_is_one_line(detpress: Command, workplace: Path) -> None:
     said = detpress("run", "small.yaml", "--set", "chain=[mine.wordless]", *LIGHT)
     assert said.code == 1
-    assert "mine.wordless failed: WordlessError: its message cannot be read; see " in said.err.splitlines()[-1]
+    assert (
+        "mine.wordless (stranger 1.2) failed: WordlessError: its message cannot be read; see "
+        in said.err.splitlines()[-1]
+    )

@@ -26,7 +26,8 @@ from detpress.plugins.nni_search import NAS
 from detpress.plugins.nni_search_space import NASOptions
 from detpress.recipe.file import read_recipe
 from detpress.recipe.sections import ModelSource
-from detpress.run.chain import NOT_REPEATABLE, Chain
+from detpress.run.application import NOT_REPEATABLE
+from detpress.run.chain import Chain
 from detpress.run.initial_model import initial_model
 from detpress.run.keys import PACKAGES, VERSIONS, chain_keys, chosen, stage_key
 from detpress.run.store import Store
