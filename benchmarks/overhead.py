@@ -4,7 +4,7 @@
     python benchmarks/overhead.py ray 100 1000 10000       the same on a Ray cluster that is started for it
     python benchmarks/overhead.py compare 1000             `detpress compare` of so many runs that are finished
     python benchmarks/overhead.py parts 100                where the time of a stage goes, in this process
-    python benchmarks/overhead.py isolated 1 10            `detpress run` of so many stages, each in a process of its own
+    python benchmarks/overhead.py isolated 1 10            `detpress run` of so many stages in processes of their own
 
 A stage adds a number to one bias of a tiny YOLOv3 and is scored on one image: simulated work, but real keys, bundles,
 measurements, store and processes. A recipe has up to 100 of them. Seconds are those of the whole study, starting what

@@ -101,11 +101,11 @@ class Chain:
             return Work(self.names[0], lambda workbench: self.model)
         step, parent = self.recipe.chain[index - 1], self.keys[index - 1]
         earlier = {f"{STAGE}{i}": str(self.store.stage(key) / "bundle") for i, key in enumerate(self.keys[:index])}
-        read = partial(load_bundle, self.store.stage(parent) / "bundle")
-        apart = runs_apart(step)
-        return work_of(
-            step, self.recipe.seed, read if apart else partial(self.maker.take_model, parent), earlier, apart
-        )
+        if apart := runs_apart(step):
+            model = partial(load_bundle, self.store.stage(parent) / "bundle")
+        else:
+            model = partial(self.maker.take_model, parent)
+        return work_of(step, self.recipe.seed, model, earlier, apart)
 
 
 def stage_names(recipe: Recipe) -> list[str]:

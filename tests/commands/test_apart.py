@@ -198,7 +198,7 @@ ENDINGS = [  # how, what stands beside the plugin, and what is said
         "its process was killed by SIGKILL, as the system does when memory runs out; its log ends with: ",
     ),
     ("exits", "", "failed: it asked the program to exit (3); see "),
-    ("hangs", ", timeout: 0.5", "took longer than the 0.5 s of its `timeout`, at careless.py:86; its log ends with: "),
+    ("hangs", ", timeout: 3", "took longer than the 3 s of its `timeout`, at careless.py:86; its log ends with: "),
     ("eats", ", memory: 0.5", "asked for more than the 0.5 GB of its `memory`; see "),
     ("starts", "", "its process ended with exit status 1, at careless.py:96; its log ends with: "),
 ]
