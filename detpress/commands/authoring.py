@@ -1,5 +1,6 @@
-"""For who writes a plugin: `detpress plugins new`."""
+"""For who writes a plugin: `detpress plugins new` and `check`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from detpress.commands.listing import plugins as show
-from detpress.commands.options import Json, print_json
+from detpress.commands.options import Json, echo_columns, print_json
 
 
 class ShownUnlessCommand(TyperGroup):
@@ -21,7 +22,7 @@ class ShownUnlessCommand(TyperGroup):
 
 plugins = typer.Typer(
     cls=ShownUnlessCommand,
-    help="""The plugins found, or one plugin's card; and a package to start one's own from.
+    help="""The plugins found, or one plugin's card; and for who writes one, a package to start from, and checks.
 
     \b
     detpress plugins
@@ -57,3 +58,40 @@ def new(
     for file in written:
         print(file)
     print(f"\ncd {made}\npip install -e '.[dev]'\npytest\ndetpress run recipe.yaml")
+
+
+@plugins.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The plugin's name in recipes.")],
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="One of the plugin's options.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold a plugin against all that detpress expects of one: on small detectors with random weights and few images.
+
+    An option that names a bundle is given one that fits. Exit code 1 where a check fails.
+
+    \b
+    detpress plugins check mine.round --set step=0.1
+    detpress plugins check train.finetune --set epochs=1 --set batch_size=4
+    """
+    from detpress.run.terminal import Terminal
+    from detpress.testing.application import Asked
+    from detpress.testing.checks import CHECKS, outcome
+    from detpress.testing.trial import Trial
+
+    with Terminal(quiet=as_json) as terminal:
+        trial = Trial(Asked(name, assignments=tuple(assignments or ())))
+        outcomes = []
+        for number, check in enumerate(CHECKS, 1):
+            terminal.progress(check.name, number, len(CHECKS))
+            outcomes.append(outcome(check, trial))
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if as_json:
+        print_json([asdict(outcome) for outcome in outcomes])
+    else:
+        echo_columns([(each.name, each.status, f"{each.seconds:.1f} s", each.said) for each in outcomes])
+        print(f"{len(outcomes)} checks, {failed} failed")
+    if failed:
+        raise typer.Exit(1)
