@@ -35,8 +35,8 @@ class Speedup(Plugin):
         removed = removable_filters(model.architecture, model.masks)
         if not removed:
             raise InputError("would remove nothing: no filter is masked as a whole in every layer that it is added to")
-        if any(bool((mask.flatten(1).any(1) != mask.flatten(1).all(1)).any()) for mask in model.masks.values()):
-            return None  # of single weights: which filters have none left is known when they were chosen
+        if single_weights_masked(model):
+            return None  # which filters have none left is known when they were chosen
         if empty := emptied_layer(model):
             raise InputError(f"would leave nothing: all filters of {empty} are masked")
         network = new_model(without_filters(model.architecture, removed), seed=0).network
@@ -74,6 +74,12 @@ class Speedup(Plugin):
         if not difference <= self.TOLERANCE:
             raise StageError(f"the smaller network differs from the masked one by {difference:.3g} of its output")
         return smaller
+
+
+def single_weights_masked(model: "Model") -> bool:
+    """Whether a filter has lost some of its weights."""
+    filters = [mask.flatten(1) for mask in model.masks.values() if mask.ndim > 1]  # and not of scales or biases
+    return any(bool((each.any(dim=1) != each.all(dim=1)).any()) for each in filters)
 
 
 def emptied_layer(model: "Model") -> str | None:

@@ -106,6 +106,14 @@ def test_how_many_filters_have_no_single_weight_left_is_not_known_before(model: 
     assert Speedup().plan(plan.model, NoOptions()) is None
 
 
+def test_masks_of_whole_filters_and_of_their_scales_are_planned_exactly(model: Model) -> None:
+    kept = torch.arange(model.architecture.output_channels[0]) > 0
+    weight = model.network.get_parameter("layers.0.convolution.weight")
+    masks = {"layers.0.convolution.weight": kept[:, None, None, None].expand_as(weight), "layers.0.norm.weight": kept}
+    plan = Speedup().plan(model.with_network(model.network, Form.MASKED, masks), NoOptions())
+    assert plan.model.architecture.output_channels[0] == len(kept) - 1
+
+
 def test_a_layer_of_which_nothing_would_be_left_is_named(model: Model) -> None:
     name = "layers.2.convolution.weight"
     nothing = torch.zeros_like(model.network.get_parameter(name), dtype=torch.bool)
