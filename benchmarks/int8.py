@@ -9,11 +9,12 @@ digits        the shipped model on its data; like any --bundle with its --data, 
 All quantizers see the same calibration images and quantize everything, with minmax ranges and a scale a filter.
 `--more` adds torch.compile, which takes minutes, and activations rounded dynamically, each batch by its own range.
 "Asymmetric" is `inc.static_int8` with `symmetric: false`, whose zero points cost OpenVINO time.
-NNCF: its default preset. ONNX Runtime: its pre-processing, then quantize_static to Q/DQ with uint8 activations and int8
-weights. Latency is of the network alone, batch 1; the cases take turns, round by round, so that whatever else the
-machine does falls on all of them, and a figure is the median over all rounds. Bytes are those of the file that the
-runtime loads. SQNR: signal-to-quantization-noise ratio of the raw maps on held-out images, in decibels, the part of
-a map that is the same everywhere not counted as signal; of the map that has the lowest.
+NNCF (the extra `bench`; its rows are missing where it is not installed): its default preset. ONNX Runtime: its
+pre-processing, then quantize_static to Q/DQ with uint8 activations and int8 weights. Latency is of the network alone,
+batch 1; the cases take turns, round by round, so that whatever else the machine does falls on all of them, and a figure
+is the median over all rounds. Bytes are those of the file that the runtime loads. SQNR: signal-to-quantization-noise
+ratio of the raw maps on held-out images, in decibels, the part of a map that is the same everywhere not counted as
+signal; of the map that has the lowest.
 """
 
 import argparse
@@ -27,7 +28,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import nncf
 import numpy as np
 import onnx
 import onnxruntime.quantization as ort_quantization
@@ -55,6 +55,11 @@ from detpress.voc.devkit import Devkit
 from detpress.voc.evaluate import evaluate
 from detpress.voc.named import open_data
 
+try:
+    import nncf
+except ImportError:
+    nncf = None
+
 SIZES = {"full": (1.0, 416), "small": (0.25, 160)}  # width, pixels
 CALIBRATION, HELD_OUT = 32, 8  # images
 STORED_AS = {Form.DENSE: "dense_fp32", Form.INT8: "int8"}
@@ -81,7 +86,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
-    nncf.set_log_level(logging.ERROR)
+    if nncf:
+        nncf.set_log_level(logging.ERROR)
     named = options.models or ([] if options.bundle else ["full", "small", "digits"])
     found = {}
     for name in [*named, *([options.bundle] if options.bundle else [])]:
@@ -172,7 +178,6 @@ def cases_of(model: Model, images: Tensor, threads: int, more: bool) -> list[Cas
     in_float = onnx_model(model)
     core = openvino.Core()
     program = core.read_model(in_float.SerializeToString())
-    by_nncf = nncf.quantize(program, nncf.Dataset([image[None].numpy() for image in images]), subset_size=len(images))
     ours, ours_finer = (core.read_model(onnx_model(one, "openvino").SerializeToString()) for one in (int8, finer))
     cases = [
         of_onnx("fp32", in_float, threads, "fp32"),
@@ -181,9 +186,9 @@ def cases_of(model: Model, images: Tensor, threads: int, more: bool) -> list[Cas
         of_onnx("the same, asymmetric", onnx_model(finer, "onnxruntime"), threads, "int8, ONNX Runtime"),
         of_program("fp32", program, threads, "fp32"),
         of_program("bf16", program, threads, "fp32", in_float="bf16"),
-        of_program("int8, NNCF", by_nncf, threads, "fp32"),
-        of_program("int8, detpress", ours, threads, "int8, NNCF"),
-        of_program("the same, asymmetric", ours_finer, threads, "int8, NNCF"),
+        *([of_program("int8, NNCF", by_nncf(program, images), threads, "fp32")] if nncf else []),
+        of_program("int8, detpress", ours, threads, "int8, NNCF" if nncf else "fp32"),
+        of_program("the same, asymmetric", ours_finer, threads, "int8, NNCF" if nncf else "fp32"),
     ]
     if more:
         rounded = quantize_dynamic(model.network, model.architecture, images[:1], True, (), log)
@@ -193,6 +198,11 @@ def cases_of(model: Model, images: Tensor, threads: int, more: bool) -> list[Cas
             cases.append(Case(numbers, runtime, storage_bytes(one)[STORED_AS[one.form]], "fp32"))
         cases.append(of_onnx("int8, dynamic", onnx_model(dynamic, "onnxruntime"), threads, "fp32"))
     return cases
+
+
+def by_nncf(program: openvino.Model, images: Tensor) -> openvino.Model:
+    calibration = nncf.Dataset([image[None].numpy() for image in images])
+    return nncf.quantize(program, calibration, subset_size=len(images))
 
 
 def by_onnxruntime(in_float: onnx.ModelProto, images: Tensor) -> onnx.ModelProto:
@@ -267,6 +277,8 @@ def show(name: str, model: Model, rows: list[dict[str, Any]], options: argparse.
             f"{ratio:<25}{row['bytes'] / 1e6:8.2f}{noise:>9}{score:>8}",
             flush=True,
         )
+    if not nncf:
+        print(f"{'int8, NNCF':<22}{'openvino':<15}nncf is not installed")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Simulated quantization becomes integers: same codes, same scales, same maps; what integers cannot hold is refused."""
+"""Simulated quantization becomes integers that processors compute right; what integers cannot hold is refused."""
 
 from dataclasses import replace
 
@@ -28,8 +28,12 @@ ARCHITECTURE = Architecture(
 UNSIGNED, SIGNED = Grid(0, 255, 0.02, 100.0), Grid(-127, 127, 0.03, 0.0)
 
 
-def simulated(layers: dict[int, Simulated]) -> Network:
-    network = Network(ARCHITECTURE, folded_but(ARCHITECTURE, layers)).eval()
+def simulated(layers: dict[int, Simulated], depthwise: bool = False) -> Network:
+    first, second, *rest = ARCHITECTURE.layers
+    assert isinstance(second, Convolution)
+    layer = replace(second, groups=8) if depthwise else second
+    architecture = replace(ARCHITECTURE, layers=(first, layer, *rest))
+    network = Network(architecture, folded_but(architecture, layers)).eval()
     generator = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
         if tensor.dtype == torch.int8:
@@ -41,9 +45,9 @@ def simulated(layers: dict[int, Simulated]) -> Network:
     return network
 
 
-def test_codes_and_scales_stay_and_the_maps_are_the_same(images: Tensor) -> None:
+def test_in_the_full_range_codes_and_scales_stay_and_the_maps_are_the_same(images: Tensor) -> None:
     network = simulated({1: Simulated(8, UNSIGNED), 2: Simulated(8, SIGNED)})
-    found = deployed(network, images)
+    found = deployed(network, images, full_range=True)
     assert input_scales(found) == {1: InputScale(0.02, 100), 2: InputScale(0.03, 127)}
     for name, tensor in found.state_dict().items():
         assert torch.equal(tensor, network.state_dict()[name])
@@ -52,6 +56,28 @@ def test_codes_and_scales_stay_and_the_maps_are_the_same(images: Tensor) -> None
         expected, maps = network(images)[0], found(images)[0]
     signal_to_noise = expected.var() / (expected - maps).square().mean()
     assert float(signal_to_noise) > 1e4, "a value at the half of a step is rounded otherwise here and there"
+
+
+def test_filters_with_codes_beyond_64_get_coarser_steps_and_the_others_none(images: Tensor) -> None:
+    network = simulated({1: Simulated(8, UNSIGNED)})
+    codes = network.get_buffer("layers.1.convolution.weight")
+    codes.clamp_(-120, 120)
+    codes[0].clamp_(-64, 64)
+    codes[1, 0] = torch.tensor([[0, 15, 30], [60, -90, 120], [1, -2, 45]])
+    found = deployed(network, images)
+    narrow, scale = (found.get_buffer(f"layers.1.convolution.{name}") for name in ("weight", "weight_scale"))
+    assert torch.equal(narrow[0], codes[0])
+    assert narrow[1, 0].tolist() == [[0, 8, 16], [32, -48, 64], [1, -1, 24]]
+    assert scale[:2].tolist() == [1 / 1024, 120 / 64 / 1024]
+    error = narrow * scale[:, None, None, None] - codes / 1024
+    assert float((error.abs() / scale[:, None, None, None]).max()) <= 0.5001, "the nearest of the coarser steps"
+
+
+def test_codes_of_depthwise_convolutions_stay(images: Tensor) -> None:
+    network = simulated({1: Simulated(8, UNSIGNED)}, depthwise=True)
+    found = deployed(network, images)
+    for name in ("weight", "weight_scale"):
+        assert torch.equal(*(one.get_buffer(f"layers.1.convolution.{name}") for one in (network, found)))
 
 
 def test_a_missing_scale_is_the_range_seen(images: Tensor) -> None:
