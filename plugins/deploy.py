@@ -30,7 +30,7 @@ class Int8(Plugin):
     as coarse, unless `full_range` keeps every code as it was trained. Inputs that were left in float get the range that
     is seen on training images, as do the tensors between convolutions; convolutions that were not quantized stay in
     float. A zero point that is no integer (LSQ+ learns such) is rounded to the next one. Refused is what no runtime
-    executes in 8-bit integers: fewer than 8 bits, which would be stored and computed as 8, and weights with zero points.
+    executes in 8-bit integers: fewer than 8 bits, which would be stored and computed as 8, and zero points of weights.
     """
 
     Config = Int8Options

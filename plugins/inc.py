@@ -66,7 +66,7 @@ class StaticInt8(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "neural-compressor"
-    version = 4
+    version = 5
 
     def plan(self, model: "Model", config: StaticInt8Options) -> Plan:
         return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)

@@ -69,7 +69,7 @@ class Autotune(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "neural-compressor"
-    version = 5
+    version = 6
     chooses_by_map = True
 
     def plan(self, model: "Model", config: AutotuneOptions) -> Plan:

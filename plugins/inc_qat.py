@@ -59,7 +59,7 @@ class QuantizationAwareTraining(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "torchao"
-    version = 4
+    version = 5
 
     def plan(self, model: "Model", config: QatOptions) -> Plan:
         return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)

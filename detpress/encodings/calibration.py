@@ -1,7 +1,7 @@
 """The ranges of what lies between an int8 network's convolutions, read from calibration images."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from detpress.detector.network import (
     origin,
     run_layers,
 )
+from detpress.encodings.before_leaky import BeforeLeaky
 from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError
 
@@ -30,7 +31,8 @@ def with_scales_between(network: Network, images: Tensor) -> Network:
     images: float32 (N, 3, H, W) in [0, 1], those that the convolutions' inputs were calibrated on.
     A range goes from the smallest to the largest value of a batch, averaged over batches; a tensor that a quantized
     convolution takes has that convolution's scale. Where all of those that are ever negative are symmetric, the others
-    are so, too. What a convolution in float gives stays in float, and so do the raw maps.
+    are so, too. What a leaky ReLU takes has the range of `BeforeLeaky`. What a convolution in float gives stays in
+    float, and so do the raw maps.
     """
     architecture, inputs = network.architecture, input_scales(network)
     ranges = _Ranges()
@@ -49,6 +51,15 @@ def with_scales_between(network: Network, images: Tensor) -> Network:
     _run(lambda batch: run_layers(architecture, network.layers, batch, taken), images, hooks)
     zeros = {scale.zero_point for scale in inputs.values()}
     between = ranges.scales(symmetric=MIDDLE in zeros and zeros <= {0, MIDDLE})
+    leaky = {
+        i: ranges.mean(convolution_name(i))
+        for i, layer in enumerate(architecture.layers)
+        if i in inputs
+        and isinstance(layer, Convolution)
+        and layer.activation == "leaky"
+        and i not in architecture.heads
+    }
+    between |= _scales_before_leaky(network, leaky, images)
     between |= {f"layers.{origin(architecture, i - 1)}": scale for i, scale in inputs.items() if i > 0}
     shared = needed_later(architecture)
     for i, layer in reversed(list(enumerate(architecture.layers))):
@@ -72,6 +83,18 @@ def seen_inputs(network: Network, layers: Sequence[int], images: Tensor) -> dict
     return {int(i): scale for i, scale in ranges.scales().items()}
 
 
+def _scales_before_leaky(
+    network: Network, ends: Mapping[int, tuple[float, float]], images: Tensor
+) -> dict[str, InputScale]:
+    """ends: of the ranges of what the convolutions of these layer numbers give."""
+    seen = {i: BeforeLeaky(*pair) for i, pair in ends.items()}
+    hooks = [
+        convolution_of(network, i).register_forward_hook(lambda _, __, given, i=i: seen[i].see(given)) for i in seen
+    ]
+    _run(network, images[:BATCH], hooks)
+    return {convolution_name(i): InputScale.of_range(*values.best_range()) for i, values in seen.items()}
+
+
 class _Ranges:
     """Smallest and largest values of tensors by name, averaged over batches."""
 
@@ -81,9 +104,12 @@ class _Ranges:
     def see(self, name: str, x: Tensor) -> None:
         self.seen[name].append((float(x.min()), float(x.max())))
 
+    def mean(self, name: str) -> tuple[float, float]:
+        low, high = torch.tensor(self.seen[name], dtype=torch.float64).mean(dim=0)
+        return float(low), float(high)
+
     def scales(self, symmetric: bool = False) -> dict[str, InputScale]:
-        means = {name: torch.tensor(ends, dtype=torch.float64).mean(dim=0) for name, ends in self.seen.items()}
-        return {name: InputScale.of_range(float(ends[0]), float(ends[1]), symmetric) for name, ends in means.items()}
+        return {name: InputScale.of_range(*self.mean(name), symmetric) for name in self.seen}
 
 
 def _run(network: Callable[[Tensor], object], images: Tensor, hooks: Sequence[RemovableHandle]) -> None:

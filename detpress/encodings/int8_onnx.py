@@ -8,7 +8,8 @@ the DQs before it and the Q after it into one that computes in integers. Which p
     ONNX Runtime   Q DQ  Conv  Q DQ  LeakyRelu  Q DQ  Add   fuses every operator by itself, if a pair is on all sides
 
 So a convolution's input is rounded for both, and so are the inputs of additions, concatenations, upsampling and
-pooling; for ONNX Runtime also what a convolution gives to its activation. Without the pairs between convolutions the
+pooling; for ONNX Runtime also what a convolution gives to its activation, a leaky one by a range of its own
+(`before_leaky`). Without the pairs between convolutions the
 numbers are those of the network, and OpenVINO passes 33 of YOLOv3's 75 convolutions' outputs on in float, ONNX
 Runtime computes all of them in float.
 

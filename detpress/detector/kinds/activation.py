@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 #   relu6      min(max(x, 0), 6)         linear     x
 Activation = Literal["leaky", "relu", "linear", "relu6", "logistic", "swish", "mish", "hard_swish"]
 
+LEAKY_SLOPE = 0.1
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "leaky": lambda: nn.LeakyReLU(0.1),
+    "leaky": lambda: nn.LeakyReLU(LEAKY_SLOPE),
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "logistic": nn.Sigmoid,
@@ -38,7 +40,7 @@ def activation_to_onnx(graph: "Graph", activation: Activation, x: str, name: str
     """Adds it to an ONNX graph; gives the name of its output, `x` itself where there is none."""
     match activation:
         case "leaky":
-            return graph.add("LeakyRelu", [x], name, alpha=0.1)
+            return graph.add("LeakyRelu", [x], name, alpha=LEAKY_SLOPE)
         case "relu":
             return graph.add("Relu", [x], name)
         case "relu6":
