@@ -21,7 +21,8 @@ from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network, filled_network, folded_but
 from detpress.detector.onnx_graph import Target
 from detpress.encodings.bundle import save_bundle
-from detpress.encodings.calibration import with_scales_between
+from detpress.encodings.before_leaky import BeforeLeaky
+from detpress.encodings.calibration import BATCH, with_scales_between
 from detpress.encodings.int8 import Int8, input_scales
 from detpress.encodings.int8_from_scales import int8_network
 from detpress.encodings.int8_onnx import int8_onnx
@@ -179,11 +180,13 @@ def test_symmetric_scales_are_signed_for_openvino_but_of_what_was_concatenated(i
         elif name.endswith(".weight_scale"):
             tensor.fill_(1 / 512)
     network = with_scales_between(network.eval(), images)
-    assert {scale.zero_point for scale in network.between.values()} == {MIDDLE}
+    leaky = {"layers.0.convolution", "layers.4.convolution"}  # what their activations take has a range of its own
+    assert {scale.zero_point for name, scale in network.between.items() if name not in leaky} == {MIDDLE}
     by_target = {target: int8_onnx(network, target) for target in ("openvino", "onnxruntime")}
     names = {target: {one.name for one in proto.graph.initializer} for target, proto in by_target.items()}
     assert {name for name in names["openvino"] if name.startswith(("int8.", "uint8."))} == {"int8.0", "uint8.127"}
-    of_codes = {name for name in names["onnxruntime"] if name.startswith(("int8.", "uint8."))}
+    own = {f"uint8.{network.between[name].zero_point}" for name in leaky}
+    of_codes = {name for name in names["onnxruntime"] if name.startswith(("int8.", "uint8."))} - own
     assert of_codes == {"uint8.127", "uint8.0"}, "0 behind the one ReLU"
     zeros = {
         node.input[0]: node.input[2] for node in by_target["openvino"].graph.node if node.op_type == "QuantizeLinear"
@@ -203,6 +206,21 @@ def test_ranges_are_those_of_the_images(images: Tensor) -> None:
     scale = network.between["layers.1.convolution"]
     assert scale.scale == pytest.approx((high - low) / 255)
     assert scale.zero_point == round(-low / scale.scale)
+
+
+def test_what_a_leaky_relu_takes_has_a_range_that_loses_least_behind_it(images: Tensor) -> None:
+    network = every_kind(images)
+    seen: list[Tensor] = []
+    hook = network.get_submodule("layers.4.convolution").register_forward_hook(lambda _, __, x: seen.append(x))
+    with torch.inference_mode():
+        for batch in (images[:10], images[10:]):
+            network(batch)
+    hook.remove()
+    values = BeforeLeaky(*(sum(float(end(x)) for x in seen) / 2 for end in (torch.min, torch.max)))
+    values.see(torch.cat(seen)[: BATCH])
+    expected = InputScale.of_range(*values.best_range())
+    assert network.between["layers.4.convolution"].scale == pytest.approx(expected.scale)
+    assert network.between["layers.4.convolution"].zero_point == expected.zero_point
 
 
 def test_no_calibration_images_is_an_error(images: Tensor) -> None:
