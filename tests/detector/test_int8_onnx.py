@@ -20,8 +20,8 @@ from detpress.detector.kinds import Activation, AveragePool, Dropout, ScaleChann
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network, filled_network, folded_but
 from detpress.detector.onnx_graph import Target
-from detpress.encodings.bundle import save_bundle
 from detpress.encodings.before_leaky import BeforeLeaky
+from detpress.encodings.bundle import save_bundle
 from detpress.encodings.calibration import BATCH, with_scales_between
 from detpress.encodings.int8 import Int8, input_scales
 from detpress.encodings.int8_from_scales import int8_network
