@@ -29,7 +29,7 @@ from detpress.options import bundles_in
 from detpress.recipe.file import Recipe, read_recipe
 from detpress.recipe.sections import Data
 from detpress.recipe.yaml_source import spell
-from detpress.run.stage import torch_as_it_was
+from detpress.run.making import torch_as_it_was
 from detpress.run.workbench import StageWorkbench
 from detpress.training import module as training_module
 from detpress.training.process import seeded
