@@ -217,7 +217,7 @@ def test_what_a_leaky_relu_takes_has_a_range_that_loses_least_behind_it(images: 
             network(batch)
     hook.remove()
     values = BeforeLeaky(*(sum(float(end(x)) for x in seen) / 2 for end in (torch.min, torch.max)))
-    values.see(torch.cat(seen)[: BATCH])
+    values.see(torch.cat(seen)[:BATCH])
     expected = InputScale.of_range(*values.best_range())
     assert network.between["layers.4.convolution"].scale == pytest.approx(expected.scale)
     assert network.between["layers.4.convolution"].zero_point == expected.zero_point
