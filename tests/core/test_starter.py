@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from detpress.errors import InputError
 from detpress.starter.package import IN_TEMPLATE, TEMPLATE, Names, names_for, write_package
 from detpress.voc.digits import write_digits
 
+ROOT = Path(__file__).parents[2]
 NAMES = Names("detpress-acme-shrink", "detpress_acme_shrink", "acme.shrink")
 LIGHT = ["--set", "data.root=digits", "--set", "measure={runtimes: [], memory: false}", "--out", "out", "--json"]
 
@@ -101,3 +103,15 @@ def test_a_name_that_is_taken_is_refused() -> None:
     with pytest.raises(InputError, match=r"'nni\.level' is the name of a plugin that is installed"):
         names_for("nni.level")
     assert names_for("acme.shrink") == NAMES
+
+
+def test_the_manual_shows_the_files_as_they_are() -> None:
+    manual = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)```$", manual, re.MULTILINE | re.DOTALL))
+    assert shown == {file: (TEMPLATE / file).read_text(encoding="utf-8") for file in shown}
+    written = {
+        path.relative_to(TEMPLATE).as_posix()
+        for path in TEMPLATE.rglob("*.*")
+        if path.is_file() and path.stat().st_size > 100
+    }
+    assert shown.keys() == written - {"README.md"}
