@@ -29,6 +29,7 @@ from detpress.detector.darknet_cfg import read_description
 from detpress.detector.design import find_design
 from detpress.detector.kinds import Convolution
 from detpress.detector.model import Model, new_model
+from detpress.detector.new_heads import BOX_AND_OBJECTNESS
 from detpress.errors import InputError, cut_short
 from detpress.files.plain import plain
 
@@ -227,12 +228,15 @@ def _matched(path: Path, architecture: Architecture, found: Sequence[Found]) -> 
         for i, (layer, taken) in enumerate(zip(architecture.layers, architecture.taken_maps, strict=True))
         if isinstance(layer, Convolution)
     }
+    anchors = {i: len(yolo.anchors) for i, yolo in zip(architecture.heads, architecture.yolo_layers, strict=True)}
     strides = dict(zip(architecture.heads, architecture.strides, strict=True))
     at_the_end = [i for i in expected if i not in strides] + sorted(strides, key=lambda i: strides[i])
     orders = {"": list(expected), ", those of the heads at the end, from fine to coarse": at_the_end}
     furthest, message = -1, ""
     for how, layers in orders.items():
-        problems = [_problem(i, expected[i], convolution) for i, convolution in zip(layers, found, strict=False)]
+        problems = [
+            _problem(i, expected[i], anchors.get(i), convolution) for i, convolution in zip(layers, found, strict=False)
+        ]
         fitting = next((i for i, problem in enumerate(problems) if problem), len(problems))
         if fitting == len(layers) == len(found):
             return layers, how
@@ -247,12 +251,16 @@ def _matched(path: Path, architecture: Architecture, found: Sequence[Found]) -> 
     raise InputError(f"{path}: ends after {len(found)} convolutions; {architecture.name} has layers.{missing}, too")
 
 
-def _problem(i: int, expected: tuple[Convolution, tuple[int, ...]], found: Found) -> str | None:
-    """Why it is not layer `i`; expected: the layer, and the shape of its weights."""
+def _problem(i: int, expected: tuple[Convolution, tuple[int, ...]], anchors: int | None, found: Found) -> str | None:
+    """Why it is not layer `i`; expected: the layer, and the shape of its weights. anchors: of a head, how many."""
     layer, shape = expected
     name, given = cut_short(found.name), tuple(found.weight.shape)
     if given != shape:
-        return f"layers.{i} has weights {shape}, but {name} {given}"
+        of_classes = ""
+        if anchors and given[1:] == shape[1:] and given[0] % anchors == 0 and given[0] > anchors * BOX_AND_OBJECTNESS:
+            ours, theirs = (filters // anchors - BOX_AND_OBJECTNESS for filters in (shape[0], given[0]))
+            of_classes = f": the head of {ours} classes, and of {theirs}"
+        return f"layers.{i} has weights {shape}, but {name} {given}{of_classes}"
     parts = [part for part in (found.bias, *(found.norm or {}).values()) if part is not None]
     wrong = next((part for part in parts if part.shape != (layer.filters,)), None)
     if wrong is not None:

@@ -147,6 +147,10 @@ def changed(name: str, tensor: Tensor | None) -> Callable[[State], None]:
             r"layers.4 has weights \(4, 2, 3, 3\), but module_list.4.conv_4 \(4, 2, 1, 1\); the first that does not",
         ),
         (
+            changed("module_list.15.conv_15.weight", torch.ones(3 * 85, 32, 1, 1)),
+            r"layers.15 has weights \(21, 32, .*, but .* \(255, 32, 1, 1\): the head of 2 classes, and of 80",
+        ),
+        (
             changed("module_list.15.conv_15.bias", torch.ones(9)),
             r"layers.15 has 21 filters, but module_list.15.conv_15 a tensor \(9,\) of one number a filter",
         ),
