@@ -33,6 +33,7 @@ def make_apart(task: Task, progress: Callable[[str, int, int], None]) -> Made:
     assert running is not None
     request = Request(
         _pickled(task),
+        _nursery.imports,
         str(task.log.absolute()),
         str(dump.absolute()),
         [str(Path(folder).absolute()) for folder in sys.path],
@@ -56,6 +57,8 @@ def make_apart(task: Task, progress: Callable[[str, int, int], None]) -> Made:
                     failure = getattr(errors, told["kind"])(told["reason"])
                 case "no room":
                     failure = OSError(*told)
+                case "imported":
+                    _nursery.imports = told
                 case _:
                     ended = told
     if made is None and failure is None:
@@ -122,6 +125,7 @@ class _Nursery:
     def __init__(self) -> None:
         self.channel: socket.socket | None = None
         self.end: Callable[[], object] = int  # waits until it has ended
+        self.imports: list[str] = []  # see `Request`
         self.held = threading.Lock()
 
     def ask(self, request: Request) -> Generator[Event]:

@@ -121,7 +121,7 @@ def refused() -> Iterator[None]:
 def torch_as_it_was() -> Iterator[None]:
     """What a plugin sets in PyTorch for the whole process is set back, so that it decides nothing of later stages."""
     threads, dtype, gradients = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
-    deterministic, precision = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    deterministic, precision = _determinism(), torch.get_float32_matmul_precision()
     try:
         yield
     finally:
@@ -129,8 +129,13 @@ def torch_as_it_was() -> Iterator[None]:
         torch.set_default_dtype(dtype)
         torch.set_default_device(None)
         torch.set_grad_enabled(gradients)
-        torch.use_deterministic_algorithms(deterministic)
+        if _determinism() != deterministic:  # setting it imports half of PyTorch, which takes a second
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         torch.set_float32_matmul_precision(precision)
+
+
+def _determinism() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 @contextmanager

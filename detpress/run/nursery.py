@@ -36,6 +36,7 @@ from detpress.run.making import Task, make
 
 LENGTH = 8  # bytes that say how long a request is
 LOOKED = 0.02  # seconds between two looks at whether a stage has ended
+SLOW = ("pytorch_lightning", "torch._inductor.config")  # imported by stages that train, in seconds
 GRACE = 0.3  # seconds after its time limit, in which it says where it is
 EASILY_ENDED = "500"  # of 1000: when memory runs out, the system ends the stage and not what started it
 Tell = Callable[[str, Any], None]
@@ -46,10 +47,12 @@ class Request:
     """A stage to be made, and what it finds around it: what the process that asks has.
 
     task: a pickled `Task`, to be read in the copy, since reading it imports the plugin.
+    imports: what is imported before the copy is made, for all that follow: of `SLOW`, what earlier ones have imported.
     dump: where the copy writes at which line it was when it is ended by force.
     """
 
     task: bytes
+    imports: list[str]
     log: str
     dump: str
     path: list[str]
@@ -73,6 +76,8 @@ def serve(channel: socket.socket) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _into(os.open(os.devnull, os.O_RDWR), 0, 1, 2)
         while request := _received(channel):
+            for name in request.imports:
+                importlib.import_module(name)
             child = os.fork()
             if child == 0:
                 _child(request, channel)
@@ -137,6 +142,7 @@ def _child(request: Request, channel: socket.socket) -> NoReturn:
             os.setpgid(0, 0)
         dump = _surrounded(request)
         tell(*_made(request, tell))
+        tell("imported", [name for name in SLOW if name in sys.modules])
         dump.flush()
         with suppress(Exception):  # a stranger may have put anything there
             sys.stdout.flush()
