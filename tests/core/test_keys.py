@@ -298,7 +298,7 @@ def test_a_word_is_no_file_whatever_lies_in_the_working_directory(
 
 def test_a_bundle_that_the_plugin_does_not_declare_is_refused(stranger: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"stranger\.halve: .*builtin:digits, which its method `bundles` does not give"
+        InputError, match=r"stranger\.halve \(.*\): .*builtin:digits, which its method `bundles` does not give"
     ):
         made(tmp_path, '{borrowed: "builtin:digits"}')
 
