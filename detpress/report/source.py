@@ -139,12 +139,17 @@ def _read_run(folder: Path, run: dict[str, Any]) -> Source:
         "resamples": RESAMPLES,
         "seeds": [run["seed"]],
         "baseline": reference,
-        "metrics": [name for name in DEFAULT_FIGURES if name in rows[0]["figures"]],
+        "metrics": [*(name for name in DEFAULT_FIGURES if name in rows[0]["figures"]), *_plugins_own(rows)],
         "versions": run["versions"],
         "rows": [row | {"parameters": {}, "failed": {}} for row in rows],
     }
     sources = [RowSource(name, stages[: i + 1], text) for i, name in enumerate(names)]
     return Source(results, sources, devkit, measure, test, [])
+
+
+def _plugins_own(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The figures that plugins gave to any of the rows."""
+    return list(dict.fromkeys(name for row in rows for name in row["figures"] if name.startswith("plugin.")))
 
 
 def _stage(entry: dict[str, Any], folder: Path) -> Stage:

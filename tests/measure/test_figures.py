@@ -13,6 +13,8 @@ from detpress.measure.figures import check_figure, heading, higher_is_better, me
         ("latency_ms.openvino.joules", 0.125, "openvino joules", "0.125 J"),
         ("processing_ms.before.median", 0.5, "before the network median", "0.50 ms"),
         ("map_by_runtime.onnxruntime", 0.9, "mAP in onnxruntime", "0.9000"),
+        ("plugin.code_bytes", 188366.0, "code bytes", "188,366 B"),
+        ("plugin.bits_per_weight", 4.96, "bits per weight", "4.96"),
     ],
 )
 def test_a_study_may_show_it_with_its_unit(name: str, value: float, called: str, text: str) -> None:

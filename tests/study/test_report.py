@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,11 @@ def test_the_report_of_a_run_has_a_row_a_stage(finished: Finished, tmp_path: Pat
     from detpress.run.chain import write_run_folder
 
     outcome = finished.outcomes["pruned"]
-    write_run_folder(outcome.job.recipe, outcome.stages, tmp_path)
+    model, pruned, narrow = outcome.stages
+    pruned = replace(pruned, metrics=pruned.metrics | {"plugin": {"code_bytes": 188366.0}})
+    write_run_folder(outcome.job.recipe, [model, pruned, narrow], tmp_path)
     written = write_report(tmp_path)
+    assert "188,366 B" in written["md"].read_text()
     lines = written["csv"].read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["recipe", "0 model", "1 nni.l1norm", "2 nni.speedup"]
     assert not list(tmp_path.glob("*/*.npy")), "a run's folder stays as it was, but for the report"
