@@ -11,6 +11,7 @@ was not at hand where this was written.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -67,7 +68,7 @@ def read_demo(path: Path, layers: Sequence[DemoLayer] = ALEXNET) -> list[tuple[T
     if 4 * len(layers) + sum(sizes) != len(stored):
         raise InputError(f"{path}: {len(stored)} bytes; its counts say {4 * len(layers) + sum(sizes)}")
     ends = (4 * len(layers) + np.cumsum([0, *sizes])).tolist()
-    parts = iter([stored[start:end] for start, end in zip(ends, ends[1:], strict=False)])
+    parts = iter([stored[start:end] for start, end in pairwise(ends)])
     found = []
     for number, (layer, kept) in enumerate(zip(layers, counts, strict=True), start=1):
         codebook, bias = (torch.from_numpy(np.frombuffer(next(parts), "<f4").astype(np.float32)) for _ in range(2))

@@ -67,12 +67,12 @@ def test_files_of_other_layers_are_refused(file: tuple[Path, list[np.ndarray]], 
         read_demo(path)
     for size in (3, 100, path.stat().st_size - 1):
         (tmp_path / "cut").write_bytes(path.read_bytes()[:size])
-        with pytest.raises(InputError, match="cut: .* bytes; "):
+        with pytest.raises(InputError, match=r"cut: .* bytes; "):
             read_demo(tmp_path / "cut", LAYERS)
     beyond = bytearray(path.read_bytes())
     beyond[-15:] = b"\xff" * 15
     (tmp_path / "beyond").write_bytes(beyond)
-    with pytest.raises(InputError, match="beyond: layer 2: gaps lead to place 479 of 240"):
+    with pytest.raises(InputError, match=r"beyond: layer 2: gaps lead to place 479 of 240"):
         read_demo(tmp_path / "beyond", LAYERS)
     with pytest.raises(InputError, match="cannot be read"):
         read_demo(tmp_path, LAYERS)
