@@ -104,9 +104,7 @@ class LowRank(Plugin):
             bench.log.info("%(layer)s: ranks %(ranks)s, %(macs_before)d -> %(macs)d MACs, %(lost).4f lost", rows[-1])
         bench.keep("ranks.json").write_text(json.dumps(rows, indent=1) + "\n")
         ranks = {i: one.ranks for i, one in chosen.items() if one.ranks}
-        return bench.remember_model(
-            {"ranks": list(ranks.items())}, lambda: model.with_network(replaced_in(network, method, ranks))
-        )
+        return model.with_network(replaced_in(network, method, ranks, bench.progress))
 
 
 def network_of(model: "Model") -> "Network":
@@ -291,13 +289,14 @@ class Cp(LowRank):
 
     o i k k weights become r (i + 2 k + o). Lebedev, Ganin, Rakhuba, Oseledets, Lempitsky, "Speeding-up Convolutional
     Neural Networks Using Fine-tuned CP-Decomposition", arXiv:1412.6553, 2015, from memory. They solve by nonlinear
-    least squares and train on with very small steps; here 50 rounds of alternating least squares, each step held near
-    the last, from a start that is exact at full rank and whose error is known below: what is lost, by which ranks are
-    chosen, is that start's, and less in the end. The sum of so many products has no best one in general, and products
-    may grow that cancel each other (Phan et al., arXiv:2008.05441, 2020); the holding keeps them small.
+    least squares and train on with very small steps; here up to 50 rounds of alternating least squares, each step held
+    near the last, from a start that is exact at full rank and whose error is known below: what is lost, by which ranks
+    are chosen, is that start's, and less in the end. The sum of so many products has no best one in general, and
+    products may grow that cancel each other (Phan et al., arXiv:2008.05441, 2020); the holding keeps them small.
 
-    Most of the MACs go here, and most of the speed is lost in depthwise layers: measure it. What stays, and how ranks
-    are chosen: as with `low_rank.svd`; 1x1 convolutions do. Darknet has no such kernels: its export is refused.
+    Of the four it has the fewest weights for a rank and the most layers, two of them depthwise, which not every runtime
+    computes fast: measure it. What stays, and how ranks are chosen: as with `low_rank.svd`; 1x1 convolutions stay, too.
+    Darknet has no such kernels: its export is refused.
     """
 
     def method(self) -> "Factorization":

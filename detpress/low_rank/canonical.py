@@ -13,9 +13,12 @@ from torch import Tensor
 from detpress.detector.kinds import Convolution
 from detpress.low_rank.factorization import Factorization, Ranks, in_float, linear, pointwise, squared_singular_values
 
-SWEEPS = 50  # of alternating least squares
+SWEEPS = 50  # of alternating least squares, at most
+ENOUGH = 1e-4  # share of the squares: where a sweep gains less, it is the last
 STAY = 1e-6  # weight of staying where it is, by the mean diagonal of what is solved: without it, products that nearly
 # cancel each other grow, and what is solved is nearly singular
+
+TINY = 1e-30  # of layers whose weights are all zero
 
 
 class Cp(Factorization):
@@ -73,18 +76,21 @@ def _start(weight: Tensor, rank: int) -> list[Tensor]:
 
 def _alternated(weight: Tensor, factors: list[Tensor]) -> list[Tensor]:
     """Each factor in turn by least squares, the others as they are."""
+    whole, error = float(weight.square().sum()), float("inf")
     for _ in range(SWEEPS):
-        for mode in range(4):
-            others = [factors[other] for other in range(4) if other != mode]
-            letters = [letter for other, letter in enumerate("fihw") if other != mode]
-            target = torch.einsum(
-                f"fihw,{','.join(letter + 'r' for letter in letters)}->{'fihw'[mode]}r", weight, *others
-            )
+        for mode, own in enumerate("fihw"):
+            others = [factor for other, factor in enumerate(factors) if other != mode]
+            letters = ",".join(f"{letter}r" for letter in "fihw" if letter != own)
+            target = torch.einsum(f"fihw,{letters}->{own}r", weight, *others)
             products = torch.stack([other.T @ other for other in others]).prod(dim=0)
-            stay = STAY * products.diagonal().mean()
+            stay = (STAY * products.diagonal().mean()).clamp(min=TINY)
             solved = products + stay * torch.eye(len(products), dtype=products.dtype)
             factors[mode] = torch.linalg.solve(solved, (target + stay * factors[mode]).T).T
-        lengths = torch.stack([factor.norm(dim=0) for factor in factors]).clamp(min=1e-30)
+        before, found = error, factors[-1]
+        error = whole - 2 * float((target * found).sum()) + float((products * (found.T @ found)).sum())
+        lengths = torch.stack([factor.norm(dim=0) for factor in factors]).clamp(min=TINY)
         even = lengths.log().mean(dim=0).exp()
         factors = [factor * even / length for factor, length in zip(factors, lengths, strict=True)]
+        if before - error <= ENOUGH * whole:
+            break
     return factors

@@ -10,6 +10,7 @@ from detpress.detector.network import Network, filled_network, weight_name
 from detpress.detector.replacement import replace_layer
 from detpress.low_rank.choice import Choice, choices_of
 from detpress.low_rank.factorization import Factorization, Ranks
+from detpress.progress import Progress
 
 
 def replaceable(architecture: Architecture, method: Factorization) -> list[int]:
@@ -48,11 +49,12 @@ def replaced_layers(architecture: Architecture, method: Factorization, ranks: Ma
     return architecture
 
 
-def replaced_in(network: Network, method: Factorization, ranks: Mapping[int, Ranks]) -> Network:
+def replaced_in(network: Network, method: Factorization, ranks: Mapping[int, Ranks], progress: Progress) -> Network:
     """The network where some layers, by their numbers, are replaced with such ranks; it shares no tensor with it."""
     architecture, encodings = network.architecture, dict(network.encodings)
     tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    for i in sorted(ranks, reverse=True):
+    for done, i in enumerate(sorted(ranks, reverse=True)):
+        progress("layers replaced", done, len(ranks))
         layer = architecture.layers[i]
         assert isinstance(layer, Convolution)
         new = replace_layer(architecture, i, method.layers(layer, ranks[i]))

@@ -111,6 +111,13 @@ def test_weights_that_are_a_few_products_are_found_by_their_number() -> None:
     assert float(error / weight.square().sum()) < 1e-4
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_of_zero_stay_zero(name: str) -> None:
+    weight = torch.zeros(FILTERS, INCOMING, SIZE, SIZE)
+    ranks = (RANK,) * len(METHODS[name].energies(weight))
+    assert not as_one(METHODS[name], LAYER, weight, ranks).any()
+
+
 def test_energies_are_squared_singular_values() -> None:
     weight = drawn(FILTERS, INCOMING, SIZE, SIZE).double()
     [energies] = Svd().energies(weight)
