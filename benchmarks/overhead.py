@@ -73,7 +73,10 @@ def main() -> None:
     if options.what == "compare":
         print("| finished runs | seconds | seconds a run |\n|--:|--:|--:|")
     elif options.what == "isolated":
-        print("| stages | seconds, isolated | seconds, not isolated | seconds a stage more |\n|--:|--:|--:|--:|")
+        print(
+            "| stages | seconds, isolated or not | seconds of a processor, isolated or not | of these a stage more |\n"
+            "|--:|--:|--:|--:|"
+        )
     elif options.what == "parts":
         print("| of a stage | ms | ms of a processor |\n|---|--:|--:|")
     else:
@@ -150,19 +153,19 @@ def compare_isolated(stages: int, folder: Path) -> None:
     from detpress.voc.digits import write_digits
 
     write_digits(folder / "digits", {"train": 1, "val": 1, "test": 1})
-    took: dict[bool, list[float]] = {True: [], False: []}
+    took: dict[bool, list[Times]] = {True: [], False: []}
     for _ in range(3):
-        for isolated, seconds in took.items():
+        for isolated, times in took.items():
             chain = [step(number, isolated) for number in range(1, stages + 1)]
             recipe = {"name": "overhead", **settings(folder), "chain": chain}
             (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-            shutil.rmtree(folder / "cache", ignore_errors=True)
-            started = time.perf_counter()
+            before = np.array([time.perf_counter(), processor_seconds()])
             command = [sys.executable, "-m", "detpress.cli", "run", str(folder / "recipe.yaml"), "--fresh"]
             subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, cwd=folder)
-            seconds.append(time.perf_counter() - started)
-    apart, here = (float(np.median(took[isolated])) for isolated in (True, False))
-    print(f"| {stages} | {apart:.2f} | {here:.2f} | {(apart - here) / stages:.2f} |", flush=True)
+            times.append(np.array([time.perf_counter(), processor_seconds()]) - before)
+    apart, here = (np.median(took[isolated], axis=0) for isolated in (True, False))
+    wall, processor = (f"{apart[i]:.2f} / {here[i]:.2f}" for i in (0, 1))
+    print(f"| {stages} | {wall} | {processor} | {(apart[1] - here[1]) / stages:.2f} |", flush=True)
 
 
 def run(runner: str, stages: int, folder: Path) -> None:

@@ -50,5 +50,10 @@ def find_design(name: str) -> Design:
         return found
 
 
+def check_architecture(name: str) -> None:
+    """Raises InputError for a name that nobody brings, or several packages; nothing is imported."""
+    entry_named(name, ARCHITECTURES.group)
+
+
 def architecture_names() -> list[str]:
     return sorted(entries_of(ARCHITECTURES.group))

@@ -5,8 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from detpress.detector.design import architecture_names
-from detpress.errors import nearest, shortened
+from detpress.detector.design import check_architecture
+from detpress.errors import InputError
 from detpress.options import Options
 from detpress.voc.split import Split
 
@@ -58,10 +58,11 @@ class ModelSource(Options):
     @field_validator("arch")
     @classmethod
     def _known(cls, given: str | None) -> str | None:
-        known = architecture_names()
-        if given is not None and given not in known:
-            words = {"name": shortened(given), "guess": nearest(given, known)}
-            raise PydanticCustomError("unknown_name", "unknown architecture {name}; {guess}", words)
+        try:
+            if given is not None:
+                check_architecture(given)
+        except InputError as error:
+            raise PydanticCustomError("unknown_name", "{said}", {"said": str(error)}) from error
         return given
 
 

@@ -1,5 +1,6 @@
 """A stage made in a process of its own, whose end is the end of nothing but the stage."""
 
+import atexit
 import json
 import os
 import pickle
@@ -171,6 +172,7 @@ class _Nursery:
             self.end = process.wait
         theirs.close()
         self.channel = ours
+        atexit.register(self.close)
 
     def close(self) -> None:
         """Ends what is being made, and waits until it is gone."""

@@ -5,6 +5,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -246,6 +248,18 @@ def test_ctrl_c_ends_what_hangs_in_c(detpress: Command, careless: Path, cache: P
     assert is_gone(int((careless / "pid").read_text()))
     assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
     assert run(detpress, "my.mine").code == 0, "another process is begun"
+
+
+def test_what_is_being_made_ends_with_a_run_that_is_killed(careless: Path) -> None:
+    command = [sys.executable, "-m", "detpress", "run", "small.yaml", "--set", "chain=[{my.ends: {how: hangs}}]"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not (careless / "pid").exists() or not (careless / "pid").read_text():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        made_by = int((careless / "pid").read_text())
+        assert b"nursery" not in Path(f"/proc/{made_by}/cmdline").read_bytes(), "copied: nothing was imported again"
+        process.kill()
+        assert is_gone(made_by)
 
 
 class Heard:

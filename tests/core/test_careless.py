@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from distribution import write_distribution
+from distribution import Install, write_distribution
+
+from detpress.detector.layer_kinds import LAYERS
+from detpress.doors import Door, findings
+from detpress.encodings.known import ENCODINGS
+from detpress.errors import InputError
+from detpress.recipe.file import read_recipe
+from detpress.training.named_objective import OBJECTIVES
 
 PLUGIN = """
 from detpress.api import Form, Options, Plugin
@@ -194,6 +201,32 @@ def test_every_other_door_contains_what_comes_in(command: str, packages: list[st
         [row] = [line for line in said.stdout.splitlines() if line.startswith(f"my.{package} ")]
         assert f"{OTHER_DOORS[package][1]} 'my.{package}' ({package} 1.2) cannot be used: " in row
         assert f"to remove it: pip uninstall {package}" in row
+
+
+@pytest.mark.parametrize("door", [LAYERS, ENCODINGS, OBJECTIVES], ids=lambda door: str(door.group))
+def test_what_crashes_where_a_part_of_a_network_is_expected_is_a_finding(door: Door, install: Install) -> None:
+    crashes = "\nimport ctypes\nctypes.string_at(0)\n"
+    install("crashing", "1.2", {"crashing.py": crashes}, f"[{door.group}]\nmy.part = crashing:Part\n")
+    [finding] = findings(door, ["my.part"])
+    assert finding.failure.endswith(
+        " 'my.part' (crashing 1.2) cannot be used: importing it ends the process with SIGSEGV, at crashing.py:3; "
+        "to remove it: pip uninstall crashing"
+    )
+
+
+def test_an_architecture_that_two_packages_bring_is_told_apart_in_a_recipe(install: Install, tmp_path: Path) -> None:
+    for package in ("one", "two"):
+        install(package, "1.2", {f"{package}.py": ""}, f"[detpress.architectures]\nboth.net = {package}:Net\n")
+    recipe = tmp_path / "both.yaml"
+    recipe.write_text(
+        "name: both\ndata: {root: 'builtin:digits'}\nmodel: {arch: both.net, image_size: 64}\nchain: []\n"
+    )
+    expected = (
+        "both.yaml:3: model.arch: architecture 'both.net' is brought by one and two; expected one:both.net or two:"
+    )
+    with pytest.raises(InputError, match=re.escape(expected)):
+        read_recipe(recipe)
+    assert read_recipe(recipe, ["model.arch=two:both.net"]).model.arch == "two:both.net"
 
 
 def test_a_recipe_without_others_plugins_imports_none_of_them(machine: Machine) -> None:
