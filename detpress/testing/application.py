@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detpress.detector.model import Model
+from detpress.detector.network import Network
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.engine_log import standard_output_into
 from detpress.errors import StageError
@@ -121,6 +122,8 @@ def apply(
     with tempfile.TemporaryFile() as printed, _working_folder() as left:
         with torch_as_it_was(), standard_output_into(printed.fileno()), seeded(SEED):
             model = step.plugin.apply(given, step.config, bench)
+        if not isinstance(model, Model) or type(model.network) is not Network:
+            raise StageError("`apply` gives no Model with a Network; make it by model.with_network(network)")
         there = left()
         printed.seek(0)
         said = printed.read().decode(errors="replace")

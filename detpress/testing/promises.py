@@ -16,7 +16,6 @@ from detpress.contract.plugin import Plan
 from detpress.contract.registry import PLUGINS, SLOW
 from detpress.detector.form import Form
 from detpress.detector.model import Model
-from detpress.detector.network import Network
 from detpress.doors import entry_named
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import InputError, StageError, cut_short
@@ -54,10 +53,10 @@ def _options(kind: type[Options], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def options_round_trip(trial: Trial) -> None:
-    written = trial.config.model_dump(mode="json")
+    written = trial.config.model_dump(mode="json", exclude_unset=True)
     again = Asked(trial.asked.plugin, written)
     try:
-        read = again.recipe(cases.written(cases.TINY)).chain[0].config.model_dump(mode="json")
+        read = again.recipe(cases.written(cases.TINY)).chain[0].config.model_dump(mode="json", exclude_unset=True)
     except InputError as error:
         raise BrokenPromiseError(f"A recipe with the options that were read is refused: {error}.") from error
     if read != written:
@@ -94,14 +93,12 @@ def applies(trial: Trial) -> None:
 
 
 def result_fits(trial: Trial) -> None:
-    _check_result(trial.first)
+    _check_result(trial.first, trial.plugin.resizes)
 
 
-def _check_result(done: Application) -> None:
+def _check_result(done: Application, resizes: bool) -> None:
     """That the model could be a stage's."""
-    if not isinstance(done.model, Model) or type(done.model.network) is not Network:
-        raise BrokenPromiseError("`apply` gives no Model with a Network. Make it by `model.with_network(network)`.")
-    for what in ("classes", "image_size", "resize"):
+    for what in ("classes", "resize") if resizes else ("classes", "image_size", "resize"):
         if getattr(done.model.architecture, what) != getattr(done.given.architecture, what):
             raise BrokenPromiseError(f"`apply` gives a model of another {what}. Keep those of the given one.")
     for name, tensor in done.model.network.state_dict().items():
@@ -211,7 +208,7 @@ def on(case: Case) -> Callable[[Trial], None]:
             done = trial.apply_to(replace(case, form=trial.case.form))
         except (InputError, StageError) as error:
             raise BrokenPromiseError(f"It fails: {error}. Refuse in `check` or `plan` what it cannot do.") from error
-        _check_result(done)
+        _check_result(done, trial.plugin.resizes)
         if done.changed:
             raise BrokenPromiseError(f"The given model is changed: {done.changed}. Work on a copy.")
 

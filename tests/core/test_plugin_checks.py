@@ -35,7 +35,7 @@ class Silent(Halves):
     'An option without a meaning.'
 
     class Config(Options):
-        factor: float = 0.5
+        factor: float
 
 
 class Shapes(Halves):
@@ -53,6 +53,11 @@ class Shapes(Halves):
 class Fails(Halves):
     def apply(self, model, config, bench):
         raise KeyError("layers.99")
+
+
+class Forgets(Halves):
+    def apply(self, model, config, bench):
+        super().apply(model, config, bench)
 
 
 class Renames(Halves):
@@ -154,7 +159,7 @@ def checks(install: Install) -> Checks:
     kinds = [line.split()[1].partition("(")[0] for line in CARELESS.splitlines() if line.startswith("class ")]
     entries = "".join(f"mine.{kind.lower()} = careless_plugins:{kind}\n" for kind in kinds)
     install("careless", "0.1", {"careless_plugins.py": CARELESS}, f"[detpress.plugins]\n{entries}")
-    return lambda name: {str(check): check for check in checks_of(f"mine.{name}")}
+    return lambda name: {str(check): check for check in checks_of(f"mine.{name}", {"factor": 0.5})}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +173,7 @@ def checks(install: Install) -> Checks:
             "Options written into a recipe are read as others: factor. Let validators change nothing.",
         ),
         ("fails", "applies", "KeyError: 'layers.99'. Where options are to blame, give others"),
+        ("forgets", "applies", "StageError: `apply` gives no Model with a Network; make it by model."),
         ("renames", "result", "`apply` gives a model of another classes. Keep those of the given one."),
         ("idles", "changes", "The model that comes out is the one that went in. Raise StageError"),
         ("overwrites", "given", r"The given model is changed: layers.0.convolution.weight. Work on copy.deepcopy"),
