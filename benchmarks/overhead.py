@@ -4,7 +4,7 @@
     python benchmarks/overhead.py ray 100 1000 10000       the same on a Ray cluster that is started for it
     python benchmarks/overhead.py compare 1000             `detpress compare` of so many runs that are finished
     python benchmarks/overhead.py parts 100                where the time of a stage goes, in this process
-    python benchmarks/overhead.py isolated 1 10            `detpress run` of so many stages in processes of their own
+    python benchmarks/overhead.py isolated 30              the same stages with and without a process of their own
 
 A stage adds a number to one bias of a tiny YOLOv3 and is scored on one image: simulated work, but real keys, bundles,
 measurements, store and processes. A recipe has up to 100 of them. Seconds are those of the whole study, starting what
@@ -12,7 +12,8 @@ runs it included; memory is the largest of the processes at any moment, summed o
 are the store's. Time of a processor is that of all processes, spent in them and in the system for them: what else the
 machine does is hardly in it. `parts` times what a stage computes, its plugin and its measurement, apart from all else,
 in one process that has started; its figures are medians over the stages. All of these run with `isolated: false`; what
-it costs to isolate is what `isolated` compares, three times by turns, medians. The table is Markdown.
+it costs to isolate is what `isolated` compares, the first stage apart, for which a Python is started. The table is
+Markdown.
 """
 
 import argparse
@@ -73,10 +74,7 @@ def main() -> None:
     if options.what == "compare":
         print("| finished runs | seconds | seconds a run |\n|--:|--:|--:|")
     elif options.what == "isolated":
-        print(
-            "| stages | seconds, isolated or not | seconds of a processor, isolated or not | of these a stage more |\n"
-            "|--:|--:|--:|--:|"
-        )
+        print("| isolated | ms of the first stage | ms of each further one |\n|---|--:|--:|")
     elif options.what == "parts":
         print("| of a stage | ms | ms of a processor |\n|---|--:|--:|")
     else:
@@ -150,22 +148,25 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 def compare_isolated(stages: int, folder: Path) -> None:
+    from detpress.recipe.file import read_recipe
+    from detpress.run.chain import run_chain
+    from detpress.run.store import open_store
+    from detpress.study.events import EventListener
     from detpress.voc.digits import write_digits
+    from detpress.voc.named import open_data
 
     write_digits(folder / "digits", {"train": 1, "val": 1, "test": 1})
-    took: dict[bool, list[Times]] = {True: [], False: []}
-    for _ in range(3):
-        for isolated, times in took.items():
-            chain = [step(number, isolated) for number in range(1, stages + 1)]
-            recipe = {"name": "overhead", **settings(folder), "chain": chain}
-            (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-            before = np.array([time.perf_counter(), processor_seconds()])
-            command = [sys.executable, "-m", "detpress.cli", "run", str(folder / "recipe.yaml"), "--fresh"]
-            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, cwd=folder)
-            times.append(np.array([time.perf_counter(), processor_seconds()]) - before)
-    apart, here = (np.median(took[isolated], axis=0) for isolated in (True, False))
-    wall, processor = (f"{apart[i]:.2f} / {here[i]:.2f}" for i in (0, 1))
-    print(f"| {stages} | {wall} | {processor} | {(apart[1] - here[1]) / stages:.2f} |", flush=True)
+    for isolated in (False, True):
+        chain = [step(number, isolated) for number in range(1, stages + 1)]
+        (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": "overhead", **settings(folder), "chain": chain}))
+        recipe = read_recipe(folder / "recipe.yaml")
+        devkit, listener = open_data(recipe.data.root), EventListener(lambda event: None)
+        took = []
+        before = time.perf_counter()
+        for _ in run_chain(recipe, devkit, open_store(), listener, fresh=True):
+            took.append(1000 * (time.perf_counter() - before))
+            before = time.perf_counter()
+        print(f"| {isolated} | {took[1]:.0f} | {np.median(took[2:]):.0f} |", flush=True)
 
 
 def run(runner: str, stages: int, folder: Path) -> None:
