@@ -41,8 +41,8 @@ def run(
     from detpress.run.terminal import TerminalListener
 
     settings = [*(assignments or []), *([] if seed is None else [f"seed={seed}"])]
-    has_computed = "torch" in sys.modules  # perhaps
     checked = read_recipe(find_recipe(recipe), settings)
+    has_computed = "torch" in sys.modules  # perhaps, in a plugin's module
     listener = TerminalListener()
     steps = "1 step" if len(checked.chain) == 1 else f"{len(checked.chain)} steps"
     listener.say(f"{checked.name}: {steps}, seed {checked.seed}")

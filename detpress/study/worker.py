@@ -15,7 +15,6 @@ from pathlib import Path
 from detpress.errors import DetpressError, StoppedError, Terminated, terminate
 from detpress.recipe.file import read_recipe
 from detpress.run.apart import copy_this_process
-from detpress.run.application import runs_apart
 from detpress.run.chain import run_chain
 from detpress.run.initial_model import open_recipe_data
 from detpress.run.store import open_store
@@ -23,14 +22,13 @@ from detpress.study.events import EventListener
 
 
 def main() -> None:
+    copy_this_process()  # before a plugin's module, which may compute, is imported
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    signal.signal(signal.SIGTERM, terminate)
-    recipe = read_recipe(Path(sys.argv[1]))
-    if any(runs_apart(step) for step in recipe.chain):
-        copy_this_process()
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     listener = EventListener(lambda event: print(json.dumps(event), file=events, flush=True))
+    signal.signal(signal.SIGTERM, terminate)
+    recipe = read_recipe(Path(sys.argv[1]))
     try:
         devkit = open_recipe_data(recipe)
         for _ in run_chain(recipe, devkit, open_store(), listener):
