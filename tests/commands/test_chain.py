@@ -53,7 +53,19 @@ def test_results_have_the_shape_that_is_documented(ran: Said, workplace: Path) -
     assert {"detpress", "python", "torch", "nni", "neural-compressor"} <= set(found["versions"])
     assert [(stage["plugin"], stage["form"]) for stage in found["stages"]] == list(STAGES.items())
     for index, stage in enumerate(found["stages"]):
-        keys = ("index", "plugin", "form", "key", "bundle", "reused", "seconds", "notes", "metrics", "remarks")
+        keys = (
+            "index",
+            "plugin",
+            "distribution",
+            "form",
+            "key",
+            "bundle",
+            "reused",
+            "seconds",
+            "notes",
+            "metrics",
+            "remarks",
+        )
         assert set(stage) == set(keys)
         assert stage["index"] == index
         assert len(stage["key"]) == 64

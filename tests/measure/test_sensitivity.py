@@ -46,7 +46,8 @@ def test_with_every_layer_in_float_the_float_network_is_back(
 def test_a_layer_quantized_badly_is_found_and_its_price_stated(
     dense_model: Model, int8_model: Model, images: Tensor
 ) -> None:
-    """One layer's weights keep a sixteenth of their steps; its own ratio falls by about 24 dB, the others' stay."""
+    """One layer's weights keep a sixteenth of their steps; its own ratio falls by 24 dB and what bias correction, which
+    was made for the finer steps, had gained; the others' stay."""
     assert isinstance(int8_model.network, Network)
     before = measure_sensitivity(int8_model.network, dense_model.network, images[:2], lambda *_: None)
     coarse = in_float(int8_model.network, dense_model.network, [])
@@ -60,7 +61,7 @@ def test_a_layer_quantized_badly_is_found_and_its_price_stated(
     for one, other in zip(before.layers, after.layers, strict=True):
         assert one.index == other.index
         if one.index == spoiled:
-            assert 10 < one.sqnr_db - other.sqnr_db < 30
+            assert 24 < one.sqnr_db - other.sqnr_db < 36
         else:
             assert one.sqnr_db == pytest.approx(other.sqnr_db, abs=1e-6)
     layer = dense_model.architecture.layers[spoiled]
