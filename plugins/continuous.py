@@ -227,7 +227,6 @@ def remembered_round(
 
 
 def trained_round(first: bool, before: Round, gated: "GateNames", config: ContinuousOptions, bench: Workbench) -> Round:
-    from detpress.detector.network import Network
     from detpress.pruning.gated_training import GatedTraining, GateRates
     from detpress.pruning.gates import without_gates
     from detpress.training.snapshot import Snapshot
@@ -239,8 +238,7 @@ def trained_round(first: bool, before: Round, gated: "GateNames", config: Contin
     trained = bench.fit(before.model, training, (learnt, early))
 
     def plain(model: "Model") -> "Model":
-        assert isinstance(model.network, Network)
-        return model.with_network(without_gates(model.network))
+        return model.with_network(without_gates(model.own_network))
 
     return Round(plain(trained), learnt.gates.values(), plain(early.model(trained)) if first else before.early)
 

@@ -84,7 +84,7 @@ class Share(Plugin):
         bits = bits_by_layer(model, config)
         planned = {i: planned_clusters(*weight_and_mask(model, i), bits[i]) for i in bits}
         names = tuple(model.architecture.names[i] for i in bits)
-        return Plan(names, model.with_network(shared_network(network_of(model), planned), Form.PACKED))
+        return Plan(names, model.with_network(shared_network(model.own_network, planned), Form.PACKED))
 
     def check(self, model: "Model", config: ShareOptions, images: ImageCounts) -> None:
         if config.epochs:
@@ -98,7 +98,7 @@ class Share(Plugin):
         for done, i in enumerate(bits, start=1):
             clusters[i] = clusters_of(*weight_and_mask(model, i), bits[i], config.start, bench.seed)
             bench.progress("layers clustered", done, len(bits))
-        network = network_of(model)
+        network = model.own_network
         if config.epochs:
             network, clusters = trained(model, clusters, config, bench)
         weights = sum(found.codes.numel() for found in clusters.values())
@@ -117,7 +117,7 @@ def trained(
     shared = {weight_name(i) for i in clusters}  # whose zeros their codes hold
     others = {name: mask for name, mask in model.masks.items() if name not in shared}
     training = config.training.for_epochs(config.epochs)
-    fitted = network_of(bench.fit(replace(model, masks=others), training, (SharedWeights(clusters),)))
+    fitted = bench.fit(replace(model, masks=others), training, (SharedWeights(clusters),)).own_network
     learnt = {i: replace(found, codebook=codebook_of(fitted, i)) for i, found in clusters.items()}
     return no_longer_shared(fitted), learnt
 
@@ -152,13 +152,6 @@ def weight_and_mask(model: "Model", layer: int) -> "tuple[Tensor, Tensor | None]
 
     name = weight_name(layer)
     return model.network.get_parameter(name).detach(), model.masks.get(name)
-
-
-def network_of(model: "Model") -> "Network":
-    from detpress.detector.network import Network
-
-    assert isinstance(model.network, Network)
-    return model.network
 
 
 class EncodeOptions(Options):
@@ -236,7 +229,7 @@ def with_streams(model: "Model", streams: "Mapping[int, Stream]") -> "Model":
     from detpress.detector.network import with_encoded
 
     encoded = {i: (encoding, tensors) for i, (encoding, tensors, _) in streams.items()}
-    return model.with_network(with_encoded(network_of(model), encoded), Form.PACKED)
+    return model.with_network(with_encoded(model.own_network, encoded), Form.PACKED)
 
 
 def figures_of(parts: "Parts") -> dict[str, float]:

@@ -12,7 +12,6 @@ from detpress.training.image_counts import ImageCounts
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
     from detpress.detector.model import Model
-    from detpress.detector.network import Network
 
 
 class LayerOptions(Options):
@@ -161,7 +160,7 @@ class MixedPrecision(Plugin):
         from detpress.adapters.inc_half import to_half_precision
 
         in_float = layers_in_float(model.architecture, config)
-        network = to_half_precision(float_network(model), config.dtype, in_float, bench.calibration(1), bench.log)
+        network = to_half_precision(model.own_network, config.dtype, in_float, bench.calibration(1), bench.log)
         bench.log.info("%d convolutions in %s", len(network.encodings) - len(in_float), config.dtype)
         return model.with_network(network, Form.HALF)
 
@@ -232,7 +231,7 @@ class WeightOnly(Plugin):
         if config.algorithm == "gptq":
             images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
         network = pack_weights(
-            float_network(model),
+            model.own_network,
             packing,
             layers,
             config.algorithm,
@@ -243,14 +242,6 @@ class WeightOnly(Plugin):
         )
         bench.log.info("%d convolutions in %d bits", len(layers), config.bits)
         return model.with_network(network, Form.PACKED)
-
-
-def float_network(model: "Model") -> "Network":
-    """The network of a dense model."""
-    from detpress.detector.network import Network
-
-    assert isinstance(model.network, Network)
-    return model.network
 
 
 def layers_to_quantize(architecture: "Architecture", config: LayerOptions) -> list[int]:

@@ -9,7 +9,7 @@ from pydantic import Field
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
 from detpress.options import Options
-from detpress.plugins.inc import LayerOptions, float_network, layers_in_float, layers_to_quantize
+from detpress.plugins.inc import LayerOptions, layers_in_float, layers_to_quantize
 from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Autotune(Plugin):
         from detpress.adapters.inc import Scheme
         from detpress.adapters.inc_autotune import Candidate, Criterion, tune
 
-        network = float_network(model)
+        network = model.own_network
         kept = tuple(sorted(layers_in_float(model.architecture, config)))
         quantized = layers_to_quantize(model.architecture, config)
         images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
@@ -165,7 +165,7 @@ class _Trials:
         def compute(folder: "Path") -> None:
             quantized = self.model(candidate).network
             assert isinstance(quantized, Network)
-            found = measure_sensitivity(quantized, float_network(self.parent), images, self.bench.progress)
+            found = measure_sensitivity(quantized, self.parent.own_network, images, self.bench.progress)
             _write(folder, {"order": [layer.index for layer in found.by_gain()]})
 
         order: list[int] = _read(self.bench.remember({"sensitivity": _key(candidate)}, compute))["order"]

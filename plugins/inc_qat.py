@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
-from detpress.plugins.inc import LayerOptions, float_network, layers_in_float, layers_to_quantize
+from detpress.plugins.inc import LayerOptions, layers_in_float, layers_to_quantize
 from detpress.training.config import TrainingConfig
 from detpress.training.image_counts import ImageCounts
 
@@ -75,11 +75,11 @@ class QuantizationAwareTraining(Plugin):
         from detpress.adapters.inc_qat import FakeQuantizedNetwork, fake_quantized, with_trained_weights
 
         in_float = layers_in_float(model.architecture, config)
-        prepared = fake_quantized(float_network(model), in_float, config.full_range, bench.log)
+        prepared = fake_quantized(model.own_network, in_float, config.full_range, bench.log)
         trained = bench.fit(replace(model, network=prepared, masks=prepared.masks), config).network
         assert isinstance(trained, FakeQuantizedNetwork)
         images = bench.calibration(config.calibration_images, config.is_default("calibration_images"))
-        network = with_trained_weights(float_network(model), trained)
+        network = with_trained_weights(model.own_network, trained)
         scheme = Scheme(corrected=False, full_range=config.full_range)  # trained with rounding, not to be undone
         quantized = quantize_static(network, model.architecture, images, scheme, in_float, bench.log)
         return model.with_network(quantized, Form.INT8)

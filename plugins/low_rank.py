@@ -22,9 +22,8 @@ from detpress.runtimes.names import RuntimeName
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
     from detpress.detector.model import Model
-    from detpress.detector.network import Network
     from detpress.low_rank.choice import Choice, Choices
-    from detpress.low_rank.factorization import Factorization
+    from detpress.low_rank.factorization import Factorization, Ranks
 
 HALVINGS = 6  # of what may be left, between the least and the whole, by measuring
 
@@ -78,7 +77,7 @@ class LowRank(Plugin):
         else:
             chosen = chosen_for(choices, model.architecture, config)
             note = "ranks are chosen by the weights; those of a network yet to be trained are not known"
-        ranks = {i: one.ranks for i, one in chosen.items() if one.ranks}
+        ranks = replaced_by(chosen)
         names = model.architecture.names
         said = ", ".join(f"{names[i]} {' '.join(map(str, each))}" for i, each in ranks.items())
         smaller = replaced_layers(model.architecture, self.method(), ranks)
@@ -90,7 +89,7 @@ class LowRank(Plugin):
     def apply(self, model: "Model", config: LowRankOptions, bench: Workbench) -> "Model":
         from detpress.low_rank.replacing import replaced_in
 
-        method, network = self.method(), network_of(model)
+        method, network = self.method(), model.own_network
         choices = choices_for(method, model, config)
         if config.max_latency_ms:
             chosen = measured_choice(method, model, choices, config, bench)
@@ -103,15 +102,7 @@ class LowRank(Plugin):
             rows[-1] |= {"macs_before": whole.macs, "macs": one.macs}
             bench.log.info("%(layer)s: ranks %(ranks)s, %(macs_before)d -> %(macs)d MACs, %(lost).4f lost", rows[-1])
         bench.keep("ranks.json").write_text(json.dumps(rows, indent=1) + "\n")
-        ranks = {i: one.ranks for i, one in chosen.items() if one.ranks}
-        return model.with_network(replaced_in(network, method, ranks, bench.progress))
-
-
-def network_of(model: "Model") -> "Network":
-    from detpress.detector.network import Network
-
-    assert isinstance(model.network, Network)
-    return model.network
+        return model.with_network(replaced_in(network, method, replaced_by(chosen), bench.progress))
 
 
 def choices_for(method: "Factorization", model: "Model", config: LowRankOptions) -> "Choices":
@@ -126,7 +117,7 @@ def choices_for(method: "Factorization", model: "Model", config: LowRankOptions)
     names = model.architecture.names
     excluded = matching_layers(config.exclude, names, "exclude")
     layers = [i for i in replaceable(model.architecture, method) if names[i] not in excluded]
-    choices = network_choices(network_of(model), method, layers)
+    choices = network_choices(model.own_network, method, layers)
     if not choices:
         raise InputError("no layer is left that would compute less: heads, and layers with groups, stay as they are")
     return choices
@@ -153,14 +144,16 @@ def budget_of(choices: "Choices", architecture: "Architecture", share: float) ->
     """MACs that the layers with choices may have, when this share of the whole network's goes."""
     import math
 
-    whole = sum(
-        layer.macs(taken, given)
-        for layer, taken, given in zip(
-            architecture.layers, architecture.taken_maps, architecture.output_maps, strict=True
-        )
-    )
+    from detpress.measure.size import macs
+
+    whole = macs(architecture)
     others = whole - sum(every[0].macs for every in choices.values())
     return math.floor((1 - share) * whole + 1e-6) - others
+
+
+def replaced_by(chosen: "Mapping[int, Choice]") -> "dict[int, Ranks]":
+    """Of the layers that do not stay."""
+    return {i: one.ranks for i, one in chosen.items() if one.ranks}
 
 
 def fewest(choices: "Choices") -> "dict[int, Choice]":
@@ -179,8 +172,7 @@ def measured_choice(
 
     def too_slow(chosen: "Mapping[int, Choice]") -> str:
         """Which runtimes take longer than asked for; empty where none does."""
-        ranks = {i: one.ranks for i, one in chosen.items() if one.ranks}
-        found = latencies(method, model.architecture, ranks, config, bench)
+        found = latencies(method, model.architecture, replaced_by(chosen), config, bench)
         bench.log.info("%d MACs: %s ms", sum(one.macs for one in chosen.values()), found)
         over = {runtime: ms for runtime, ms in found.items() if ms > config.max_latency_ms[runtime]}
         return ", ".join(f"{ms:.3f} ms in {runtime}" for runtime, ms in over.items())
@@ -206,7 +198,7 @@ def measured_choice(
 def latencies(
     method: "Factorization",
     architecture: "Architecture",
-    ranks: "dict[int, tuple[int, ...]]",
+    ranks: "dict[int, Ranks]",
     config: LowRankOptions,
     bench: Workbench,
 ) -> dict[RuntimeName, float]:

@@ -135,7 +135,6 @@ class Quantizer(Plugin):
 
     def apply(self, model: "Model", config: Any, bench: Workbench) -> "Model":
         from detpress.adapters.nni_quantize import LayerTargets, quantize
-        from detpress.detector.network import Network
         from detpress.encodings.simulated import Simulated
 
         per_channel = getattr(config, "per_channel", False)
@@ -148,8 +147,7 @@ class Quantizer(Plugin):
             if isinstance(config, Quantization)
             else bench.calibration(1)
         )
-        assert isinstance(model.network, Network)
-        network = quantize(self.method, model.network, layers, images, getattr(config, "training", None), bench)
+        network = quantize(self.method, model.own_network, layers, images, getattr(config, "training", None), bench)
         for i, layer in network.encodings.items():
             if isinstance(layer, Simulated):
                 bits, grid = layer.weight_bits, layer.input or "in float"

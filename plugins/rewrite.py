@@ -53,11 +53,9 @@ class RewriteActivation(Plugin):
         return self._rewritten(model, config)
 
     def _rewritten(self, model: "Model", config: ActivationOptions) -> "Model":
-        from detpress.detector.network import Network
         from detpress.detector.rewriting import with_activations
 
-        assert isinstance(model.network, Network)
-        return model.with_network(with_activations(model.network, config.to))
+        return model.with_network(with_activations(model.own_network, config.to))
 
 
 class ImageSizeOptions(Options):
@@ -91,12 +89,10 @@ class RewriteImageSize(Plugin):
         return resized
 
     def _resized(self, model: "Model", config: ImageSizeOptions) -> "Model":
-        from detpress.detector.network import Network
         from detpress.detector.rewriting import at_side
 
-        assert isinstance(model.network, Network)
         try:
-            return model.with_network(at_side(model.network, config.to))
+            return model.with_network(at_side(model.own_network, config.to))
         except InputError as error:
             raise InputError(f"to: {error}") from error
 

@@ -136,7 +136,6 @@ class Inheritance:
         """On the loss of members within the budgets, too."""
         import random
 
-        from detpress.detector.network import Network
         from detpress.pruning.sandwich import Sandwich
 
         def within(architecture: "Architecture") -> bool:
@@ -147,20 +146,15 @@ class Inheritance:
             return self.members.cut(self.members.drawn(within, generator), self.importance)
 
         smallest = self.members.cut(self.members.smallest, self.importance)
-        network = self.given.network
-        assert isinstance(network, Network)
-        sandwich = Sandwich(network, smallest, other, POOL, self.config.at_random)
+        sandwich = Sandwich(self.given.own_network, smallest, other, POOL, self.config.at_random)
         return self.bench.fit(self.given, self.config.supernet, (sandwich,))
 
     def member(self, choices: Choices) -> "Model":
         """With the super-network's weights, and BatchNorm's statistics of its own."""
-        from detpress.detector.network import Network
         from detpress.pruning.cutting import carry_out
         from detpress.training.statistics import with_statistics_of
 
-        network = self.supernet.network
-        assert isinstance(network, Network)
-        inherited = carry_out(network, self.members.cut(choices, self.importance))
+        inherited = carry_out(self.supernet.own_network, self.members.cut(choices, self.importance))
         return self.given.with_network(with_statistics_of(inherited, self.images, device=self.bench.device))
 
     def score(self, choices: Choices, architecture: "Architecture") -> float:

@@ -195,14 +195,12 @@ def trained(model: "Model", epochs: int, config: SparseTrainingOptions, bench: W
 
 def cut_down(model: "Model", budget: "Budget", config: SparseTrainingOptions, bench: Workbench) -> "Model":
     """Without the filters of the least importance, to the budget, with statistics of its own."""
-    from detpress.detector.network import Network
     from detpress.pruning.budgets import cut_to
     from detpress.pruning.cutting import carry_out
     from detpress.pruning.reconstruction import reconstructed
     from detpress.training.statistics import with_statistics_of
 
-    network, architecture = model.network, model.architecture
-    assert isinstance(network, Network)
+    network, architecture = model.own_network, model.architecture
     scores = worth(model, config, bench)
     cut = cut_to(architecture, scores, budget, config.floor)
     for group, kept in cut.kept.items():

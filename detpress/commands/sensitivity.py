@@ -36,7 +36,6 @@ def sensitivity(
     from detpress.builtin import find_bundle
     from detpress.detector.form import Form
     from detpress.detector.images import read_squares
-    from detpress.detector.network import Network
     from detpress.encodings.bundle import load_bundle
     from detpress.errors import InputError
     from detpress.measure.scoring import score as scored
@@ -49,11 +48,9 @@ def sensitivity(
 
     folder = find_bundle(bundle)
     model = load_bundle(folder)
-    assert isinstance(model.network, Network)
     if model.form is not Form.INT8:
         raise InputError(f"{bundle}: a {model.form} model; expected one in int8")
     original = load_bundle(find_bundle(parent) if parent else stage_before(folder))
-    assert isinstance(original.network, Network)
     if original.form not in (Form.DENSE, Form.MASKED):
         raise InputError(f"--parent: a {original.form} model; expected one in float")
     architecture = model.architecture
@@ -70,8 +67,8 @@ def sensitivity(
 
     with TerminalListener() as terminal:
         found = measure_sensitivity(
-            model.network,
-            original.network,
+            model.own_network,
+            original.own_network,
             squares,
             terminal.progress,
             (lambda network: scored(network, architecture, devkit, split, Measure(), terminal.progress)[0].map)

@@ -163,8 +163,7 @@ def read_model(cfg: Path, weights: Path, classes: list[str], resize: Resize | No
     except OSError as error:
         raise InputError(f"{weights}: cannot be read: {error}") from error
     model = new_model(architecture, seed=0)
-    assert isinstance(model.network, Network)
-    header = read_weights(weights, model.network, shared=shared)
+    header = read_weights(weights, model.own_network, shared=shared)
     kept = {name: dict(options) for name, options in said.kept.items()}
     for layer, source in shared.items():
         kept.setdefault(f"layers.{layer}", {})[SHARED] = str(source)

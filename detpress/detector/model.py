@@ -37,6 +37,12 @@ class Model:
         return architecture
 
     @property
+    def own_network(self) -> Network:
+        """The network, where it is not on its way through an engine."""
+        assert isinstance(self.network, Network)
+        return self.network
+
+    @property
     def encodings(self) -> dict[int, Encoding]:
         """Of the convolutions, by layer number."""
         return self.network.encodings if isinstance(self.network, Network) else {}
@@ -80,6 +86,24 @@ def new_model(architecture: Architecture, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Model(Network(architecture).eval())
+
+
+def difference(one: Model, other: Model) -> str:
+    """What distinguishes the models: the name of a tensor, or what else; "" for the same bits."""
+    if one.architecture != other.architecture:
+        return "the list of layers"
+    if one.encodings != other.encodings:
+        return "how layers are encoded"
+    for what, mine, theirs in (
+        ("", one.network.state_dict(), other.network.state_dict()),
+        ("the mask of ", one.masks, other.masks),
+    ):
+        if mine.keys() != theirs.keys():
+            return f"which {'masks' if what else 'tensors'} there are"
+        for name, tensor in mine.items():
+            if not torch.equal(tensor.cpu(), theirs[name].cpu()):
+                return f"{what}{name}"
+    return ""
 
 
 def apply_masks(network: nn.Module, masks: dict[str, Tensor]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from detpress.detector.folding import stored_weight
-from detpress.detector.network import Network
 from detpress.encodings.bundle import load_bundle
 
 
@@ -22,8 +21,7 @@ class LayerState:
 
 def layer_states(bundle: Path) -> dict[str, LayerState]:
     """The convolutions of a bundle by name, such as `layers.4`."""
-    network = load_bundle(bundle).network
-    assert isinstance(network, Network)
+    network = load_bundle(bundle).own_network
     found = {}
     for i, encoding in network.encodings.items():
         weight = stored_weight(network, i)

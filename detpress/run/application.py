@@ -1,16 +1,12 @@
 """A step applied to the model of the stage before, and what comes out held against the plugin's contract."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from detpress.contract.registry import PLUGINS, engine_version
-from detpress.detector.architecture import Architecture
-from detpress.detector.encoding import Encoding
-from detpress.detector.model import Model
+from detpress.detector.model import Model, difference
 from detpress.detector.network import Network
 from detpress.doors import entry_named
 from detpress.errors import StageError
@@ -56,14 +52,14 @@ class Application:
         """Raises StageError for a model that breaks the plugin's contract, and whatever the plugin raises."""
         step = self.step
         before = self.parent()
-        given = _State.of(before).kept()
+        given = copied(before)
         config = with_bundles(step.config, self.earlier)
         workbench.bundles = step.plugin.bundles(config)
         after = step.plugin.apply(before, config, workbench)
-        if _State.of(before) != given:
+        if difference(before, given):
             raise StageError("changed the model that it was given; its contract says a new one")
         _check_kind(before, after, step.plugin.resizes)
-        if _State.of(after) == given:
+        if not difference(after, given):
             raise StageError("changed nothing: the model that came out is the one that went in")
         returns = step.plugin.returns or before.form
         if after.form is not returns:
@@ -77,6 +73,12 @@ class Application:
         return replace(after, history=(*before.history, record))
 
 
+def copied(model: Model) -> Model:
+    """A copy that does not change with the model."""
+    masks = {name: mask.clone() for name, mask in model.masks.items()}
+    return replace(model, network=copy.deepcopy(model.network), masks=masks)
+
+
 def _check_kind(before: Model, after: Any, resizes: bool) -> None:
     """Raises StageError for what is no model of the same classes and input size, or none that a bundle can hold.
 
@@ -86,34 +88,13 @@ def _check_kind(before: Model, after: Any, resizes: bool) -> None:
         raise StageError(f"gave {type(after).__name__} where its contract says a Model")
     if type(after.network) is not Network:
         raise StageError(f"gave a network of the class {type(after.network).__name__}; expected Network")
-    for what in ("classes", "resize") if resizes else ("classes", "image_size", "resize"):
-        given, found = getattr(before.architecture, what), getattr(after.architecture, what)
-        if given != found:
-            raise StageError(f"gave a model of other {what}: {str(found)[:80]} where {str(given)[:80]} went in")
+    if what := other_kind(before, after, resizes):
+        given, found = (str(getattr(model.architecture, what))[:80] for model in (before, after))
+        raise StageError(f"gave a model of other {what}: {found} where {given} went in")
 
 
-@dataclass(frozen=True, eq=False)
-class _State:
-    """All that distinguishes two models: layers, encodings, and every tensor bit for bit, masks among them."""
-
-    encodings: dict[int, Encoding]
-    architecture: Architecture
-    tensors: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, model: Model) -> "_State":
-        tensors = model.network.state_dict() | {f"mask of {name}": mask for name, mask in model.masks.items()}
-        return cls(model.encodings, model.architecture, {name: tensor.cpu() for name, tensor in tensors.items()})
-
-    def kept(self) -> "_State":
-        """A copy that does not change with the model."""
-        return replace(self, tensors={name: tensor.clone() for name, tensor in self.tensors.items()})
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _State):
-            return False
-        if (self.encodings, self.architecture) != (other.encodings, other.architecture):
-            return False
-        pairs = [(self.tensors[name], other.tensors.get(name)) for name in self.tensors]
-        same_names = self.tensors.keys() == other.tensors.keys()
-        return same_names and all(there is not None and torch.equal(here, there) for here, there in pairs)
+def other_kind(before: Model, after: Model, resizes: bool) -> str | None:
+    """What of the architectures may not differ between two stages, and does. resizes: whether image sizes may."""
+    held = ("classes", "resize") if resizes else ("classes", "image_size", "resize")
+    one, other = before.architecture, after.architecture
+    return next((what for what in held if getattr(one, what) != getattr(other, what)), None)

@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from detpress.detector.model import Model
+from detpress.detector.model import Model, difference
 from detpress.detector.network import Network
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.engine_log import standard_output_into
@@ -129,24 +129,6 @@ def apply(
         said = printed.read().decode(errors="replace")
     threads = _new_threads(before)
     return Application(given, model, _read_back(model), said, there, threads, difference(untouched, given), reports)
-
-
-def difference(one: Model, other: Model) -> str:
-    """What distinguishes the models: the name of a tensor, or what else; "" for the same bits."""
-    if one.architecture != other.architecture:
-        return "the list of layers"
-    if one.encodings != other.encodings:
-        return "how layers are encoded"
-    for what, mine, theirs in (
-        ("", one.network.state_dict(), other.network.state_dict()),
-        ("the mask of ", one.masks, other.masks),
-    ):
-        if mine.keys() != theirs.keys():
-            return f"which {'masks' if what else 'tensors'} there are"
-        for name, tensor in mine.items():
-            if not torch.equal(tensor.cpu(), theirs[name].cpu()):
-                return f"{what}{name}"
-    return ""
 
 
 def maps(model: Model, images: Tensor) -> dict[str, Tensor]:

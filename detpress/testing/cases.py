@@ -27,7 +27,6 @@ from detpress.detector.images import read_squares
 from detpress.detector.input_scale import InputScale
 from detpress.detector.model import Model, new_model
 from detpress.detector.narrowing import narrow
-from detpress.detector.network import Network
 from detpress.encodings.bundle import save_bundle
 from detpress.encodings.half import half_network
 from detpress.encodings.int8_from_scales import int8_network
@@ -68,7 +67,7 @@ def written(case: Case) -> Path:
     images = images_of(open_data(case, folder / "data"), case)
     model = _seen(new_model(build_architecture(case.arch, case.classes, SIDE, case.width), seed=0), images)
     if case.pruned:
-        model = model.with_network(narrow(_network(model), _some_filters(model)))
+        model = model.with_network(narrow(model.own_network, _some_filters(model)))
     save_bundle(IN_FORM[case.form](model, images), folder / "bundle")
     teacher = new_model(build_architecture(case.arch, case.classes, SIDE, 2 * case.width), seed=1)
     save_bundle(_seen(teacher, images), folder / "teacher")
@@ -108,11 +107,6 @@ def _write_data(classes: tuple[str, ...], folder: Path) -> None:
         file.write_text(re.sub(r"(?<=<name>)\w+", lambda found: renamed[found[0]], text), encoding="utf-8")
 
 
-def _network(model: Model) -> Network:
-    assert isinstance(model.network, Network)
-    return model.network
-
-
 def _seen(model: Model, images: Tensor) -> Model:
     """Its BatchNorms' statistics become those of the images, as if it had been trained."""
     network = model.network.train()
@@ -145,20 +139,20 @@ def _simulated(model: Model, images: Tensor) -> Model:
     """Weights of 8 bits, inputs in float."""
     quantized = {}
     for i in _convolutions(model):
-        weight, _ = folded_weight(_network(model), i)
+        weight, _ = folded_weight(model.own_network, i)
         scale = weight.abs().flatten(1).amax(1).clamp(min=1e-6) / 127
         codes = (weight / scale[:, None, None, None]).round()
         quantized[i] = Codes(codes, -127, 127, 8, scale, torch.zeros_like(scale), None, folded=True)
-    return model.with_network(simulated_network(_network(model), quantized), Form.SIMULATED)
+    return model.with_network(simulated_network(model.own_network, quantized), Form.SIMULATED)
 
 
 def _int8(model: Model, images: Tensor) -> Model:
     inputs = {i: InputScale.of_range(-4.0, 4.0) for i in _convolutions(model)}
-    return model.with_network(int8_network(_network(model), inputs, images), Form.INT8)
+    return model.with_network(int8_network(model.own_network, inputs, images), Form.INT8)
 
 
 def _half(model: Model, images: Tensor) -> Model:
-    return model.with_network(half_network(_network(model), "bf16", _convolutions(model)), Form.HALF)
+    return model.with_network(half_network(model.own_network, "bf16", _convolutions(model)), Form.HALF)
 
 
 def _convolutions(model: Model) -> list[int]:

@@ -8,9 +8,7 @@ from unittest import SkipTest
 
 from detpress.errors import cut_short
 from detpress.testing import cases, promises
-from detpress.testing.application import (
-    Asked,
-)
+from detpress.testing.application import Asked
 from detpress.testing.trial import BrokenPromiseError, Trial
 
 Effort = Literal["look", "apply", "process"]  # what a check costs: nothing; the plugin applied; another Python, too

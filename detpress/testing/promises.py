@@ -15,18 +15,18 @@ import torch
 from detpress.contract.plugin import Plan
 from detpress.contract.registry import PLUGINS, SLOW
 from detpress.detector.form import Form
-from detpress.detector.model import Model
+from detpress.detector.model import Model, difference
 from detpress.doors import entry_named
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import InputError, StageError, cut_short
 from detpress.measure.size import macs
 from detpress.options import Options
+from detpress.run.application import other_kind
 from detpress.testing import cases
 from detpress.testing.application import (
     Application,
     Asked,
     apply_elsewhere,
-    difference,
     maps,
     maps_elsewhere,
     python,
@@ -98,9 +98,8 @@ def result_fits(trial: Trial) -> None:
 
 def _check_result(done: Application, resizes: bool) -> None:
     """That the model could be a stage's."""
-    for what in ("classes", "resize") if resizes else ("classes", "image_size", "resize"):
-        if getattr(done.model.architecture, what) != getattr(done.given.architecture, what):
-            raise BrokenPromiseError(f"`apply` gives a model of another {what}. Keep those of the given one.")
+    if what := other_kind(done.given, done.model, resizes):
+        raise BrokenPromiseError(f"`apply` gives a model of another {what}. Keep those of the given one.")
     for name, tensor in done.model.network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise BrokenPromiseError(f"{name} has numbers that are not finite. Raise StageError where that happens.")

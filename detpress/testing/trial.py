@@ -13,11 +13,7 @@ from detpress.errors import InputError
 from detpress.options import Options
 from detpress.recipe.file import Recipe
 from detpress.testing import cases
-from detpress.testing.application import (
-    Application,
-    Asked,
-    apply,
-)
+from detpress.testing.application import Application, Asked, apply
 from detpress.testing.cases import Case
 from detpress.training.image_counts import ImageCounts
 
