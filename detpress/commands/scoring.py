@@ -183,9 +183,10 @@ def _pictures(images: "list[Path]", out: Path) -> "list[Path]":
 
     found: list[Path] = []
     for path in images:
-        found += pictures_below(path) if path.is_dir() else [path]
-        if not found:
+        of_path = pictures_below(path) if path.is_dir() else [path]
+        if not of_path:
             raise InputError(f"{path}: no pictures in this folder ({', '.join(SUFFIXES)})")
+        found += of_path
     if len({path.stem for path in found}) < len(found):
         raise InputError(
             "two of the images have the same name, and so would their pictures; give them one at a time, each with an "
