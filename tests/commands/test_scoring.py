@@ -48,6 +48,7 @@ def test_detect_takes_a_folder_and_replaces_nothing_that_is_there(
     assert "a.png: exists already" in detpress("detect", bundle, "a.jpg", "--out", ".").err
     (workplace / "empty").mkdir()
     assert "empty: no pictures in this folder" in detpress("detect", bundle, "empty").err
+    assert "empty: no pictures in this folder" in detpress("detect", bundle, "a.jpg", "empty").err
     assert "each with an --out of its own" in detpress("detect", bundle, "a.jpg", "a.png").err
 
 
