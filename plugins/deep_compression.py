@@ -7,8 +7,7 @@ chain:
   - deep_compression.encode: {}
 """
 
-import csv
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -188,14 +187,10 @@ class Encode(Plugin):
         return Plan(tuple(model.architecture.names[i] for i in streams), with_streams(model, streams))
 
     def apply(self, model: "Model", config: EncodeOptions, bench: Workbench) -> "Model":
+        from detpress.plugins.coded_bytes import keep_bytes
+
         streams = streams_of(model, config, bench.progress)
-        table = {i: figures_of(parts) for i, (_, _, parts) in streams.items()}
-        for name in next(iter(table.values())):
-            bench.figure(name, sum(row[name] for row in table.values()))
-        with bench.keep("bytes.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["layer", *(name.replace("_", " ") for name in next(iter(table.values())))])
-            writer.writerows([i, *(f"{value:.1f}" for value in row.values())] for i, row in table.items())
+        keep_bytes(bench, {i: asdict(parts) for i, (_, _, parts) in streams.items()})
         return with_streams(model, streams)
 
 
@@ -230,8 +225,3 @@ def with_streams(model: "Model", streams: "Mapping[int, Stream]") -> "Model":
 
     encoded = {i: (encoding, tensors) for i, (encoding, tensors, _) in streams.items()}
     return model.with_network(with_encoded(model.own_network, encoded), Form.PACKED)
-
-
-def figures_of(parts: "Parts") -> dict[str, float]:
-    """Bytes by what they are for."""
-    return {f"{field.name}_bytes": float(getattr(parts, field.name)) for field in fields(parts)}

@@ -91,6 +91,9 @@ class Clusters:
     def encoding(self) -> Shared:
         return Shared(len(self.codebook), self.sparse)
 
+    def weight(self, codebook: Tensor, codes: Tensor) -> Tensor:
+        return looked_up(codebook, codes, self.sparse)
+
 
 def clusters_of(weight: Tensor, mask: Tensor | None, bits: int, start: Start, seed: int) -> Clusters:
     """k-means of a layer's weights, so that a code has at most `bits` bits.

@@ -1,16 +1,28 @@
-"""Training of weights that share values, as an objective."""
+"""Training of weights that share values, or vectors of values, as an objective."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from detpress.detector.network import Network, convolution_of, filled_network
-from detpress.encodings.shared import Clusters, looked_up
 from detpress.training.objective import Objective, TrainingStart
 
 ORIGINAL = "parametrizations.weight.original"  # PyTorch's name for what a parametrization is computed from
+
+
+class Codes(Protocol):
+    """One convolution's weights by a codebook, and codes (int64) that say what of it each is."""
+
+    @property
+    def codebook(self) -> Tensor: ...
+
+    @property
+    def codes(self) -> Tensor: ...
+
+    def weight(self, codebook: Tensor, codes: Tensor) -> Tensor:
+        """What codes stand for: float32 (F, I, k, k)."""
 
 
 class SharedValues(nn.Module):
@@ -18,16 +30,16 @@ class SharedValues(nn.Module):
 
     codes: Tensor
 
-    def __init__(self, clusters: Clusters) -> None:
+    def __init__(self, start: Codes) -> None:
         super().__init__()
-        self.start, self.sparse = clusters.codebook, clusters.sparse
-        self.register_buffer("codes", clusters.codes, persistent=False)
+        self.start = start
+        self.register_buffer("codes", start.codes, persistent=False)
 
     def forward(self, codebook: Tensor) -> Tensor:
-        return looked_up(codebook, self.codes, self.sparse)
+        return self.start.weight(codebook, self.codes)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        return self.start.clone()
+        return self.start.codebook.clone()
 
 
 class SharedWeights(Objective):
@@ -36,22 +48,22 @@ class SharedWeights(Objective):
     layers: the convolutions, by layer number.
     """
 
-    def __init__(self, layers: Mapping[int, Clusters]) -> None:
+    def __init__(self, layers: Mapping[int, Codes]) -> None:
         super().__init__()
-        self.clusters = layers
+        self.starts = layers
 
     def prepare(self, start: TrainingStart) -> None:
-        for i, clusters in self.clusters.items():
-            share(start.network, i, clusters)
+        for i, codes in self.starts.items():
+            share(start.network, i, codes)
 
 
-def share(network: nn.Module, layer: int, clusters: Clusters) -> None:
+def share(network: nn.Module, layer: int, start: Codes) -> None:
     """Makes the codebook the parameter of the convolution, in place."""
-    parametrize.register_parametrization(convolution_of(network, layer), "weight", SharedValues(clusters))
+    parametrize.register_parametrization(convolution_of(network, layer), "weight", SharedValues(start))
 
 
 def codebook_of(network: nn.Module, layer: int) -> Tensor:
-    """float32 (values,), of a convolution that shares them."""
+    """float32, of a convolution whose weights share it."""
     return network.get_parameter(f"layers.{layer}.convolution.{ORIGINAL}").detach().clone()
 
 

@@ -64,6 +64,8 @@ TRAINS_NOTHING: dict[str, dict[str, Any]] = {
     "rewrite.architecture": {"arch": "yolov3-tiny", "width": 0.125},
     "rewrite.image_size": {"to": 128},
     "train.batchnorm": {"images": 4},
+    "vector_quantization.product": {"epochs": 0, "calibration_images": 4},
+    "vector_quantization.residual": {"epochs": 0, "calibration_images": 0},
 }
 HELD_BY_THEIR_OWN_TESTS = {
     "deep_compression.encode",  # takes only what `deep_compression.share` leaves
