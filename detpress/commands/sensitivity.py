@@ -9,7 +9,7 @@ from detpress.commands.options import Json, print_json
 
 
 def sensitivity(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The folder of an int8 model's bundle.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The folder of an int8 or packed model's bundle.")],
     data: Annotated[str, typer.Option(metavar="DEVKIT", help="A VOC devkit's folder, or builtin:digits.")],
     parent: Annotated[
         str | None,
@@ -25,7 +25,7 @@ def sensitivity(
     ),
     as_json: Json = False,
 ) -> None:
-    """What quantization costs each layer of an int8 model, and what leaving the layer in float would cost and gain.
+    """What rounding costs each layer of an int8 or packed model, and what leaving it in float would cost and gain.
 
     \b
     detpress sensitivity runs/quickstart/4-inc.static_int8/bundle --data builtin:digits
@@ -48,8 +48,8 @@ def sensitivity(
 
     folder = find_bundle(bundle)
     model = load_bundle(folder)
-    if model.form is not Form.INT8:
-        raise InputError(f"{bundle}: a {model.form} model; expected one in int8")
+    if model.form not in (Form.INT8, Form.PACKED):
+        raise InputError(f"{bundle}: a {model.form} model; expected one in int8 or packed")
     original = load_bundle(find_bundle(parent) if parent else stage_before(folder))
     if original.form not in (Form.DENSE, Form.MASKED):
         raise InputError(f"--parent: a {original.form} model; expected one in float")

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detpress.detector.float32 import FoldedFloat32
+from detpress.detector.encoding import weight_shape
+from detpress.detector.float32 import Float32, FoldedFloat32
 from detpress.detector.folding import folded_weight
-from detpress.detector.network import Network, convolution_of, weight_name, with_encoded
-from detpress.encodings.int8 import input_scales
+from detpress.detector.network import Network, convolution_of, with_encoded
 from detpress.errors import InputError
 from detpress.measure.size import layer_table
 from detpress.progress import Progress
@@ -54,6 +54,14 @@ class Sensitivity:
     layers: tuple[LayerSensitivity, ...]
     map: float | None = None
 
+    def noise(self) -> dict[int, float]:
+        """By layer number, how much of the raw maps' noise comes with its rounding, as a share of the signal's power.
+
+        Nothing but the ratios above in another unit; added up over layers, an estimate of rounding all of them.
+        """
+        every = 10 ** (-self.output_sqnr_db / 10)
+        return {row.index: every - 10 ** (-(self.output_sqnr_db + row.gain_db) / 10) for row in self.layers}
+
     def by_gain(self) -> list[LayerSensitivity]:
         """The layers, first those whose rounding costs the raw maps most."""
         return sorted(self.layers, key=lambda layer: (-layer.gain_db, layer.index))
@@ -81,6 +89,11 @@ def _decibels(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
+def rounded_layers(network: Network) -> list[int]:
+    """The convolutions that are not in float32, by layer number."""
+    return [i for i, encoding in network.encodings.items() if not isinstance(encoding, Float32)]
+
+
 def in_float(quantized: Network, parent: Network, layers: Collection[int]) -> Network:
     """`quantized` with some of its convolutions, by layer number, computed in float with the weights of `parent`."""
     folded = {i: dict(zip(("weight", "bias"), folded_weight(parent, i), strict=True)) for i in layers}
@@ -101,7 +114,7 @@ def measure_sensitivity(
     """
     if quantized.architecture != parent.architecture:
         raise InputError("the float model has other layers than the quantized one; expected the one it was made of")
-    layers = list(input_scales(quantized))
+    layers = rounded_layers(quantized)
     with torch.inference_mode():
         wanted = _raw_maps(parent, images)
         output = signal_to_noise(list(zip(wanted, _raw_maps(quantized, images), strict=True)))
@@ -118,8 +131,9 @@ def measure_sensitivity(
     table = layer_table(quantized.architecture)
     rows = []
     for i, gain in zip(layers, gains, strict=True):
-        weight = quantized.get_buffer(weight_name(i))
-        extra = 3 * weight.numel() - 4 * len(weight)  # 4 bytes in place of 1, and no scale of the filter
+        own_convolution = convolution_of(quantized, i)
+        filters, weights = weight_shape(own_convolution)[0], weight_shape(own_convolution).numel()
+        extra = 4 * (weights + filters) - quantized.encodings[i].stored_bytes(own_convolution.state_dict())
         rows.append(LayerSensitivity(i, table[i].name, own[i], gain, extra, table[i].macs, scores[i]))
     return Sensitivity(output, tuple(rows), score)
 
@@ -131,8 +145,8 @@ def _raw_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
 
 def _own_ratios(quantized: Network, parent: Network, images: Tensor) -> dict[int, float]:
     """Each convolution on the input that the float network gives it: rounded, against not."""
-    reference = in_float(quantized, parent, list(input_scales(quantized)))
-    sums = {i: [0.0, 0.0] for i in input_scales(quantized)}
+    reference = in_float(quantized, parent, rounded_layers(quantized))
+    sums = {i: [0.0, 0.0] for i in rounded_layers(quantized)}
     for i in sums:
         rounded = convolution_of(quantized, i)
 

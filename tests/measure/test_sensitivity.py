@@ -99,7 +99,7 @@ def test_the_command_prints_plots_and_finds_the_float_model_in_a_runs_folder(tmp
     assert all(row["sqnr_db"] > 10 and row["map_gain"] is not None for row in printed["layers"])
     assert "SQNR of the layer" in (tmp_path / "plot.html").read_text()
     assert f"{printed['output_sqnr_db']:.2f} dB" in run(bundle)
-    with pytest.raises(InputError, match="expected one in int8"):
+    with pytest.raises(InputError, match="expected one in int8 or packed"):
         run(tmp_path / "run" / "0-model" / "bundle")
     bundle.rename(tmp_path / "alone")
     with pytest.raises(InputError, match="expected --parent BUNDLE"):

@@ -52,6 +52,7 @@ TRAINS_NOTHING: dict[str, dict[str, Any]] = {
     "low_rank.spatial": {"energy": 0.8},
     "low_rank.svd": {"energy": 0.8},
     "low_rank.tucker": {"energy": 0.8},
+    "mixed_bits": {"calibration_images": 4},
     "nni.fpgm": {"sparsity": 0.5},
     "nni.l1norm": {"sparsity": 0.5},
     "nni.l2norm": {"sparsity": 0.5},
