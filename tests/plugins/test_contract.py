@@ -15,6 +15,7 @@ from detpress.testing import PluginCheck, checks_of
 TRAINING = {"epochs": 1, "batch_size": 4}
 TAUGHT = {"teacher": "builtin:digits", "training": TRAINING}
 TRAINS: dict[str, dict[str, Any]] = {
+    "clip_q": {"epochs": 1, "training": {"batch_size": 4}, "trials": 3},
     "continuous.sparsify": {"epochs": 2, "rewind_epoch": 1},
     "distill.chen": TAUGHT,
     "distill.crosskd": TAUGHT,
