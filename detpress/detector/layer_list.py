@@ -21,7 +21,7 @@ class LayerList:
         self.layers.append(layer)
         return len(self.layers) - 1
 
-    def filters(self, filters: int) -> int:
+    def filters(self, filters: float) -> int:
         """So many at the list's width."""
         return max(1, round(filters * self.width))
 
