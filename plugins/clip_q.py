@@ -57,8 +57,8 @@ class ClipQ(Plugin):
 
     Changed: the error is the noise at the raw maps as a share of the signal's power, on a few training images, where
     the paper has the classification error; layers are searched in their order, each beside those before it as they
-    were chosen; a layer's bits saved are 1 - (1 - p) b / 32, times 1; intervals do not cross zero; the training is this
-    trainer's. How the paper orders layers, places intervals and counts bits could not be checked.
+    were chosen; the bits that a layer saves are the share 1 - (1 - p) b / 32 of its own; intervals do not cross zero;
+    the training is this trainer's. How the paper orders layers, places intervals and counts bits could not be checked.
 
     What comes out is as `deep_compression.share` leaves it, so `deep_compression.encode` may follow, which writes only
     the weights that are kept. Only the file gets smaller: as much is computed as before. `files/clip_q.csv` has share
