@@ -13,6 +13,7 @@ from detpress.detector.design import Design
 from detpress.detector.form import Form
 from detpress.detector.layer import Channels, FeatureMap, Layer
 from detpress.doors import API_VERSION
+from detpress.engine_log import engine_messages
 from detpress.errors import InputError, StageError
 from detpress.options import BundleName, Options
 from detpress.training.config import TrainingConfig, TrainingOptions
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from detpress.detector.replacement import replace_layer
     from detpress.encodings.bundle import load_bundle, save_bundle
     from detpress.encodings.int8_from_scales import int8_network
+    from detpress.encodings.onnx_model import onnx_model
+    from detpress.encodings.packed import Packed
     from detpress.training.loss import Targets
     from detpress.training.objective import Objective, Terms, TrainingStart, TrainingStep
     from detpress.training.snapshot import Snapshot
@@ -76,6 +79,7 @@ __all__ = [
     "Network",
     "Objective",
     "Options",
+    "Packed",
     "Plan",
     "Plugin",
     "Proposals",
@@ -102,6 +106,7 @@ __all__ = [
     "by_convolution",
     "coupled_convolutions",
     "coupled_filters",
+    "engine_messages",
     "find_bundle",
     "folded_weight",
     "int8_network",
@@ -110,6 +115,7 @@ __all__ = [
     "narrow",
     "narrowed_network",
     "new_model",
+    "onnx_model",
     "replace_layer",
     "save_bundle",
     "with_encoded",
@@ -128,6 +134,7 @@ NEED_TORCH = {
     "Model": "detpress.detector.model",
     "Network": "detpress.detector.network",
     "Objective": "detpress.training.objective",
+    "Packed": "detpress.encodings.packed",
     "Route": "detpress.detector.kinds",
     "ScaleChannels": "detpress.detector.kinds",
     "Shortcut": "detpress.detector.kinds",
@@ -152,6 +159,7 @@ NEED_TORCH = {
     "narrow": "detpress.detector.narrowing",
     "narrowed_network": "detpress.detector.narrowing",
     "new_model": "detpress.detector.model",
+    "onnx_model": "detpress.encodings.onnx_model",
     "replace_layer": "detpress.detector.replacement",
     "save_bundle": "detpress.encodings.bundle",
     "with_encoded": "detpress.detector.network",

@@ -95,11 +95,14 @@ class Workbench(Protocol):
         in; `.evaluation.ap` has it by class. The test split is refused.
         """
 
-    def gradients(self, model: "Model", images: int, or_fewer: bool = False) -> "dict[str, Tensor]":
+    def gradients(
+        self, model: "Model", images: int, or_fewer: bool = False, squared: bool = False
+    ) -> "dict[str, Tensor]":
         """Parameter name -> gradient of the detector's loss, the mean over that many training images drawn by the seed.
 
         Without augmentation and with BatchNorm's running statistics, so that the same model has the same gradients.
-        or_fewer: see `calibration`.
+        or_fewer: see `calibration`. squared: the mean of the squares of each image's own gradient instead, the diagonal
+        of the empirical Fisher information.
         """
 
     def latency_ms(self, model: "Model", runtime: str) -> float:

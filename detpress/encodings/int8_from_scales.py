@@ -19,19 +19,22 @@ def int8_network(
     inputs: Mapping[int, InputScale],
     images: Tensor,
     weight_scales: Mapping[int, Tensor] | None = None,
+    folded: Mapping[int, tuple[Tensor, Tensor]] | None = None,
 ) -> Network:
     """`network` in int8 where `inputs` has a scale for a convolution's input, BatchNorm folded in everywhere.
 
     inputs: by layer number. images: float32 (N, 3, H, W) in [0, 1]; the scales between convolutions are read from them.
     weight_scales: by layer number, float32 (F,), of the folded weights; by default the largest of a filter is
         `largest_code`.
+    folded: by layer number, weights (F, I, k, k) and biases (F,), BatchNorm in them, where the chooser of scales has
+        changed them, as bias correction does.
     Raises InputError where a layer is no convolution, and for scales that do not fit it.
     """
     encodings = folded_but(network.architecture, {i: Int8(scale) for i, scale in inputs.items()})
     tensors = {}
     for i in encodings:
         name = convolution_name(i)
-        weight, tensors[f"{name}.bias"] = folded_weight(network, i)
+        weight, tensors[f"{name}.bias"] = (folded or {}).get(i) or folded_weight(network, i)
         if i in inputs:
             of = convolution_of(network, i)
             largest = largest_code(geometry(of).groups * weight.shape[1], len(weight), geometry(of).groups)

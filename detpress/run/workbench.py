@@ -118,21 +118,26 @@ class StageWorkbench:
         run = self._run_here(model.network) if runtime == "torch" else self._open(runtime, model).run
         return Score(score(run, model.architecture, self.devkit, name, self.measure)[0])
 
-    def gradients(self, model: Model, images: int, or_fewer: bool = False) -> dict[str, Tensor]:
+    def gradients(self, model: Model, images: int, or_fewer: bool = False, squared: bool = False) -> dict[str, Tensor]:
         chosen = self._drawn(images, or_fewer, "images")
         data = TrainingSet(self.devkit, self.data.train, model.architecture)
         network = copy.deepcopy(model.network).to(self.device).eval().requires_grad_(True)
         config = TrainingConfig(epochs=1)
-        for start in range(0, len(chosen), BATCH):
-            batch = chosen[start : start + BATCH]
+        found: dict[str, Tensor] = {}
+        size = 1 if squared else BATCH
+        for start in range(0, len(chosen), size):
+            batch = chosen[start : start + size]
             squares, targets = collate([data[i] for i in batch])
             maps = network(network_input(squares.to(self.device)))
             loss = yolo_loss(maps, targets.to(self.device), model.architecture, config).total
-            torch.autograd.backward(loss * len(batch) / len(chosen))
+            torch.autograd.backward(loss)
+            for name, parameter in network.named_parameters():
+                if parameter.grad is not None:
+                    gradient = parameter.grad.square() if squared else parameter.grad
+                    found[name] = found.get(name, 0) + gradient * len(batch) / len(chosen)
+            network.zero_grad()
             self.progress("images differentiated", start + len(batch), len(chosen))
-        return {
-            name: parameter.grad.cpu() for name, parameter in network.named_parameters() if parameter.grad is not None
-        }
+        return {name: gradient.cpu() for name, gradient in found.items()}
 
     def latency_ms(self, model: Model, runtime: str) -> float:
         return float(measure_latency(self._open(runtime, model), model.architecture, self.measure.batch)["median"])

@@ -156,9 +156,9 @@ def read_study(path: Path, seeds: Sequence[int] | None = None, assignments: Sequ
         raise InputError("\n".join(spell_out(error, _Document, source, ()))) from error
     for i, figure in enumerate(document.metrics):
         check_figure(figure, f"{source.where(('metrics', i))}: ")
-    if unknown := document.shared.keys() - {"data", "model", "measure"}:
+    if unknown := document.shared.keys() - {"data", "model", "measure", "requires"}:
         key = sorted(unknown)[0]
-        raise InputError(f"{source.where(('shared', key))}: expected data, model or measure")
+        raise InputError(f"{source.where(('shared', key))}: expected data, model, measure or requires")
     variants: list[Variant] = []
     mistakes: list[str] = []
     for i, entry in enumerate(document.recipes):

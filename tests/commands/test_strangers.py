@@ -175,6 +175,8 @@ class Asks(Plugin):
             raise AssertionError("the test set was seen")
         gradients = bench.gradients(model, 3)
         assert all(torch.equal(gradients[name], again) for name, again in bench.gradients(model, 3).items())
+        one, squares = bench.gradients(model, 1), bench.gradients(model, 1, squared=True)
+        assert all(torch.equal(one[name].square(), square) for name, square in squares.items())
         steps = torch.stack([gradient.abs().max() for gradient in gradients.values()])
         bench.figure("largest_gradient", float(steps.max()))
 

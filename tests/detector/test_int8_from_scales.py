@@ -43,3 +43,14 @@ def test_scales_that_do_not_fit_are_refused_by_the_layer(images: Tensor) -> None
         int8_network(network, {1: InputScale(0.05, 127)}, images)
     with pytest.raises(InputError, match=r"^layers\.2: weight scales \(3,\); expected 4, none negative$"):
         int8_network(network, {2: InputScale(0.05, 127)}, images, {2: torch.ones(3)})
+
+
+def test_weights_and_biases_that_their_chooser_changed_are_taken_as_they_are(images: Tensor) -> None:
+    network = new_model(build_architecture("yolov3-tiny", ("a",), 64, 0.125), 0).own_network
+    filters = len(network.get_parameter("layers.2.convolution.weight"))
+    weight = torch.full_like(network.get_parameter("layers.2.convolution.weight"), 0.5)
+    bias = torch.arange(float(filters))
+    scales = {2: torch.full((filters,), 0.25)}
+    found = int8_network(network, {2: InputScale(0.05, 127)}, images, scales, {2: (weight, bias)})
+    assert found.get_buffer("layers.2.convolution.weight").eq(2).all()
+    assert torch.equal(found.get_buffer("layers.2.convolution.bias"), bias)

@@ -6,9 +6,11 @@ import pytest
 
 from detpress.detector.architecture import build_architecture
 from detpress.detector.model import new_model
+from detpress.doors import installed_version
 from detpress.encodings.bundle import save_bundle
 from detpress.errors import InputError
 from detpress.recipe.file import Recipe, read_recipe
+from detpress.recipe.yaml_source import read_yaml
 from detpress.run.initial_model import initial_model
 from detpress.run.keys import chain_keys
 from detpress.study.definition import Study, open_studies, read_study, shipped_studies
@@ -88,6 +90,16 @@ def test_recipes_alone_are_a_study_whose_first_is_the_baseline() -> None:
 def test_every_shipped_study_is_good() -> None:
     assert "six-compressors" in shipped_studies()
     for path in shipped_studies().values():
+        needed = read_yaml(path).data.get("shared", {}).get("requires", {})
+        if all(installed_version(package) for package in needed):  # those of examples/ are no part of the tests
+            read_study(path)
+
+
+def test_what_a_study_requires_is_asked_for_by_the_row(written) -> None:
+    path = written("shared:\n", 'shared:\n  requires: {detpress-not-there: ">=0.1"}\n')
+    with pytest.raises(
+        InputError, match=r"detpress-not-there is not installed.*pip install 'detpress-not-there>=0\.1'"
+    ):
         read_study(path)
 
 
@@ -106,7 +118,7 @@ def test_a_study_wide_matrix_is_for_recipes_without_their_own(written) -> None:
         ("[0, 7]", "[7, 7]", "two.yaml:2: seeds: a seed is given twice"),
         ("baseline: whole", "baseline: hole", "two.yaml:3: baseline: no recipe 'hole'; did you mean 'whole'?"),
         ("macs]", "mac]", "two.yaml:4: metrics[1]: no figure 'mac'; did you mean 'macs'?"),
-        ("  data:", "  dat:", "two.yaml:6: shared.dat: expected data, model or measure"),
+        ("  data:", "  dat:", "two.yaml:6: shared.dat: expected data, model, measure or requires"),
         ("width: 0.0625", "width: wide", "two.yaml:7: shared.model.width: expected a valid number, got 'wide'"),
         ("name: whole", "nam: whole", "two.yaml:9: recipes[0].nam: unknown key; did you mean 'name'?"),
         ("nni.speedup", "nni.sped", "two.yaml:13: recipes[1].chain[1]: unknown plugin 'nni.sped'; did you mean"),

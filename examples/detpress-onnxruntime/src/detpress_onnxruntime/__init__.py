@@ -1,0 +1,1 @@
+"""ONNX Runtime's own quantization in detpress."""

@@ -1,0 +1,1 @@
+"""Torch-Pruning's importances and dependency graph in detpress."""
