@@ -69,3 +69,11 @@ def cut_short(text: str) -> str:
 def no_room(error: BaseException) -> bool:
     """Whether the operating system refused a write because the disk, the quota or the largest file size is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def ending(code: int) -> str:
+    """What an exit status says."""
+    if code >= 0:
+        return f"its process ended with exit status {code}"
+    name = signal.Signals(-code).name
+    return f"its process was killed by {name}" + (", as the system does when memory runs out" * (name == "SIGKILL"))

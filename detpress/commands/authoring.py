@@ -1,5 +1,6 @@
-"""For who writes a plugin: `detpress plugins new` and `check`."""
+"""The plugins: what there is, `detpress plugins install`, and for who writes one, `new` and `check`."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ plugins = typer.Typer(
     detpress plugins
     detpress plugins --json
     detpress plugins nni.l1norm
+    detpress plugins install ort.static_1_20
     """,
 )
 plugins.command("show")(show)
@@ -95,3 +97,37 @@ def check(
         print(f"{len(outcomes)} checks, {failed} failed")
     if failed:
         raise typer.Exit(1)
+
+
+@plugins.command()
+def install(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The plugins' names in recipes.")],
+    as_json: Json = False,
+) -> None:
+    """Install the environment that a plugin's engine has for itself, by uv where that is there, else by venv and pip.
+
+    It lies in the cache, and is made once for all plugins that require the same.
+
+    \b
+    detpress plugins install ort.static_1_20
+    """
+    from detpress.contract.registry import environment_of, load_plugin
+    from detpress.environments import installation
+    from detpress.errors import InputError
+
+    environments = {name: environment_of(load_plugin(name)) for name in names}
+    if without := [name for name, environment in environments.items() if environment is None]:
+        raise InputError(f"{', '.join(without)}: no environment to install: there are no `requirements`")
+    rows = []
+    for name, environment in environments.items():
+        assert environment is not None
+        if not environment.is_made:
+            print(f"{name}: installing {', '.join(environment.requirements)}, which may take minutes", file=sys.stderr)
+        new = installation.install(environment)
+        rows.append(
+            {"plugin": name, "environment": str(environment.folder), "new": new, "versions": environment.versions}
+        )
+        if not as_json:
+            print(f"{name}: {environment}{'' if new else ', which was there'}")
+    if as_json:
+        print_json(rows)

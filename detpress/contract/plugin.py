@@ -129,6 +129,14 @@ class Workbench(Protocol):
     def remember_model(self, key: dict[str, Any], compute: "Callable[[], Model]") -> "Model":
         """The model that `compute` gave, kept on disk as `remember` keeps a folder."""
 
+    def in_environment(self, function: str, **arguments: Any) -> Any:
+        """What `function`, such as `my_package.inside:quantize`, gives where the plugin's `requirements` are installed.
+
+        It is called there as `quantize(progress, **arguments)`. Arguments, and what it gives, are plain data (paths
+        become text); all else goes by files. Its file is imported alone, by a Python that knows neither detpress nor
+        torch. Raises StageError for whatever goes wrong there.
+        """
+
     def figure(self, name: str, value: float) -> None:
         """A number of the plugin's own, such as `bits_per_weight`: `plugin.bits_per_weight` in results and studies."""
 
@@ -144,6 +152,7 @@ class Plugin(ABC):
     returns: ClassVar[Form | None]  # None: the form that came in
     unavailable: ClassVar[str | None] = None  # why it can never run here, where that is so; listed, refused in recipes
     engine: ClassVar[str | None] = None  # the distribution that does the work; its version enters the stage's key
+    requirements: ClassVar[tuple[str, ...]] = ()  # (PEP 508) of an engine's own environment, see `in_environment`
     version: ClassVar[int] = 1  # raised when the same config gives another result: it enters the stage's key
     resizes: ClassVar[bool] = False  # whether what comes out may take images of another size
     chooses_by_map: ClassVar[bool] = False  # by `bench.evaluate` of int8 models: the runtime they are scored in, too

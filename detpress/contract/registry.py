@@ -5,7 +5,7 @@ Tuners and assessors (`detpress.contract.tuner`) come by doors of the same kind,
 reason and disturbs nothing else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from detpress.contract.tuner import Assessor, Tuner
 from detpress.detector.form import Form
 from detpress.doors import Door, Finding, contained, entries_of, entry_named, findings, installed_version, load_class
 from detpress.doors.card import card
+from detpress.environments import Environment, requirement
 from detpress.errors import InputError
 from detpress.options import Options
 
@@ -51,12 +52,14 @@ class Listing:
 
     status: `working`; `unavailable`, when its engine is not installed or cannot do it (`Plugin.unavailable`); `broken`,
         when it cannot be used.
+    environment: the folder of its engine's own one, where its `requirements` are installed.
     remark: what its author should know, such as that it is slow to import.
     """
 
     name: str
     status: Status
     reason: str | None
+    requirements: tuple[str, ...]
     accepts: tuple[str, ...]
     returns: str | None  # None: the form that came in
     engine: str | None
@@ -64,6 +67,7 @@ class Listing:
     distribution: str
     remark: str | None
     card: str
+    environment: str | None = None
 
 
 def plugin_names() -> list[str]:
@@ -119,6 +123,13 @@ def _check_plugin(plugin: Plugin) -> None:
         raise InputError("its `returns` is neither a detpress.api.Form nor None")
     if not isinstance(plugin.version, int):
         raise InputError("its `version` is no whole number")
+    if not (isinstance(plugin.requirements, tuple) and all(isinstance(each, str) for each in plugin.requirements)):
+        raise InputError("its `requirements` are no tuple of texts")
+    for text in plugin.requirements:
+        try:
+            requirement(text)
+        except InputError as error:
+            raise InputError(f"its `requirements`: {error}") from error
 
 
 def engine_version(plugin: Plugin) -> str | None:
@@ -126,23 +137,34 @@ def engine_version(plugin: Plugin) -> str | None:
     return installed_version(plugin.engine) if plugin.engine else None
 
 
-def why_unavailable(user: Plugin | Tuner | Assessor) -> str | None:
-    """Why the plugin, tuner or assessor cannot run here; None where it can."""
-    return _why_unavailable(**_needs(user))
+def environment_of(plugin: Plugin) -> Environment | None:
+    """The one that the plugin's engine has for itself, if any; it may not be there yet."""
+    return Environment(plugin.requirements) if plugin.requirements else None
+
+
+def why_unavailable(user: Plugin | Tuner | Assessor, name: str) -> str | None:
+    """Why the plugin, tuner or assessor of this name cannot run here; None where it can."""
+    return _why_unavailable(name, **_needs(user))
 
 
 def _needs(user: Plugin | Tuner | Assessor) -> dict[str, Any]:
     extra = user.extra if isinstance(user, Tuner | Assessor) else None
-    return {"unavailable": user.unavailable, "engine": user.engine, "extra": extra}
+    requirements = list(user.requirements) if isinstance(user, Plugin) else []
+    return {"unavailable": user.unavailable, "engine": user.engine, "extra": extra, "requirements": requirements}
 
 
-def _why_unavailable(unavailable: str | None, engine: str | None, extra: tuple[str, str] | None) -> str | None:
+def _why_unavailable(
+    name: str, unavailable: str | None, engine: str | None, extra: tuple[str, str] | None, requirements: Sequence[str]
+) -> str | None:
     if unavailable:
         return unavailable
     if engine and installed_version(engine) is None:
         return f"needs the package {engine}"
     if extra and installed_version(extra[0]) is None:
         return f"needs the package {extra[0]}, which the extra `{extra[1]}` brings"
+    if requirements and not Environment(tuple(requirements)).is_made:
+        wanted = ", ".join(requirements)
+        return f"the environment of its engine is not installed ({wanted}): detpress plugins install {name}"
     return None
 
 
@@ -169,19 +191,30 @@ def list_choosers() -> list[ChooserListing]:
 
 def list_plugins(names: Iterable[str] | None = None) -> list[Listing]:
     """One row a plugin, in the order of the names. Raises InputError for an unknown name."""
-    return [
-        Listing(
-            accepts=tuple(finding.facts.get("accepts", ())), returns=finding.facts.get("returns"), **_known(finding)
+    rows = []
+    for finding in findings(PLUGINS, names):
+        facts, known = finding.facts, _known(finding)
+        requirements = tuple(facts.get("requirements", ()))
+        if requirements and (environment := Environment(requirements)).is_made:
+            known["environment"] = str(environment.folder)
+            known["remark"] = "; ".join(filter(None, (known["remark"], f"its engine: {environment}")))
+        rows.append(
+            Listing(
+                requirements=requirements,
+                accepts=tuple(facts.get("accepts", ())),
+                returns=facts.get("returns"),
+                **known,
+            )
         )
-        for finding in findings(PLUGINS, names)
-    ]
+    return rows
 
 
 def _known(finding: Finding) -> dict[str, Any]:
     """What a row says of a plugin, a tuner or an assessor alike."""
     entry, facts = finding.entry, finding.facts
     engine = facts.get("engine")
-    reason = finding.failure or _why_unavailable(**{name: facts[name] for name in ("unavailable", "engine", "extra")})
+    needs: dict[str, Any] = {name: facts.get(name) for name in ("unavailable", "engine", "extra", "requirements")}
+    reason = finding.failure or _why_unavailable(entry.name, **needs)
     return {
         "name": entry.name,
         "status": "broken" if finding.failure else "unavailable" if reason else "working",

@@ -35,7 +35,7 @@ def read_named(
     except InputError as error:
         mistakes.append(f"{source.where(place)}: {error}")
         return None
-    if reason := why_unavailable(loaded):
+    if reason := why_unavailable(loaded, name):
         mistakes.append(f"{source.where((*place, name))}: the {word} cannot run here: {reason}")
         return None
     try:

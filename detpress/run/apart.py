@@ -4,7 +4,6 @@ import atexit
 import json
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import torch
 
 from detpress import errors
 from detpress.doors.broken import place_in
-from detpress.errors import StageError, cut_short
+from detpress.errors import StageError, cut_short, ending
 from detpress.run.making import Made, Task
 from detpress.run.nursery import Request, send, serve
 
@@ -78,14 +77,6 @@ def copy_this_process() -> None:
     """
     if threading.active_count() == 1:
         _nursery.begin(copied=True)
-
-
-def ending(code: int) -> str:
-    """What an exit status says."""
-    if code >= 0:
-        return f"its process ended with exit status {code}"
-    name = signal.Signals(-code).name
-    return f"its process was killed by {name}" + (", as the system does when memory runs out" * (name == "SIGKILL"))
 
 
 def _pickled(task: Task) -> bytes:

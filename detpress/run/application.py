@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from detpress.contract.registry import PLUGINS, engine_version
+from detpress.contract.registry import PLUGINS, engine_version, environment_of
 from detpress.detector.model import Model, difference
 from detpress.detector.network import Network
 from detpress.doors import entry_named
@@ -30,7 +30,9 @@ def work_of(step: Step, seed: int, parent: Callable[[], Model], earlier: dict[st
     """What the step does, with what `parent` gives, in a process of its own or not. earlier: see `Application`."""
     entry = entry_named(step.name, PLUGINS.group)
     engine = f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None
-    by = {"distribution": f"{entry.distribution} {entry.version}", "engine": engine, "seed": seed}
+    by: dict[str, Any] = {"distribution": f"{entry.distribution} {entry.version}", "engine": engine, "seed": seed}
+    if environment := environment_of(step.plugin):
+        by["environment"] = environment.versions
     application = Application(step, by, parent, earlier)
     return Work(step.name, application, step.running if apart else None, None if entry.built_in else entry)
 
@@ -55,6 +57,7 @@ class Application:
         given = copied(before)
         config = with_bundles(step.config, self.earlier)
         workbench.bundles = step.plugin.bundles(config)
+        workbench.environment, workbench.memory = environment_of(step.plugin), step.running.memory
         after = step.plugin.apply(before, config, workbench)
         if difference(before, given):
             raise StageError("changed the model that it was given; its contract says a new one")

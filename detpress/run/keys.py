@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from detpress.builtin import find_bundle
-from detpress.contract.registry import PLUGINS, engine_version
+from detpress.contract.registry import PLUGINS, engine_version, environment_of
 from detpress.detector import images
 from detpress.detector.form import Form
 from detpress.detector.layer_kinds import LAYERS, kind_name
@@ -92,6 +92,8 @@ def stage_key(before: Sequence[str], step: Step, recipe: Recipe, fingerprint: st
     if not entry.built_in:
         parts["code"] = code_digest(type(plugin))
         parts |= _at_hand(entry.distribution)
+    if environment := environment_of(plugin):
+        parts["environment"] = environment.versions
     if objectives := {named.name: _objective_identity(named) for named in objectives_in(config)}:
         parts["objectives"] = objectives
     if plugin.chooses_by_map:

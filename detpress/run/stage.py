@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from detpress.contract.registry import PLUGINS
+from detpress.contract.registry import PLUGINS, environment_of, load_plugin
 from detpress.detector import images
 from detpress.detector.architecture import Architecture
 from detpress.detector.form import Form
@@ -86,12 +86,19 @@ class Stage:
         """Name and version of the package that brings the plugin: those that made it, for the key has them."""
         return " ".join(distribution_of(self.plugin, PLUGINS.group)) if self.index else None
 
+    @property
+    def environment(self) -> dict[str, str] | None:
+        """The versions in its engine's own environment, by package; None where the plugin has none."""
+        environment = environment_of(load_plugin(self.plugin)) if self.index else None
+        return environment.versions if environment else None
+
     def as_dict(self) -> dict[str, Any]:
         """The shape that results.json documents."""
         return {
             "index": self.index,
             "plugin": self.plugin,
             "distribution": self.distribution,
+            "environment": self.environment,
             "form": self.form,
             "key": self.key,
             "bundle": str(self.bundle),

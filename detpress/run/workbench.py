@@ -21,6 +21,8 @@ from detpress.detector.images import network_input, read_squares
 from detpress.detector.model import Model
 from detpress.detector.predict import BATCH, Run
 from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.environments import Environment
+from detpress.environments.calling import call
 from detpress.errors import InputError, StageError, shortened
 from detpress.measure.latency import measure_latency
 from detpress.measure.scoring import score, scoring_runtime
@@ -55,6 +57,8 @@ class StageWorkbench:
     files: Path | None = None  # see `keep`
     notes: list[str] = field(default_factory=list)  # what a person should be told of how the stage went
     bundles: tuple[str, ...] = ()  # those that the plugin's options name: what they hold is in the stage's key
+    environment: Environment | None = None  # the plugin's
+    memory: float | None = None  # GB that may be asked for there
     figures: dict[str, float] = field(default_factory=dict)  # the plugin's own, see `figure`
     _fits: int = 0
     _remembering: str = ""  # below scratch, where the trainings of what is being remembered lie
@@ -174,6 +178,15 @@ class StageWorkbench:
                 f"{images} {what} asked for, but the image set '{self.data.train}' of {self.devkit.root} has {there}"
             )
         return random.Random(self.seed).sample(range(there), images)
+
+    def in_environment(self, function: str, **arguments: Any) -> Any:
+        if self.environment is None:
+            raise StageError("in_environment: the plugin has no `requirements`")
+        self.log.info("%s in %s", function, self.environment)
+        try:
+            return call(self.environment, function, arguments, self.progress, self.memory)
+        except StageError as error:
+            raise StageError(f"{error}; see {self.scratch / 'stage.log'}") from error
 
     def figure(self, name: str, value: float) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or not math.isfinite(value):

@@ -17,9 +17,8 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from detpress.detector.model import Model
-from detpress.errors import StageError
+from detpress.errors import StageError, ending
 from detpress.progress import Progress
-from detpress.run.apart import ending
 from detpress.run.chain import check_map_loss, find_chain, stage_names
 from detpress.run.initial_model import initial_model, open_recipe_data
 from detpress.run.keys import chain_keys

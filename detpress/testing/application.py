@@ -20,6 +20,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from detpress.contract.registry import environment_of
 from detpress.detector.model import Model, difference
 from detpress.detector.network import Network
 from detpress.encodings.bundle import load_bundle, save_bundle
@@ -117,6 +118,7 @@ def apply(
         Measure(runtimes=[], threads=torch.get_num_threads()),
         files=scratch / "files",
         bundles=step.plugin.bundles(step.config),
+        environment=environment_of(step.plugin),
     )
     before = set(threading.enumerate())
     with tempfile.TemporaryFile() as printed, _working_folder() as left:
