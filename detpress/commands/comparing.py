@@ -138,20 +138,28 @@ def _on_ray(address: str) -> "Callable[..., Iterator[Outcome]]":
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="The folder of a run or a comparison.")],
+    results: Annotated[
+        Path, typer.Argument(metavar="RUN|STUDY", help="The folder of a run or a comparison, or a study.json alone.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Write report.html, report.md and report.csv into the folder of a run or a comparison.
 
-    The page holds all that it shows; it can be opened from the file and sent as it is.
+    The page holds all that it shows; it can be opened from the file and sent as it is. Of a study.json alone, without
+    pictures and bundles beside it, the summary and the table are printed as Markdown.
 
     \b
     detpress report runs/quickstart
     detpress report runs/six-compressors
+    detpress report docs/study/claims-128/study.json
     """
-    from detpress.report.page import write_report
+    from detpress.report.page import study_markdown, write_report
 
-    written = write_report(folder)
+    if results.is_file():
+        text = study_markdown(results)
+        print_json({"markdown": text}) if as_json else print(text, end="")
+        return
+    written = write_report(results)
     if as_json:
         print_json({kind: str(path) for kind, path in written.items()})
     else:

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from detpress.detector.images import read_image
+from detpress.errors import InputError
+from detpress.files.plain_json import read_json
 from detpress.measure.figures import heading, mark, shown
 from detpress.report.charts import Chart, line_chart, pareto_chart, x_axis, y_axis
 from detpress.report.drawn_pictures import Picture, as_jpeg, asset, boxes_of, open_templates
 from detpress.report.fonts import Lettering, choose_lettering
 from detpress.report.layers import LayerState, layer_rows, layer_states
 from detpress.report.pictures import SHOWN_SCORE, detections_of_image
-from detpress.report.source import Curves, RowSource, Source, kept_tables, read_source, training_tables
+from detpress.report.source import Curves, RowSource, Source, kept_tables, named_in_errors, read_source, training_tables
 from detpress.report.summary import scored_on, summary
 from detpress.run.remarks import remarks
 from detpress.run.stage import Stage
@@ -96,6 +98,15 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def study_markdown(path: Path) -> str:
+    """The summary and the table of a study.json that lies alone. Raises InputError where it is no such file."""
+    results = read_json(path)
+    if not isinstance(results, dict) or "rows" not in results:
+        raise InputError(f"{path}: expected a study.json, or the folder of a run or a study")
+    with named_in_errors(path):
+        return markdown(results)
+
+
 def table(results: dict[str, Any]) -> str:
     """The rows as CSV, numbers in full."""
     text = io.StringIO()
@@ -120,12 +131,13 @@ def _table_cells(results: dict[str, Any], people: bool) -> Iterator[list[str]]:
             yield [row["name"], "failed", seeds, *[""] * (6 + len(figures))]
             continue
         found, bounds, difference = row["figures"]["map"], row["map_interval"], row["difference"]
-        numbers = [found["mean"], found["std"], bounds["low"], bounds["high"]]
+        spread = found["std"] if len(row["seeds"]) > 1 else None
+        numbers = [found["mean"], spread, bounds["low"], bounds["high"]]
         yield [
             row["name"],
             row["form"],
             seeds,
-            *(f"{number:.4f}" if people else repr(number) for number in numbers),
+            *("" if number is None else f"{number:.4f}" if people else repr(number) for number in numbers),
             "" if difference is None else f"{difference['mean']:+.4f}" if people else repr(difference["mean"]),
             "" if difference is None else difference["verdict"],
             *(_cell(row, name, people) for name in figures),

@@ -2,8 +2,8 @@
 
 import csv
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +52,21 @@ def read_source(folder: Path) -> Source:
         path = folder / name
         if path.is_file():
             results = read_json(path)
-            try:
+            with named_in_errors(path):
                 return read(folder, results)
-            except OSError as error:
-                named = cut_short(str(error.filename))
-                raise InputError(f"{path}: names {named}, which cannot be read: {error.strerror}") from error
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise InputError(f"{path}: not what detpress writes: {_missing(error)}") from error
     raise InputError(f"{folder}: expected the folder of a run (results.json) or of a study (study.json)")
+
+
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Raises InputError with the path for whatever shows that detpress did not write the file."""
+    try:
+        yield
+    except OSError as error:
+        named = cut_short(str(error.filename))
+        raise InputError(f"{path}: names {named}, which cannot be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not what detpress writes: {_missing(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from small_study import Finished
 
 from detpress.errors import InputError
 from detpress.report.charts import nice_step, x_axis
-from detpress.report.page import markdown, table, write_report
+from detpress.report.page import markdown, study_markdown, table, write_report
 from detpress.report.summary import summary
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -189,6 +189,27 @@ def test_markdown_and_csv_have_the_rows(finished: Finished) -> None:
     [row] = [row for row in finished.results["rows"] if row["name"] == "pruned"]
     assert float(pruned[3]) == row["figures"]["map"]["mean"]
     assert f"| pruned | dense | 0 | {row['figures']['map']['mean']:.4f} |" in markdown(finished.results)
+
+
+def test_of_a_study_file_alone_there_is_the_table(finished: Finished, tmp_path: Path) -> None:
+    alone = Path(shutil.copy(finished.folder / "study.json", tmp_path / "kept.json"))
+    assert study_markdown(alone) == markdown(finished.results)
+    alone.write_text('{"stages": []}')
+    with pytest.raises(InputError, match=r"kept.json: expected a study.json, or the folder of a run or a study"):
+        study_markdown(alone)
+
+
+KEPT = Path(__file__).parents[2] / "docs/study"
+
+
+def test_the_tables_of_the_study_are_those_of_its_kept_results() -> None:
+    said = (KEPT.parent / "study.md").read_text(encoding="utf-8").splitlines()
+    kept = sorted(KEPT.glob("*/study.json"))
+    assert kept
+    for path in kept:
+        rows = [line for line in study_markdown(path).splitlines() if line.startswith("|")]
+        assert len(rows) > 2
+        assert not set(rows) - set(said), path
 
 
 def test_the_summary_says_what_was_found(finished: Finished) -> None:
