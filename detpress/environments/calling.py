@@ -22,10 +22,11 @@ def call(
     arguments: Mapping[str, Any],
     progress: Callable[[str, int, int], None],
     memory: float | None,
+    log: Path,
 ) -> Any:
     """What `function` (`my_package.inside:quantize`) gives, called there as `quantize(progress, **arguments)`.
 
-    What it prints goes to descriptor 1. memory: GB that it may ask for. Whatever ends this process, or leaves this
+    log: to which what it prints is added. memory: GB that it may ask for. Whatever ends this process, or leaves this
     function, ends what runs there. Raises StageError for whatever it does but return plain data, MemoryError where
     memory was refused.
     """
@@ -33,16 +34,17 @@ def call(
     request = {"file": _file_of(name), "function": called, "arguments": dict(arguments), "memory": memory}
     line = json.dumps(request, default=os.fspath) + "\n"
     around = {key: value for key, value in os.environ.items() if key not in NOT_HANDED_ON}
-    process = subprocess.Popen(
-        [str(environment.python), "-P", "-s", str(INSIDE)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=1,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,  # Ctrl-C in the terminal is answered here
-        env=around | {"PYTHONHASHSEED": "0"},
-    )
+    with log.open("ab") as printed:
+        process = subprocess.Popen(
+            [str(environment.python), "-P", "-s", str(INSIDE)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=printed,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C in the terminal is answered here
+            env=around | {"PYTHONHASHSEED": "0"},
+        )
     assert process.stdin is not None
     assert process.stdout is not None
     told: dict[str, Any] = {}

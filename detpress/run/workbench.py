@@ -183,10 +183,11 @@ class StageWorkbench:
         if self.environment is None:
             raise StageError("in_environment: the plugin has no `requirements`")
         self.log.info("%s in %s", function, self.environment)
+        log = self.scratch / "stage.log"
         try:
-            return call(self.environment, function, arguments, self.progress, self.memory)
+            return call(self.environment, function, arguments, self.progress, self.memory, log)
         except StageError as error:
-            raise StageError(f"{error}; see {self.scratch / 'stage.log'}") from error
+            raise StageError(f"{error}; see {log}") from error
 
     def figure(self, name: str, value: float) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or not math.isfinite(value):
