@@ -5,6 +5,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import pytest
 import yaml
@@ -22,14 +23,17 @@ def test_entry_points_requirements_and_imports_agree(package: Path) -> None:
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     modules = package.name.replace("-", "_")
     assert project["name"] == package.name
+    required = [*project["dependencies"]]
     for target in project["entry-points"]["detpress.plugins"].values():
         module, cls = target.split(":")
         found = {node.name: node for node in parsed(package, module).body if isinstance(node, ast.ClassDef)}[cls]
-        assert ast.get_docstring(found)
-        for line in found.body:  # a class that is made for one version of the API says which
-            if isinstance(line, ast.Assign) and getattr(line.targets[0], "id", "") == "api":
-                assert ast.literal_eval(line.value) == api.API_VERSION
-    engines = {Requirement(text).name.replace("-", "_") for text in project["dependencies"]} - {"detpress"}
+        said = {line.targets[0].id: line.value for line in found.body if assigns_a_name(line)}
+        assert ast.get_docstring(found) or "__doc__" in said
+        if "api" in said:  # a class that is made for one version of the API says which
+            assert ast.literal_eval(said["api"]) == api.API_VERSION
+        if "requirements" in said:  # of an environment of the engine's own
+            required += ast.literal_eval(said["requirements"])
+    engines = {Requirement(text).name.replace("-", "_") for text in required} - {"detpress"}
     for source in (package / "src").rglob("*.py"), (package / "tests").rglob("*.py"):
         for file in source:
             for name in imported(file):
@@ -39,8 +43,12 @@ def test_entry_points_requirements_and_imports_agree(package: Path) -> None:
                 assert top in {"detpress", modules, *sys.stdlib_module_names, *BROUGHT, *engines}, f"{file}: {name}"
     for recipe in (package / "recipes").glob("*.yaml"):
         document = yaml.safe_load(recipe.read_text())
-        required = document.get("requires") or document["shared"]["requires"]
-        assert project["version"] in Requirement(f"{package.name}{required[package.name]}").specifier
+        asked = document.get("requires") or document["shared"]["requires"]
+        assert project["version"] in Requirement(f"{package.name}{asked[package.name]}").specifier
+
+
+def assigns_a_name(line: ast.stmt) -> TypeGuard[Any]:
+    return isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
 
 
 def parsed(package: Path, module: str) -> ast.Module:

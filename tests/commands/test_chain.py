@@ -57,6 +57,7 @@ def test_results_have_the_shape_that_is_documented(ran: Said, workplace: Path) -
             "index",
             "plugin",
             "distribution",
+            "environment",
             "form",
             "key",
             "bundle",
