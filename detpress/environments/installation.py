@@ -1,6 +1,6 @@
 """Makes an environment: by uv where that is installed, by venv and pip otherwise."""
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import shutil
@@ -46,7 +46,9 @@ def _by_uv(environment: Environment) -> Commands:
 
 def _by_pip(environment: Environment) -> Commands:
     """With the pip that is here; the environment needs none."""
-    if importlib.util.find_spec("pip") is None:
+    # Asked of the metadata: to look for the module has setuptools put the standard library's distutils in place of its
+    # own (pypa/pip#8761), and torch.compile would fail in this process from then on.
+    if not any(importlib.metadata.distributions(name="pip")):
         raise InputError(f"neither uv nor pip is here to install {', '.join(environment.requirements)} with")
     pip = [sys.executable, "-P", "-m", "pip", "--python", str(environment.python)]
     return [

@@ -1,6 +1,7 @@
 """An engine in an environment of its own: installed once, called from a stage, its version in keys and results."""
 
 import contextlib
+import importlib
 import os
 import re
 import signal
@@ -188,6 +189,8 @@ def test_what_is_not_installed_is_said_before_the_work_and_is_installed_once(
     last = said.err.splitlines()[-1]
     assert re.search(r"pip --python .* install .* failed: .*No such file or directory: '.*tiny-2\.0", last), last
     assert not two.is_made
+    distutils = importlib.import_module("distutils.core")
+    assert "setuptools" in str(distutils.__file__), "torch.compile needs the one of setuptools"
 
     said = detpress("plugins", "install", "nni.l1norm")
     assert (said.code, said.err) == (
