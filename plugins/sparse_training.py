@@ -34,7 +34,7 @@ class SparseTrainingOptions(Options):
     macs: float | None = Field(None, gt=0, lt=1, description="share of the multiply-accumulates that shall be removed")
     steps: list[float] = Field(
         [0.5, 0.75, 0.9],
-        description="shares that cuts before the last one remove, of each budget that asks for more; rising",
+        description="shares that cuts before the last one remove, rising; the smaller of two budgets keeps pace",
     )
     epochs: int = Field(
         10, ge=0, le=10_000, description="of training under the penalties before the first cut; 0: none"
@@ -83,9 +83,10 @@ class SparseTrainingOptions(Options):
 
     def cuts(self) -> list[tuple[float, float]]:
         """Shares of parameters and MACs that each cut removes, 0 where that is no budget; the last as asked for."""
-        goal = (self.parameters or 0.0, self.macs or 0.0)
-        on_the_way = [(min(share, goal[0]), min(share, goal[1])) for share in self.steps if share < max(goal)]
-        return [*on_the_way, goal]
+        parameters, macs = self.parameters or 0.0, self.macs or 0.0
+        most = max(parameters, macs)
+        on_the_way = [(share * parameters / most, share * macs / most) for share in self.steps if share < most]
+        return [*on_the_way, (parameters, macs)]
 
 
 class SparseTraining(Plugin):
