@@ -74,7 +74,9 @@ def shown(name: str, value: float) -> str:
     if name == "macs":
         return f"{value / 1e6:,.1f} M"
     if name.startswith("plugin."):
-        return f"{value:,.0f} B" if name.endswith("_bytes") else f"{value:,.4g}"
+        if name.endswith("_bytes"):
+            return f"{value:,.0f} B"
+        return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
     return f"{value:,.1f} s" if name == "seconds" else f"{value:,.0f}"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from detpress.detector.form import Form
 from detpress.measure.figures import heading, measured_on, shown
 
 
@@ -62,6 +63,8 @@ def _beside_the_network(stage: dict[str, Any]) -> str:
     line = f"\n{stage['index']} {stage['plugin']}: {before:.2f} ms an image before the network, {after:.2f} after it"
     if len(metrics["map_by_runtime"]) > 1:
         line += "; mAP " + ", ".join(f"{score:.4f} in {name}" for name, score in metrics["map_by_runtime"].items())
+    if stage["form"] == Form.MASKED:
+        line += f"; {metrics['nonzero_parameters']:,} of the parameters are not zero"
     for name, value in metrics.get("plugin", {}).items():
         line += f"; {heading(f'plugin.{name}')} {shown(f'plugin.{name}', value)}"
     energy = {name: found["joules"] for name, found in metrics["latency_ms"].items() if "joules" in found}

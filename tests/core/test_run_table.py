@@ -49,6 +49,12 @@ def test_map_by_runtime_and_energy_are_shown_where_they_were_measured() -> None:
     assert "mAP 0.5000 in torch, 0.4900 in openvino; joules a batch: 0.125 in openvino." in text
 
 
+def test_what_a_mask_leaves_is_told_beside_the_count_that_it_does_not_change() -> None:
+    text = shown(stage(0), stage(1, nonzero_parameters=6331, plugin={"kept_weights": 6331115}) | {"form": "masked"})
+    assert "; 6,331 of the parameters are not zero; kept weights 6,331,115." in text
+    assert text.count("not zero") == 1
+
+
 def test_latency_of_a_busy_machine_is_marked_and_remarks_stand_below() -> None:
     latency = {"openvino": {"median": 2.0, "threads": 2, "busy": True}}
     text = shown(stage(0), stage(1, latency_ms=latency) | {"remarks": ["mAP 0.0000: unusual"]})
