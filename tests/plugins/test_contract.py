@@ -15,6 +15,10 @@ from detpress.testing import PluginCheck, checks_of
 TRAINING = {"epochs": 1, "batch_size": 4}
 TAUGHT = {"teacher": "builtin:digits", "training": TRAINING}
 TRAINS: dict[str, dict[str, Any]] = {
+    "binary.connect": {"training": TRAINING},
+    "binary.net": {"training": TRAINING},
+    "binary.weights": {"training": TRAINING},
+    "binary.xnor": {"training": TRAINING},
     "clip_q": {"epochs": 1, "training": {"batch_size": 4}, "trials": 3},
     "continuous.sparsify": {"epochs": 2, "rewind_epoch": 1},
     "distill.chen": TAUGHT,
