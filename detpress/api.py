@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from detpress.detector.network import Network, with_encoded
     from detpress.detector.replacement import replace_layer
     from detpress.encodings.bundle import load_bundle, save_bundle
+    from detpress.encodings.dynamic_int8 import DynamicInt8
     from detpress.encodings.int8_from_scales import int8_network
     from detpress.encodings.onnx_model import onnx_model
     from detpress.encodings.packed import Packed
@@ -63,6 +64,7 @@ __all__ = [
     "Design",
     "Distribution",
     "Dropout",
+    "DynamicInt8",
     "EncodedConvolution",
     "Encoding",
     "FeatureMap",
@@ -126,6 +128,7 @@ NEED_TORCH = {
     "AveragePool": "detpress.detector.kinds",
     "Convolution": "detpress.detector.kinds",
     "Dropout": "detpress.detector.kinds",
+    "DynamicInt8": "detpress.encodings.dynamic_int8",
     "EncodedConvolution": "detpress.detector.encoding",
     "Encoding": "detpress.detector.encoding",
     "InputScale": "detpress.detector.input_scale",

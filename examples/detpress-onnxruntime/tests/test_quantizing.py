@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
-from detpress.api import Model, build_architecture, folded_weight, new_model
+from detpress.api import Model, build_architecture, folded_weight, new_model, onnx_model
 from detpress.testing import PluginCheck, checks_of
 from torch import Tensor
 
-from detpress_onnxruntime.engine import quantized
+from detpress_onnxruntime.engine import quantized, quantized_dynamically
 from detpress_onnxruntime.quantizing import StaticOptions
 
 LOG = logging.getLogger("tests")
@@ -47,8 +48,37 @@ def test_the_images_range_is_what_was_seen(model: Model, images: Tensor, tmp_pat
     assert encoding.input.scale == pytest.approx(1 / 255)
 
 
-TRIED: Mapping[str, dict[str, Any]] = {
-    method: {"calibration_images": 8, "method": method} for method in ("minmax", "entropy", "percentile")
+def test_entropy_has_no_other_range_to_choose_than_minmax(model: Model, images: Tensor, tmp_path: Path) -> None:
+    one, other = (
+        quantized(model, images, StaticOptions(method=method), tmp_path, LOG).network
+        for method in ("minmax", "entropy")
+    )
+    assert one.encodings == other.encodings
+
+
+def test_the_dynamic_graph_computes_what_onnx_runtimes_own_computes(
+    model: Model, images: Tensor, tmp_path: Path
+) -> None:
+    """Bit for bit there; nearly so in PyTorch, where the network computes in float."""
+    found = quantized_dynamically(model, False, tmp_path, LOG)
+    own, again = (
+        onnxruntime.InferenceSession(graph).run(None, {"images": images.numpy()})
+        for graph in ((tmp_path / "int8.onnx").read_bytes(), onnx_model(found).SerializeToString())
+    )
+    with torch.no_grad():
+        rows = zip(own, again, found.network(images), model.network(images), strict=True)
+    for of_own, of_again, rounded, whole in rows:
+        expected = torch.tensor(of_own)
+        assert torch.equal(torch.tensor(of_again), expected)
+        assert (rounded - expected).square().mean() < 1e-3 * (whole - expected).square().mean()
+
+
+TRIED: Mapping[str, tuple[str, dict[str, Any]]] = {
+    **{
+        method: ("onnxruntime.static", {"calibration_images": 8, "method": method})
+        for method in ("minmax", "entropy", "percentile")
+    },
+    "dynamic": ("onnxruntime.dynamic", {}),
 }
 
 
@@ -56,9 +86,9 @@ TRIED: Mapping[str, dict[str, Any]] = {
     "check",
     [
         pytest.param(check, id=f"{name}-{check}")
-        for name, options in TRIED.items()
-        for check in checks_of("onnxruntime.static", options)
+        for name, (plugin, options) in TRIED.items()
+        for check in checks_of(plugin, options)
     ],
 )
-def test_each_calibration_keeps_the_promises(check: PluginCheck) -> None:
+def test_each_way_keeps_the_promises(check: PluginCheck) -> None:
     check()

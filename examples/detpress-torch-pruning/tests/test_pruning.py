@@ -59,6 +59,18 @@ def test_a_share_of_parameters_is_met_and_hardly_exceeded() -> None:
     assert 0.57 < size(found) / size(network) <= 0.6
 
 
+def test_ranked_globally_no_layer_loses_more_than_it_may() -> None:
+    network = detector("yolov3-tiny").own_network
+    with torch.no_grad():
+        for i in range(0, 8, 2):
+            network.get_parameter(f"layers.{i}.norm.weight").fill_(2)
+        scales = network.get_parameter("layers.8.norm.weight")
+        scales.copy_(torch.arange(1, len(scales) + 1) / 1000)  # the least of all, and the first the least of them
+    config = PruningOptions(sparsity=0.05, ranking="global", at_most=0.25)
+    found = pruned(network, tp.importance.BNScaleImportance(normalizer=None), config)
+    torch.testing.assert_close(found.get_parameter("layers.8.norm.weight"), scales[len(scales) // 4 :])
+
+
 def test_a_share_that_is_out_of_reach_is_refused() -> None:
     with pytest.raises(InputError, match=r"^parameters: 0\.99 cannot be reached; 0\.\d+ go at 0\.5 of a layer$"):
         pruned(
@@ -92,7 +104,7 @@ def test_growing_regularisation_adds_its_strength_times_the_weights_and_grows_fo
 
 TRIED: Mapping[str, dict[str, Any]] = {
     "magnitude": {"sparsity": 0.5},
-    "bn_scale": {"sparsity": 0.5, "ranking": "global"},
+    "bn_scale": {"sparsity": 0.5},  # of networks never trained; ranked globally, their scales are all the same
     "taylor": {"sparsity": 0.5, "images": 8},
     "hessian": {"sparsity": 0.5, "images": 8},
     "growing_reg": {"sparsity": 0.5, "epochs": 2},

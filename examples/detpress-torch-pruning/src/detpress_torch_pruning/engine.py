@@ -80,8 +80,29 @@ def _pruned(
         max_pruning_ratio=config.at_most,
         global_pruning=config.ranking == "global",
     )
-    pruner.step()
+    for group in pruner.step(interactive=True):
+        if config.ranking == "global":
+            group = _within(group, pruner, config.at_most)
+        if group is not None:
+            group.prune()
     return narrowed_network(modules, network.architecture).requires_grad_(False)
+
+
+def _within(group: Any, pruner: Any, at_most: float) -> Any:
+    """The group, or as many of its least important filters as may go, or None.
+
+    Torch-Pruning (1.6.1) holds `max_pruning_ratio` against the width before a step, and has only one step here.
+    """
+    where, filters = group[0]
+    width = pruner.DG.get_out_channels(where.target.module)
+    most = int(at_most * width)
+    if len(filters) <= most:
+        return group
+    if most == 0:
+        return None
+    every = pruner.DG.get_pruning_group(where.target.module, where.handler, list(range(width)))
+    least = pruner.estimate_importance(every).argsort()[:most]
+    return pruner.DG.get_pruning_group(where.target.module, where.handler, least.tolist())
 
 
 def pruner_of(make: Make, modules: nn.Module, network: Network, importance: Any, **options: Any) -> Any:

@@ -1,0 +1,1 @@
+"""NNCF's quantization in detpress."""
