@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from detpress.detector.architecture import build_architecture
+from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.form import Form
+from detpress.detector.kinds import Convolution, Yolo
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError, StageError
-from detpress.plugins.nni_speedup import NoOptions, Speedup
+from detpress.plugins.nni_speedup import NoOptions, Speedup, largest_difference
 from detpress.plugins.prune import Baseline, Magnitude, Pruning, Random
 from detpress.pruning.selection import left_after
 from detpress.pruning.unit import UNITS
@@ -122,3 +123,19 @@ def test_a_layer_of_which_nothing_would_be_left_is_named(model: Model) -> None:
         Speedup().plan(emptied, NoOptions())
     with pytest.raises(StageError, match=r"would leave nothing: all filters of layers\.2 are masked"):
         Speedup().apply(emptied, NoOptions(), bench())
+
+
+def test_rounding_that_a_batch_norm_magnifies_is_no_difference_to_speedup() -> None:
+    """Layer 1 takes ten thousand off what is ten thousand and a little: float32, in which sums of half as many channels
+    are rounded otherwise, keeps three digits of the little."""
+    head = (Convolution(8, 1, batch_normalize=False, activation="linear"), Yolo(((10, 10),)))
+    model = new_model(
+        Architecture("any", (Convolution(256, 3), Convolution(8, 1), *head), ("one", "two", "three"), 64), seed=0
+    )
+    pruned = Magnitude().apply(model, Pruning(sparsity=0.5, masks="filters"), bench())
+    first, second = pruned.network.layers[0], pruned.network.layers[1]
+    with torch.no_grad():
+        first.norm.bias.add_(10_000 * (first.norm.weight != 0))
+        second.norm.running_mean.copy_(second.convolution(first(torch.full((1, 3, 64, 64), 0.5)))[0, :, 32, 32])
+    smaller = Speedup().apply(pruned, NoOptions(), bench())
+    assert largest_difference(pruned, smaller) < 1e-12
