@@ -174,7 +174,7 @@ class Net(OneBit):
     input is negative, and all that this keeps is whether one is 0; a 0 counts as -1; what is padded is 0, as in the
     authors' code. `nni.bnn` is NNI's, in which gradients of inputs are not cut off.
 
-    A sum of products of signs is a count of equal bits, for which the runtimes here get no graph (docs/coding.md):
+    A sum of products of signs is a count of equal bits, which no runtime gets a graph for here (docs/coding.md):
     computed in float, so that times and memory are simulated. The file is really smaller.
     """
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -28,6 +28,7 @@ def drawn(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.sampled_from([1, 3]), st.integers(0, 2**32))
 def test_bits_come_back(f: int, c: int, k: int, seed: int) -> None:
     weight = torch.randn(f, c, k, k, generator=torch.Generator().manual_seed(seed))
