@@ -50,8 +50,8 @@ def test_the_images_range_is_what_was_seen(model: Model, images: Tensor, tmp_pat
 
 def test_entropy_has_no_other_range_to_choose_than_minmax(model: Model, images: Tensor, tmp_path: Path) -> None:
     one, other = (
-        quantized(model, images, StaticOptions(method=method), tmp_path, LOG).network
-        for method in ("minmax", "entropy")
+        quantized(model, images, options, tmp_path, LOG).network
+        for options in (StaticOptions(method="minmax"), StaticOptions(method="entropy"))
     )
     assert one.encodings == other.encodings
 

@@ -43,7 +43,8 @@ class GrowingRegularisation(Objective):
         for parameter, gradient in zip(parameters, before, strict=True):
             parameter.grad = gradient
         pairs = zip(added, parameters, strict=True)
-        return {"growing": sum(((gradient * weight).sum() for gradient, weight in pairs), torch.zeros(()))}
+        products = ((gradient * weight).sum() for gradient, weight in pairs if gradient is not None)
+        return {"growing": sum(products, torch.zeros(()))}
 
     def after_step(self, step: TrainingStep) -> None:
         if (step.number + 1) % self.epoch == 0:

@@ -75,7 +75,7 @@ def quantized(model: Model, images: Tensor, full_range: bool, log: logging.Logge
     folded = int8_network(model.own_network, {}, images[:1])  # no convolution in int8
     with engine_messages(log, "torch", "torchao"), torch.no_grad():
         prepared = prepare_pt2e(_exported(folded), _quantizer(False, full_range))
-        for batch in images.split(BATCH):
+        for batch in torch.split(images, BATCH):
             prepared(batch)
         # Folded, the integers would lose their names.
         inputs, scales = _chosen(convert_pt2e(prepared, fold_quantize=False))
