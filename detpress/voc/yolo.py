@@ -133,8 +133,9 @@ def text_of(root: Path, picture: Path) -> Path:
 
 def _described(root: Path, path: Path) -> Yolo:
     try:
-        text = plain(path).read_text(encoding="utf-8-sig")
-        said = yaml.safe_load(text)
+        loader = yaml.SafeLoader(plain(path).read_text(encoding="utf-8-sig"))
+        root_node = loader.get_single_node()
+        said = None if root_node is None else loader.construct_document(root_node)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
@@ -144,9 +145,9 @@ def _described(root: Path, path: Path) -> Yolo:
         raise InputError(f"{path}: nested too deep") from None
     except ValueError as error:  # a number of thousands of digits, a 99th month
         raise InputError(f"{path}: not YAML: {error}") from error
-    if not isinstance(said, dict):
+    if not isinstance(root_node, yaml.MappingNode) or not isinstance(said, dict):
         raise InputError(f"{path}: expected keys: names, and train, val or test")
-    _check_quoted(text, path)
+    _check_quoted(loader, root_node, path)
     classes = _named_classes(said.get("names"), path)
     sets = {
         str(key): _pictures_of(root, path, key, value, said.get("path"))
@@ -158,11 +159,8 @@ def _described(root: Path, path: Path) -> Yolo:
     return Yolo(root, classes, sets)
 
 
-def _check_quoted(text: str, path: Path) -> None:
+def _check_quoted(loader: yaml.SafeLoader, root: yaml.MappingNode, path: Path) -> None:
     """Raises InputError for the name of a class that YAML reads as something else, such as `yes`, which is true."""
-    loader = yaml.SafeLoader(text)
-    root = loader.get_single_node()
-    assert isinstance(root, yaml.MappingNode)  # as the whole was read
     names = next((value for key, value in root.value if key.value == "names"), None)
     if isinstance(names, yaml.MappingNode):
         nodes = [value for _, value in names.value]
