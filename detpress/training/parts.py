@@ -1,6 +1,6 @@
 """Parts of a network that a training treats otherwise than the rest: what is frozen, and what is before the heads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
@@ -18,7 +18,9 @@ class Frozen:
 
         Raises InputError for a network that does not have its layers by themselves.
         """
-        self.modules = list(_matched(network, architecture, patterns).values())
+        matched = _matched(network, architecture, patterns)
+        self.text = _text(architecture, matched)  # see `frozen_text`
+        self.modules = list(matched.values())
         for module in self.modules:
             module.requires_grad_(False)
 
@@ -30,7 +32,10 @@ class Frozen:
 
 def frozen_text(network: nn.Module, architecture: Architecture, patterns: Sequence[str]) -> str:
     """Which layers with weights the patterns match, for a person; empty where none does."""
-    matched = _matched(network, architecture, patterns)
+    return _text(architecture, _matched(network, architecture, patterns))
+
+
+def _text(architecture: Architecture, matched: Mapping[int, nn.Module]) -> str:
     names = [architecture.names[layer] for layer, module in matched.items() if any(True for _ in module.parameters())]
     return f"frozen {spelled(names)}" if names else ""
 

@@ -38,7 +38,7 @@ from detpress.training.dataset import TrainingSet
 from detpress.training.detection import Detection
 from detpress.training.moving_average import averaged_tensors
 from detpress.training.objective import Objective, TrainingStart, TrainingStep, check_layers
-from detpress.training.parts import Frozen, frozen_text
+from detpress.training.parts import Frozen
 from detpress.training.process import across_processes, ctrl_c_left_alone, deterministic, seeded
 from detpress.training.step import steps_per_epoch
 from detpress.voc.devkit import Devkit
@@ -135,9 +135,9 @@ def train(
     gpu = torch.cuda.is_available()
     checkpoint = scratch / "last.ckpt"
     network.train().requires_grad_(True)
-    if held := frozen_text(network, architecture, config.frozen):
-        (context.note or log.info)(held)
     frozen = Frozen(network, architecture, config.frozen)
+    if frozen.text:
+        (context.note or log.info)(frozen.text)
     steps = config.epochs * steps_per_epoch(len(data), config)
     start = TrainingStart(network, architecture, config, steps, seed, log, context.load)
     with (
