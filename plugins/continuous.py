@@ -62,7 +62,7 @@ class ContinuousOptions(Options):
             raise ValueError("expected `parameters` or `macs`, not both")
         if self.macs is not None and self.masks == "weights":
             raise ValueError("macs: expected `masks: filters`; single weights take no multiply-accumulates out")
-        if self.rewind != "never" and self.rewind_epoch > self.epochs:
+        if self.rewind_epoch > self.epochs:
             raise ValueError(f"rewind_epoch: expected at most `epochs`, {self.epochs}, got {self.rewind_epoch}")
         if self.goal is None and self.model_fields_set & {"trials", "tolerance"}:
             raise ValueError("trials, tolerance: expected only with `parameters` or `macs`")
@@ -234,7 +234,7 @@ def trained_round(first: bool, before: Round, gated: "GateNames", config: Contin
     rates = GateRates(config.penalty, config.gate_rate, config.gate_momentum, config.last_beta)
     training = config.training.for_epochs(config.epochs)
     learnt = GatedTraining(before.values, gated, config.initial, rates)
-    early = Snapshot(step=min(config.rewind_epoch, config.epochs) * bench.steps_per_epoch(training))
+    early = Snapshot(step=config.rewind_epoch * bench.steps_per_epoch(training))
     trained = bench.fit(before.model, training, (learnt, early))
 
     def plain(model: "Model") -> "Model":

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +142,7 @@ def test_more_than_can_go_is_refused_before_the_first_training(model: Model, mas
         Sparsify().plan(model, config)
 
 
-def test_an_early_epoch_that_no_round_reaches_is_refused() -> None:
+@pytest.mark.parametrize("rewind", ["once", "never"])
+def test_an_early_epoch_that_no_round_reaches_is_refused(rewind: Any) -> None:
     with pytest.raises(ValidationError, match="rewind_epoch: expected at most `epochs`, 2, got 5"):
-        ContinuousOptions(epochs=2, rewind_epoch=5)
+        ContinuousOptions(epochs=2, rewind_epoch=5, rewind=rewind)
