@@ -70,8 +70,9 @@ class SparseTrainingOptions(Options):
 
     @model_validator(mode="after")
     def _is_read(self) -> Self:
-        trains = self.epochs > 0 or self.epochs_per_step > 0
+        trains = self.epochs > 0 or (self.epochs_per_step > 0 and bool(self.steps))
         unread = {
+            "epochs_per_step": "" if self.steps else "`steps`, between which it trains",
             "taylor_images": "" if self.criterion == "taylor" else "`criterion: taylor`, which asks them",
             "penalties": "" if trains else "`epochs` or `epochs_per_step` above 0",
             "training": "" if trains or self.criterion == "taylor" else "`epochs` or `epochs_per_step` above 0",

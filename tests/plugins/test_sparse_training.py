@@ -139,6 +139,9 @@ def test_what_cannot_be_done_is_refused_before(model: Model) -> None:
     for option in ("penalties", "training"):
         with pytest.raises(ValidationError, match=f"{option}: not read: expected beside `epochs` or"):
             SparseTrainingOptions(**without, **{option: {}})
+    for option in ({"epochs_per_step": 4}, {"epochs": 0, "penalties": {}}):
+        with pytest.raises(ValidationError, match=r"not read: expected beside `(steps|epochs)`"):
+            SparseTrainingOptions(macs=0.5, steps=[], **option)
     assert SparseTrainingOptions(**without, criterion="taylor", training={}), "whose loss weighs its terms by it"
     with pytest.raises(ValidationError, match="steps: expected shares between 0 and 1, each larger"):
         SparseTrainingOptions(macs=0.5, steps=[0.75, 0.5])
