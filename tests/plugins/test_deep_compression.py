@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_training import KilledError, few_digits, same_bits, small_bench
+from small_training import few_digits, small_bench
 from torch import nn
 
 from detpress.detector.architecture import build_architecture
@@ -26,11 +26,10 @@ from detpress.plugins.deep_compression import Encode, EncodeOptions, Share, Shar
 from detpress.plugins.prune import Magnitude, Pruning
 from detpress.runtimes.export import write_onnx
 from detpress.runtimes.opening import open_runtime
-from detpress.training import module as training_module
 from detpress.training.config import TrainingOptions
 from detpress.voc.devkit import Devkit
 
-OPTIONS = ShareOptions(bits=3, pointwise_bits=2, head_bits=4, epochs=2, training=TrainingOptions(batch_size=4))
+OPTIONS = ShareOptions(bits=3, pointwise_bits=2, head_bits=4, epochs=1, training=TrainingOptions(batch_size=4))
 
 
 @dataclass(frozen=True)
@@ -92,25 +91,6 @@ def test_only_the_values_learn_and_the_model_before_stays(chain: Chain, tmp_path
         assert torch.equal(before["codes"], after["codes"])
         assert not torch.equal(before["codebook"], after["codebook"])
     assert isinstance(chain.pruned.network.get_parameter("layers.0.convolution.weight"), nn.Parameter)
-
-
-def test_killed_while_the_values_learn_it_ends_in_the_same_bits(
-    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
-    steps: list[int] = []
-
-    def kill(what: str, done: int, total: int) -> None:
-        steps.extend([done] if what.startswith("epoch") else [])
-        if len(steps) == 3:  # an epoch of two steps, then one
-            steps.append(0)
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        Share().apply(chain.pruned, OPTIONS, small_bench(chain.devkit, chain.pruned, tmp_path / "killed", kill))
-    again = Share().apply(chain.pruned, OPTIONS, small_bench(chain.devkit, chain.pruned, tmp_path / "killed", kill))
-    assert steps[4:] == [3, 4], "from the checkpoint on"
-    assert same_bits(again, chain.shared)
 
 
 READ = """
