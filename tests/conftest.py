@@ -16,9 +16,10 @@ from torch import Tensor
 from detpress.detector.architecture import build_architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
+from detpress.measure import latency
 
 FIRST = ("study", "commands", "core", "plugins", "adapters")  # folders of files that take long: none begins last
-ONE_STUDY = ("test_report.py", "test_running.py")  # both read what is run once
+ONE_STUDY = ("test_comparison.py", "test_report.py", "test_running.py")  # all read what is run once
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
@@ -34,6 +35,14 @@ def matplotlib_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """MLflow brings matplotlib, and Lightning imports it where it is there: its font cache is no engine's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def latencies_at_a_glance() -> Iterator[None]:
+    """No test asserts how fast anything is: ten runs of a network do, where a recipe's take two seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "SECONDS", 0.0)
         yield
 
 

@@ -13,7 +13,7 @@ from detpress.voc.digits import CLASSES, write_digits
 RECIPE = """\
 name: small
 data: {root: digits}
-model: {arch: yolov3, width: 0.0625, image_size: 64}
+model: {arch: yolov3-tiny, width: 0.125, image_size: 64}
 chain:
   - train.scratch: {epochs: 2, batch_size: 4}
   - nni.l1norm: {sparsity: 0.5}

@@ -1,38 +1,14 @@
 """`detpress run small.yaml` killed with SIGKILL where a test says, and what a run left behind."""
 
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-PROGRAM = """
-import os, signal, sys
-from detpress import cli
-from detpress.run import store
-from detpress.training import module as training_module
+from processes import begin, detpress
+
+from detpress.run.store import Store
 from detpress.run.terminal import TerminalListener
-
-_, at_stage, at_progress, *arguments = sys.argv
-stage = None
-
-def begin(self, index, total, name):
-    global stage
-    stage = name
-
-def progress(self, what, done, total):
-    if stage == at_stage and what.startswith(at_progress):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def finish(self, key, folder):
-    progress(None, "finish", 1, 1)
-    return whole(self, key, folder)
-
-training_module.CHECKPOINT_SECONDS = 0.0
-whole, store.Store.finish = store.Store.finish, finish
-TerminalListener.begin, TerminalListener.progress = begin, progress
-sys.argv = ["detpress", "run", "small.yaml", *arguments]
-cli.main()
-"""
+from detpress.training import module as training_module
 
 
 def run_killed(stage: str, at: str, *arguments: str) -> None:
@@ -40,9 +16,31 @@ def run_killed(stage: str, at: str, *arguments: str) -> None:
 
     at: or "finish", when the stage is whole but not yet in the store. arguments: beside `small.yaml`.
     """
-    command = [sys.executable, "-c", PROGRAM, stage, at, *arguments]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    code, _, err = begin(Path("printed"), _until, stage, at, *arguments).end()
+    assert code == -signal.SIGKILL, err
+
+
+def _until(at_stage: str, at: str, *arguments: str) -> None:
+    """The run that ends itself, in a process of its own."""
+    begun = ""
+
+    def begin_stage(self: TerminalListener, index: int, total: int, name: str) -> None:
+        nonlocal begun
+        begun = name
+
+    def progress(self: TerminalListener, what: str, done: int, total: int) -> None:
+        if begun == at_stage and what.startswith(at):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def finish(self: Store, key: str, folder: Path) -> None:
+        if (begun, "finish") == (at_stage, at):
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(self, key, folder)
+
+    whole, Store.finish = Store.finish, finish
+    training_module.CHECKPOINT_SECONDS = 0.0
+    TerminalListener.begin, TerminalListener.progress = begin_stage, progress
+    detpress("run", "small.yaml", *arguments)
 
 
 def digests(folder: Path) -> dict[str, str]:

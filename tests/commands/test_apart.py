@@ -1,6 +1,5 @@
 """Plugins of others run in a process of their own: whatever they do there, it is no more than a stage that fails."""
 
-import contextlib
 import os
 import random
 import re
@@ -17,6 +16,7 @@ import pytest
 import torch
 from command_line import Command, Said
 from distribution import Install
+from processes import is_gone
 
 from detpress.errors import InputError, StageError
 from detpress.recipe.file import read_recipe, recipe_text
@@ -220,18 +220,6 @@ def test_however_it_ends_it_is_one_line_and_what_was_finished_is_kept(
         assert sorted(entry.plugin for entry in Store(cache / "store").listing()) == ["model", "my.mine"]
         assert (careless / "runs/small/1-my.mine/bundle").is_dir()
         assert is_gone(int((careless / "pid").read_text())), how
-
-
-def is_gone(process: int) -> bool:
-    """Whether it has ended, or does so within a second."""
-    for _ in range(100):
-        with contextlib.suppress(FileNotFoundError):
-            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-            if state != "Z":
-                time.sleep(0.01)
-                continue
-        return True
-    return False
 
 
 def test_ctrl_c_ends_what_hangs_in_c(detpress: Command, careless: Path, cache: Path) -> None:

@@ -54,10 +54,10 @@ def data(workplace: Path, digits: Path) -> Path:
         ),
         (
             "sparsity: 0.5",
-            "sparsity: 0.5, exclude: [layers.999]",
-            "small.yaml:6: chain[1].nni.l1norm: exclude: 'layers.999' matches no layer; did you mean 'layers.99'?",
+            "sparsity: 0.5, exclude: [layers.88]",
+            "small.yaml:6: chain[1].nni.l1norm: exclude: 'layers.88' matches no layer; did you mean 'layers.8'?",
         ),
-        ("0.0625", "narrow", "small.yaml:3: model.width: expected a valid number, got 'narrow'"),
+        ("0.125", "narrow", "small.yaml:3: model.width: expected a valid number, got 'narrow'"),
         (
             "  - nni.speedup\n  - train.finetune: {epochs: 2, batch_size: 4}\n",
             "",

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from command_line import Command, Said
 from distribution import Install
+from processes import is_gone
 
 from detpress.environments import Environment
 from detpress.errors import InputError
@@ -279,17 +280,6 @@ def pids(folder: Path) -> list[int]:
     with contextlib.suppress(FileNotFoundError):
         return [int(word) for word in (folder / "pid").read_text().split()]
     return []
-
-
-def is_gone(process: int) -> bool:
-    """Whether it has ended, or does so within a second."""
-    for _ in range(100):
-        with contextlib.suppress(FileNotFoundError):
-            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                time.sleep(0.01)
-                continue
-        return True
-    return False
 
 
 @pytest.mark.parametrize(

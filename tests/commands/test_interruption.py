@@ -4,14 +4,15 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 from command_line import Command
 from killing import digests, run_killed
+from processes import begin, is_gone
+from processes import detpress as command
 
 from detpress.run.store import Store
 
@@ -39,28 +40,17 @@ def test_a_run_killed_in_one_stage_after_another_ends_with_the_weights_of_one_un
     assert digests(workplace / "killed") == digests(workplace / "undisturbed")
 
 
-def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> None:
-    """Until a file that fits is below `folder`; the process must not end before."""
-    while not list(folder.glob(pattern)):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+TRAINS = "store/scratch/*/fit-0/training.csv"
+STOPPED = "detpress: stopped; what was finished is kept, the same command goes on from there\n"
 
 
 def test_ctrl_c_in_training_is_one_line_and_keeps_what_was_finished(workplace: Path, cache: Path) -> None:
-    command = [sys.executable, "-m", "detpress.cli", "run", "small.yaml", "--set", "chain[0].epochs=10000"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
-    ) as process:
-        wait_for("store/scratch/*/fit-0/training.csv", cache, process)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-    assert process.returncode == 2
-    assert out == ""
-    assert err.endswith("detpress: stopped; what was finished is kept, the same command goes on from there\n")
+    run = begin(workplace / "printed", command, "run", "small.yaml", "--set", "chain[0].epochs=10000")
+    run.wait_for(TRAINS, cache)
+    run.send(signal.SIGINT)
+    code, out, err = run.end()
+    assert (code, out) == (2, "")
+    assert err.endswith(STOPPED)
     assert "Traceback" not in err
     assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
     kept = json.loads((workplace / "runs/small/results.json").read_text())["stages"]
@@ -72,40 +62,36 @@ def test_no_room_on_the_disk_is_one_line_and_keeps_what_was_finished(
     detpress: Command, workplace: Path, cache: Path
 ) -> None:
     """The dense model's weights take 1.0 MB, the masks a quarter more: a limit between lets the first stage through."""
-    arguments = ("run", "small.yaml", "--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]", "--set", "measure.runtimes=[]")
-    done = subprocess.run(
-        [sys.executable, "-m", "detpress.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_150_000, resource.RLIM_INFINITY)),
-    )
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.splitlines()[-1]
+    model = ("--set", "model={arch: yolov3, width: 0.0625, image_size: 64}", "--set", "measure.runtimes=[]")
+    arguments = ("run", "small.yaml", "--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]", *model)
+    code, _, err = begin(workplace / "printed", with_files_below, 1_150_000, *arguments).end()
+    assert code == 2, err
+    last = err.splitlines()[-1]
     assert last.startswith("detpress: no disk space left")
     assert "what was finished is kept: make room, or set DETPRESS_CACHE to a folder elsewhere" in last
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in err
     assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
     again = detpress(*arguments, "--json")
     assert [stage["reused"] for stage in again.json["stages"]] == [True, False]
 
 
-# Lightning answers SIGTERM by an exit without a code, which is 0.
-STOPPED = "detpress: stopped; what was finished is kept, the same command goes on from there\n"
+def with_files_below(size: int, *arguments: str) -> None:
+    """A command that can write no file of more bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    command(*arguments)
 
 
 def test_sigterm_in_training_is_exit_code_143_and_one_line_and_the_same_command_goes_on(
     detpress: Command, workplace: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Lightning answers SIGTERM by an exit without a code, which is 0."""
     chain = "chain=[{train.scratch: {epochs: 10, batch_size: 4}}]"
     arguments = ("run", "small.yaml", "--set", chain, "--set", "measure.runtimes=[]")
-    command = [sys.executable, "-m", "detpress.cli", *arguments, "--out", "stopped"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_for("store/scratch/*/fit-0/training.csv", cache, process)
-        process.terminate()
-        out, err = process.communicate()
-    assert process.returncode == 143, err
-    assert out == ""
+    run = begin(workplace / "printed", command, *arguments, "--out", "stopped")
+    run.wait_for(TRAINS, cache)
+    run.send(signal.SIGTERM)
+    code, out, err = run.end()
+    assert (code, out) == (143, ""), err
     assert err.endswith(STOPPED)
     assert "Traceback" not in err
     assert detpress(*arguments, "--out", "again").code == 0
@@ -115,30 +101,37 @@ def test_sigterm_in_training_is_exit_code_143_and_one_line_and_the_same_command_
 
 
 def test_sigterm_ends_a_comparison_and_its_worker(workplace: Path, cache: Path) -> None:
-    command = [sys.executable, "-m", "detpress", "compare", "small.yaml", "--set", "chain[0].epochs=10000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_for("store/scratch/*/fit-0/training.csv", cache, process)
-        process.terminate()
-        _, err = process.communicate()
-    assert process.returncode == 143, err
+    arguments = ("compare", "small.yaml", "--set", "chain[0].epochs=10000", "--set", "measure.runtimes=[]")
+    run = begin(workplace / "printed", command, *arguments)
+    run.wait_for(TRAINS, cache)
+    [worker] = psutil.Process(run.process.pid).children()
+    run.send(signal.SIGTERM)
+    code, _, err = run.end()
+    assert code == 143, err
     assert err.endswith(STOPPED)
     assert "Traceback" not in err
+    assert is_gone(worker.pid)
 
 
 def test_a_worker_of_a_study_stopped_by_sigterm_says_so(workplace: Path, cache: Path) -> None:
     recipe = workplace / "small.yaml"
     recipe.write_text(recipe.read_text().replace("epochs: 2", "epochs: 10000"))
-    command = [sys.executable, "-P", "-m", "detpress.study.worker", "small.yaml"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        wait_for("store/scratch/*/fit-0/training.csv", cache, process)
-        process.terminate()
-        process.wait()  # before its standard input is closed, which ends it, too
-        out, err = process.communicate()
-    assert process.returncode == 143, err
+    run = begin(workplace / "printed", worker, "small.yaml")
+    run.wait_for(TRAINS, cache)
+    run.send(signal.SIGTERM)
+    code, out, err = run.end()
+    assert code == 143, err
     assert json.loads(out.splitlines()[-1]) == {"event": "failed", "reason": "its process was stopped by SIGTERM"}
     assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
+
+
+def worker(recipe: str) -> None:
+    """That of a study; its standard input stays open."""
+    from detpress.study.worker import main
+
+    os.dup2(os.pipe()[0], 0)
+    sys.argv = ["worker", recipe]
+    main()
 
 
 def test_a_plugin_that_exits_makes_no_stage_and_no_success(

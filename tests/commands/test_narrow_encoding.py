@@ -1,13 +1,13 @@
 """Names with letters that the terminal's encoding lacks end no command, and JSON gives them back in any."""
 
+import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import begin, detpress
 
 CLASSES = ["人", "čistič"]
 
@@ -31,17 +31,24 @@ def workplace(workplace: Path, digits: Path) -> Path:
     return workplace
 
 
-def detpress(encoding: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    environment = os.environ | {"PYTHONIOENCODING": encoding}
-    return subprocess.run([sys.executable, "-m", "detpress", *arguments], env=environment, capture_output=True)
+def in_encoding(encoding: str, *arguments: str) -> None:
+    """The command, in a terminal of that encoding."""
+    for name in ("stdout", "stderr"):
+        errors = "backslashreplace" if name == "stderr" else "strict"
+        setattr(sys, name, io.TextIOWrapper(getattr(sys, name).detach(), encoding=encoding, errors=errors))
+    detpress(*arguments)
 
 
 def test_the_encoding_of_the_output_ends_no_command(workplace: Path) -> None:
-    run = detpress("cp1252", "run", "small.yaml", "--out", "out", "--json")
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout.decode("cp1252"))["recipe"]["data"]["classes"] == CLASSES
-    scored = detpress("ascii", "evaluate", "out/0-model/bundle", "--data", "digits")
-    assert scored.returncode == 0, scored.stderr
-    assert scored.stdout.decode("ascii").startswith("?isti?  ")
-    wrong = detpress("ascii", "validate", "人.yaml")
-    assert (wrong.returncode, b"Traceback" in wrong.stderr) == (2, False)
+    code, _, _ = run = begin(
+        workplace / "run", in_encoding, "cp1252", "run", "small.yaml", "--out", "out", "--json"
+    ).end()
+    assert code == 0, run
+    printed = (workplace / "run/out").read_bytes()
+    assert json.loads(printed.decode("cp1252"))["recipe"]["data"]["classes"] == CLASSES
+    arguments = ("evaluate", "out/0-model/bundle", "--data", "digits")
+    code, said, _ = scored = begin(workplace / "scored", in_encoding, "ascii", *arguments).end()
+    assert code == 0, scored
+    assert said.startswith("?isti?  ")
+    code, _, said = begin(workplace / "wrong", in_encoding, "ascii", "validate", "人.yaml").end()
+    assert (code, "Traceback" in said) == (2, False)

@@ -16,9 +16,10 @@ shared:
   data: {{root: {data}}}
   model: {{weights: "builtin:digits"}}
   measure: {{runtimes: [torch], memory: false}}
+baseline: whole
 recipes:
-  - {{name: whole, chain: []}}
   - {{name: pruned, chain: [nni.l1norm: {{sparsity: 0.2}}, nni.speedup]}}
+  - {{name: whole, chain: []}}  # the first stage of the other: no process is started for it
   - {{name: broken, chain: [inc.static_int8: {{calibration_images: 1000}}]}}
   - {{name: trained, chain: [train.finetune: {{epochs: 2, learning_rate: 0.0001}}]}}
 """

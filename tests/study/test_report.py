@@ -101,7 +101,7 @@ def test_words_and_boxes_filter_rows(page: Any) -> None:
 
 
 def test_a_point_tells_its_figures_to_the_pointer_and_to_the_keyboard(page: Any) -> None:
-    point = page.locator("#pareto svg").first.locator(".point").nth(1)
+    point = page.locator("#pareto svg").first.locator(".point").first
     point.hover()
     assert page.locator("#tip").inner_text().startswith("pruned: mAP 0.")
     page.mouse.move(5, 5)
@@ -136,7 +136,7 @@ def test_layers_training_pictures_and_recipes_are_there(page: Any, folder: Path,
     assert [text.strip() for text in page.locator("#kept .legend li").all_inner_texts()] == ["mAP", SCRIPT]
     assert page.locator("#pictures .strip").count() == 6
     assert page.locator("#pictures .strip").first.locator("figcaption").all_inner_texts() == [
-        *("truth", "whole", "pruned", "trained")
+        *("truth", "pruned", "whole", "trained")
     ]
     recipe = page.locator("#recipes details", has_text="pruned")
     recipe.locator("summary").click()

@@ -1,14 +1,12 @@
 """Every recipe runs in a process of its own: a failure stops no other, nothing is done twice."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import psutil
+import pytest
+from processes import begin, detpress, is_gone
 from small_study import Finished
 
 from detpress.study.definition import open_studies
@@ -18,8 +16,7 @@ from detpress.study.running import Plan
 def test_shared_stages_are_counted_and_made_once(killed: Finished) -> None:
     assert killed.told.events[0] == ("planned", 5, 0), "model, l1norm, speedup, static_int8, finetune"
     assert [event[:2] for event in killed.told.events if event[0] == "end"] == [
-        ("end", False),  # whole: model
-        *[("end", True), ("end", False), ("end", False)],  # pruned
+        *[("end", False)] * 3,  # pruned: model, l1norm, speedup
         ("end", True),  # broken
         ("end", True),  # trained
     ]
@@ -92,8 +89,8 @@ shared:
   model: {{weights: "builtin:digits"}}
   measure: {{runtimes: [], memory: false}}
 recipes:
-  - {{name: whole, chain: []}}
   - {{name: pruned, chain: [nni.l1norm: {{sparsity: 0.4}}, nni.speedup]}}
+  - {{name: whole, chain: []}}
   - name: strict
     chain: [nni.l1norm: {{sparsity: 0.4}}, nni.speedup]
     measure: {{runtimes: [], memory: false, max_map_loss: 0.001}}
@@ -101,31 +98,29 @@ recipes:
 
 
 def test_no_process_outlives_a_study_that_is_killed_and_the_same_command_finishes_it(
-    study_file: Path, tmp_path: Path
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "interrupted.yaml"
     path.write_text(INTERRUPTED.format(data=study_file.parent / "digits"))
-    command = [sys.executable, "-m", "detpress.cli", "compare", str(path), "--out", str(tmp_path / "out")]
-    environment = os.environ | {"DETPRESS_CACHE": str(tmp_path / "cache")}
-    study = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    command = ("compare", str(path), "--out", str(tmp_path / "out"))
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "cache"))
     stages = tmp_path / "cache/store/stages"
-    while not list(stages.glob("*/*/measurements/*")):
-        assert study.poll() is None
-        time.sleep(0.05)
-    workers = psutil.Process(study.pid).children(recursive=True)
-    study.send_signal(signal.SIGKILL)
-    study.wait()
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    assert not alive
+    study = begin(tmp_path / "killed", detpress, *command)
+    study.wait_for("*/*/measurements/*", stages)
+    workers = psutil.Process(study.process.pid).children(recursive=True)
+    assert workers
+    study.send(signal.SIGKILL)
+    study.end()
+    assert all(is_gone(worker.pid) for worker in workers)
     made = {path: path.stat().st_mtime_ns for path in stages.glob("*/*/bundle/weights.safetensors")}
     choice = ["--where", "map >= 0 and macs > 0", "--best", "parameters", "--quiet", "--json"]
-    done = subprocess.run([*command, *choice], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, ""), "the recipe `strict` fails"
-    results = json.loads(done.stdout)
+    code, out, err = begin(tmp_path / "again", detpress, *command, *choice).end()
+    assert (code, err) == (1, ""), "the recipe `strict` fails"
+    results = json.loads(out)
     reasons = {job["row"]: job["reason"] for job in results["jobs"]}
     assert reasons["whole"] is None
     assert reasons["pruned"] is None
     assert "measure.max_map_loss stops the chain at 0%" in reasons["strict"]
-    assert results["fits"] == ["whole", "pruned"]
+    assert results["fits"] == ["pruned", "whole"]
     assert results["best"] == "pruned"
     assert made.items() <= {path: path.stat().st_mtime_ns for path in stages.glob("*/*/bundle/*")}.items()
