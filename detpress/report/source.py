@@ -168,6 +168,7 @@ def _stage(entry: dict[str, Any], folder: Path) -> Stage:
         folder,
         entry["reused"],
         entry["seconds"],
+        entry.get("environment"),
         entry.get("notes", []),
         entry["metrics"],
         folder / "results",

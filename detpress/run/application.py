@@ -31,10 +31,12 @@ def work_of(step: Step, seed: int, parent: Callable[[], Model], earlier: dict[st
     entry = entry_named(step.name, PLUGINS.group)
     engine = f"{step.plugin.engine} {engine_version(step.plugin)}" if step.plugin.engine else None
     by: dict[str, Any] = {"distribution": f"{entry.distribution} {entry.version}", "engine": engine, "seed": seed}
-    if environment := environment_of(step.plugin):
-        by["environment"] = environment.versions
+    own = environment_of(step.plugin)
+    versions = own.versions if own else None
+    if versions:
+        by["environment"] = versions
     application = Application(step, by, parent, earlier)
-    return Work(step.name, application, step.running if apart else None, None if entry.built_in else entry)
+    return Work(step.name, application, step.running if apart else None, None if entry.built_in else entry, versions)
 
 
 @dataclass(frozen=True)

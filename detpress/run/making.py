@@ -28,12 +28,14 @@ class Work:
 
     apart: how the process of its own runs, in which it is done; None where it is done in this one.
     entry: who brings the plugin, if that is another package.
+    environment: the versions in its engine's own environment, by package, if it has one.
     """
 
     plugin: str
     do: Callable[[StageWorkbench], Model]
     apart: Running | None = None
     entry: Entry | None = None
+    environment: dict[str, str] | None = None
 
     def __str__(self) -> str:
         """As errors name it."""

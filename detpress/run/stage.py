@@ -3,7 +3,8 @@
 What a finished stage's folder holds:
 
     bundle/                      the model
-    stage.json                   the plugin, the form, the seconds that making it took, and on how many threads
+    stage.json                   the plugin, the form, the seconds that making it took, on how many threads, and the
+                                 versions in its engine's own environment
     stage.log                    what the plugin and its engine said
     training/0.csv, 1.csv, ...   mean loss by epoch of each training that the plugin did
     files/                       what the plugin wanted to keep beside the model, if anything
@@ -19,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from detpress.contract.registry import PLUGINS, environment_of, load_plugin
+from detpress.contract.registry import PLUGINS
 from detpress.detector import images
 from detpress.detector.architecture import Architecture
 from detpress.detector.form import Form
@@ -73,6 +74,7 @@ class Stage:
     folder: Path
     reused: bool
     seconds: float
+    environment: dict[str, str] | None  # versions in the plugin's engine's own environment, by package, if it has one
     notes: list[str]  # what the plugin has to tell a person
     metrics: dict[str, Any]
     detections: Path  # the folder with the scored `comp4_det_*` files
@@ -85,12 +87,6 @@ class Stage:
     def distribution(self) -> str | None:
         """Name and version of the package that brings the plugin: those that made it, for the key has them."""
         return " ".join(distribution_of(self.plugin, PLUGINS.group)) if self.index else None
-
-    @property
-    def environment(self) -> dict[str, str] | None:
-        """The versions in its engine's own environment, by package; None where the plugin has none."""
-        environment = environment_of(load_plugin(self.plugin)) if self.index else None
-        return environment.versions if environment else None
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that results.json documents."""
@@ -185,7 +181,7 @@ class StageMaker:
         for table in task.scratch.glob("fit-*/training.csv"):
             (task.unfinished / "training").mkdir(exist_ok=True)
             table.rename(task.unfinished / "training" / f"{table.parent.name.removeprefix('fit-')}.csv")
-        record = {"plugin": work.plugin, "form": model.form, **asdict(made)}
+        record = {"plugin": work.plugin, "form": model.form, "environment": work.environment, **asdict(made)}
         (task.unfinished / "stage.json").write_text(json.dumps(record))
         self.store.finish(key, task.unfinished)
 
@@ -248,5 +244,6 @@ def find_stage(index: int, name: str, key: str, measured: str, store: Store) -> 
     metrics = json.loads((measurement / "metrics.json").read_text())
     if figures := record.get("figures"):
         metrics["plugin"] = figures
-    form, seconds, notes = Form(record["form"]), record["seconds"], record.get("notes", [])
-    return Stage(index, name, form, key, folder, True, seconds, notes, metrics, measurement / "results")
+    form, environment, notes = Form(record["form"]), record.get("environment"), record.get("notes", [])
+    seconds, detections = record["seconds"], measurement / "results"
+    return Stage(index, name, form, key, folder, True, seconds, environment, notes, metrics, detections)

@@ -12,7 +12,7 @@ from detpress.run.stage import Stage
 
 def stage(folder: Path, index: int, plugin: str, form: Form, score: float, **latency: Any) -> Stage:
     metrics = {"map": score, "latency_ms": {"torch": {"median": 2.0} | latency} if latency else {}}
-    return Stage(index, plugin, form, "key", folder, False, 1.0, [], metrics, folder)
+    return Stage(index, plugin, form, "key", folder, False, 1.0, None, [], metrics, folder)
 
 
 @pytest.mark.parametrize(
