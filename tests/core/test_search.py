@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import begin, detpress
 
 from detpress.errors import InputError, StageError
 from detpress.recipe.file import Recipe, end_recipes, read_recipe, trial_recipe
@@ -207,8 +208,10 @@ def test_the_median_rule_ends_trials_after_a_stage(root: Path, tmp_path: Path) -
     assert max(t.metrics["nonzero_parameters"] for t in stopped) < max(t.metrics["nonzero_parameters"] for t in done)
 
 
-def test_a_killed_search_goes_on_where_it_was_and_writes_nowhere_else(root: Path, tmp_path: Path) -> None:
-    path = written(root, ("trials: 5", "trials: 6"), ("nni.random", "{nni.tpe: {startup: 2}}"))
+def test_a_killed_search_goes_on_where_it_was_and_writes_nowhere_else(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(root, ("trials: 5", "trials: 6"), ("nni.random", "{nni.tpe: {startup: 2}}"), ("[torch]", "[]"))
     home, work = tmp_path / "home", tmp_path / "work"
     home.mkdir()
     work.mkdir()
@@ -226,8 +229,12 @@ def test_a_killed_search_goes_on_where_it_was_and_writes_nowhere_else(root: Path
     before = json.loads(trials.read_text())
     assert 3 <= len(before["trials"]) < 6
     kept = {folder: folder.stat().st_ino for folder in tmp_path.glob("cache/store/stages/*/*")}
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=True)
-    results = json.loads(done.stdout)
+    monkeypatch.chdir(work)
+    for name in ("HOME", "DETPRESS_CACHE"):
+        monkeypatch.setenv(name, environment[name])
+    code, out, err = begin(tmp_path / "printed", detpress, *command[3:]).end()
+    assert code == 0, err
+    results = json.loads(out)
     after = results["search"]
     assert after["trials"][: len(before["trials"])] == before["trials"]
     assert len(after["trials"]) == 6
