@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from detpress.adapters.inc import BATCH, Scheme, inc_program, int8_network, network_of_program, quantize_static
-from detpress.detector.architecture import Convolution, build_architecture
+from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo, build_architecture
 from detpress.detector.input_scale import InputScale
+from detpress.detector.kinds import AveragePool, ScaleChannels
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
 from detpress.detector.rewriting import with_activations
@@ -58,7 +59,19 @@ def test_our_network_gives_the_bits_of_incs_program(
 
 def test_a_linear_convolution_before_an_addition_and_what_is_pooled_are_no_exceptions(images: Tensor) -> None:
     """The engine fuses the convolution with the addition, and would round the addition's other input, too."""
-    model = new_model(build_architecture("yolo-nano", ["cat", "dog"], 64, width=0.125), seed=0)
+    block = (
+        Convolution(8, size=3, stride=4, activation="relu6"),
+        Convolution(4, size=1, activation="relu6"),
+        Convolution(4, size=3, groups=4, activation="relu6"),
+        Convolution(8, size=1, activation="linear"),
+        Shortcut(0),
+        AveragePool(),
+        Convolution(2, size=1, batch_normalize=False, activation="relu6"),
+        Convolution(8, size=1, batch_normalize=False, activation="logistic"),
+        ScaleChannels(4),
+    )
+    head = (Convolution(21, size=1, batch_normalize=False, activation="linear"), Yolo(((8, 8), (16, 16), (32, 32))))
+    model = new_model(Architecture("block", (*block, *head), ("cat", "dog"), image_size=64), seed=0)
     program = inc_program(model.network, images, Scheme(), set(), LOG)
     network = int8_network(program, model.architecture, images)
     assert set(input_scales(network)) == convolutions(model)

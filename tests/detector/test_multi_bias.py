@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from detpress.detector.architecture import build_architecture
+from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.coupling import coupled_convolutions
-from detpress.detector.kinds import Convolution, MultiBias
+from detpress.detector.kinds import Convolution, MultiBias, Yolo
 from detpress.detector.kinds.multi_bias import ManyBiases, starting_biases
 from detpress.detector.layer import FeatureMap
 from detpress.detector.model import new_model
@@ -59,7 +59,10 @@ def test_a_detector_of_it_is_counted_saved_and_left_alone_by_pruners(arch: str, 
 
 def test_a_runtime_computes_it() -> None:
     """By the ONNX file that PyTorch's exporter writes."""
-    model = new_model(build_architecture("multi-bias-tiny", ["cat"], 32, width=0.0625), seed=0)
+    bias = MultiBias(4, "narrow", shared=False, batch_normalize=False, activation="relu")
+    head = (Convolution(18, size=1, batch_normalize=False, activation="linear"), Yolo(((8, 8), (16, 16), (32, 32))))
+    layers = (Convolution(4, size=3, stride=8), bias, *head)
+    model = new_model(Architecture("few", layers, ("cat",), image_size=32), seed=0)
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         maps = model.network(image)
