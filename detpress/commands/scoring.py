@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from detpress.detector.predict import Run
     from detpress.errors import InputError
 
-MODEL = "A bundle's folder, builtin:digits, or an exported .onnx or OpenVINO .xml file."
+MODEL = "A bundle's folder, builtin:digits, builtin:cells-98, or an exported .onnx or OpenVINO .xml file."
 RuntimeName = Annotated[
     str | None,
     typer.Option(
@@ -116,7 +116,7 @@ def detect(
     """Find objects in images: pictures with boxes, and the boxes as JSON (pixels of the image, edges, 0-based).
 
     \b
-    detpress detect builtin:digits scene.jpg
+    detpress detect builtin:cells-98 blood.jpg
     detpress detect runs/quickstart/4-inc.static_int8/bundle photos --out found --score 0.5
     """
     import json
