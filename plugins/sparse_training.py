@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
+from detpress.errors import InputError
 from detpress.options import Options
 from detpress.pruning.sparsity_options import SparsityOptions
 from detpress.training.config import TrainingOptions
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
     from detpress.detector.coupling import Group
     from detpress.detector.model import Model
-    from detpress.pruning.budgets import Budget
+    from detpress.pruning.budgets import Budget, Size
 
 
 TAYLOR_BATCH = 8  # images whose loss is one
 
 
 class SparseTrainingOptions(Options):
-    """How much goes, and how it is trained meanwhile. At least one of `parameters` and `macs` is given."""
+    """How much goes, or may stay, of parameters, MACs or both, and how it is trained meanwhile."""
 
     parameters: float | None = Field(None, gt=0, lt=1, description="share of the parameters that shall be removed")
     macs: float | None = Field(None, gt=0, lt=1, description="share of the multiply-accumulates that shall be removed")
+    max_parameters: int | None = Field(None, ge=1, description="instead of `parameters`: how many may be left")
+    max_macs: int | None = Field(None, ge=1, description="instead of `macs`: how many may be left, for one image")
     steps: list[float] = Field(
         [0.5, 0.75, 0.9],
         description="shares that cuts before the last one remove, rising; the smaller of two budgets keeps pace",
@@ -62,8 +65,13 @@ class SparseTrainingOptions(Options):
 
     @model_validator(mode="after")
     def _there_is_a_way(self) -> Self:
-        if self.parameters is None and self.macs is None:
-            raise ValueError("expected `parameters`, `macs`, or both")
+        of_parameters, of_macs = (self.parameters, self.max_parameters), (self.macs, self.max_macs)
+        if not any((*of_parameters, *of_macs)):
+            raise ValueError(
+                "expected a share that goes (`parameters`, `macs`), or what may be left (`max_...`), or both"
+            )
+        if all(of_parameters) or all(of_macs):
+            raise ValueError("expected `parameters` or `max_parameters`, and `macs` or `max_macs`, not both")
         if not all(0 < share < 1 for share in self.steps) or any(one >= other for one, other in pairwise(self.steps)):
             raise ValueError("steps: expected shares between 0 and 1, each larger than the one before")
         return self
@@ -82,10 +90,22 @@ class SparseTrainingOptions(Options):
                 raise ValueError(f"{option}: not read: expected beside {beside}")
         return self
 
-    def cuts(self) -> list[tuple[float, float]]:
-        """Shares of parameters and MACs that each cut removes, 0 where that is no budget; the last as asked for."""
+    def cuts(self, whole: "Size") -> list[tuple[float, float]]:
+        """Shares of parameters and MACs that each cut removes, 0 where that is no budget; the last as asked for.
+
+        Raises InputError where the network has no more than may be left.
+        """
         parameters, macs = self.parameters or 0.0, self.macs or 0.0
+        if self.max_parameters is not None:
+            parameters = max(0.0, 1 - self.max_parameters / whole.parameters)
+        if self.max_macs is not None:
+            macs = max(0.0, 1 - self.max_macs / whole.macs)
         most = max(parameters, macs)
+        if not most:
+            option = "max_macs" if self.max_parameters is None else "max_parameters"
+            raise InputError(
+                f"{option}: the network has {whole.parameters:,} parameters and {whole.macs:,} MACs, no more"
+            )
         on_the_way = [(share * parameters / most, share * macs / most) for share in self.steps if share < most]
         return [*on_the_way, (parameters, macs)]
 
@@ -125,7 +145,7 @@ class SparseTraining(Plugin):
             group: torch.arange(1, len(units) + 1) / len(units)
             for group, units in prunable(model.architecture, config).items()
         }
-        cut = cut_to(model.architecture, evenly, budget_of(model.architecture, config.cuts()[-1]), config.floor)
+        cut = cut_to(model.architecture, evenly, budgets_of(model.architecture, config)[-1], config.floor)
         names = tuple(model.architecture.names[i] for i in sorted({i for group in cut.kept for i in group}))
         left = new_model(cut.architecture, seed=0).network
         note = "all filters are ranked together; figures from here on are as if each layer lost the same share"
@@ -140,9 +160,7 @@ class SparseTraining(Plugin):
             images.check_asked(config, "reconstruction_images")
 
     def apply(self, model: "Model", config: SparseTrainingOptions, bench: Workbench) -> "Model":
-        whole = model.architecture
-        for number, shares in enumerate(config.cuts(), start=1):
-            budget = budget_of(whole, shares)
+        for number, budget in enumerate(budgets_of(model.architecture, config), start=1):
             epochs = config.epochs if number == 1 else config.epochs_per_step
 
             def trained_and_cut(model: "Model" = model, budget: "Budget" = budget, epochs: int = epochs) -> "Model":
@@ -158,7 +176,6 @@ def prunable(architecture: "Architecture", config: SparseTrainingOptions) -> "di
     Raises InputError for a pattern that matches no layer, and where none are left.
     """
     from detpress.detector.layer_patterns import matching_layers
-    from detpress.errors import InputError
     from detpress.pruning.filter_groups import prunable_groups
 
     excluded = matching_layers(config.exclude, architecture.names, "exclude")
@@ -172,18 +189,19 @@ def prunable(architecture: "Architecture", config: SparseTrainingOptions) -> "di
     return groups
 
 
-def budget_of(architecture: "Architecture", shares: tuple[float, float]) -> "Budget":
-    """What may be left of this network when these shares of its parameters and MACs go."""
+def budgets_of(architecture: "Architecture", config: SparseTrainingOptions) -> "list[Budget]":
+    """What each cut may leave of this network. Raises InputError where the last may leave all."""
     import math
 
     from detpress.pruning.budgets import Budget, size_of
 
+    def left(share: float, of: int) -> int | None:
+        return math.floor((1 - share) * of + 1e-6) if share else None
+
     whole = size_of(architecture)
-    parameters, macs = shares
-    return Budget(
-        math.floor((1 - parameters) * whole.parameters + 1e-6) if parameters else None,
-        math.floor((1 - macs) * whole.macs + 1e-6) if macs else None,
-    )
+    return [
+        Budget(left(parameters, whole.parameters), left(macs, whole.macs)) for parameters, macs in config.cuts(whole)
+    ]
 
 
 def trained(model: "Model", epochs: int, config: SparseTrainingOptions, bench: Workbench) -> "Model":

@@ -14,8 +14,9 @@ from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError
 from detpress.measure.size import macs, parameter_count
-from detpress.plugins.sparse_training import SparseTraining, SparseTrainingOptions
+from detpress.plugins.sparse_training import SparseTraining, SparseTrainingOptions, budgets_of
 from detpress.plugins.train import TrainOptions
+from detpress.pruning.budgets import Budget, Size, size_of
 from detpress.pruning.sparsity import Sparsity
 from detpress.pruning.sparsity_options import SparsityOptions
 from detpress.training import module as training_module
@@ -107,11 +108,31 @@ def test_a_cut_by_the_loss_and_refitted_weights_meets_the_budget_and_is_the_same
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in one.network.state_dict().items())
 
 
+WHOLE = Size(parameters=1000, macs=50_000)
+
+
+def test_what_may_be_left_is_a_share_of_what_is_there(model: Model) -> None:
+    cuts = SparseTrainingOptions(max_parameters=100, max_macs=20_000).cuts(WHOLE)
+    assert cuts == SparseTrainingOptions(parameters=0.9, macs=0.6).cuts(WHOLE)
+    assert SparseTrainingOptions(max_parameters=100, max_macs=50_000, steps=[]).cuts(WHOLE) == [(0.9, 0.0)]
+    with pytest.raises(InputError, match="max_parameters: the network has 1,000 parameters and 50,000 MACs, no more"):
+        SparseTrainingOptions(max_parameters=1000).cuts(WHOLE)
+    whole = size_of(model.architecture)
+    for share in (0.3, 0.5):
+        [budget] = budgets_of(
+            model.architecture,
+            SparseTrainingOptions(
+                max_parameters=int(share * whole.parameters), max_macs=int(share * whole.macs), steps=[]
+            ),
+        )
+        assert budget == Budget(int(share * whole.parameters), int(share * whole.macs))
+
+
 def test_two_budgets_are_approached_at_one_pace() -> None:
-    cuts = SparseTrainingOptions(parameters=0.9, macs=0.6).cuts()
+    cuts = SparseTrainingOptions(parameters=0.9, macs=0.6).cuts(WHOLE)
     assert cuts == [pytest.approx((0.5, 1 / 3)), pytest.approx((0.75, 0.5)), (0.9, 0.6)]
-    assert SparseTrainingOptions(macs=0.988).cuts() == [(0, 0.5), (0, 0.75), (0, 0.9), (0, 0.988)]
-    assert SparseTrainingOptions(parameters=0.3).cuts() == [(0.3, 0.0)]
+    assert SparseTrainingOptions(macs=0.988).cuts(WHOLE) == [(0, 0.5), (0, 0.75), (0, 0.9), (0, 0.988)]
+    assert SparseTrainingOptions(parameters=0.3).cuts(WHOLE) == [(0.3, 0.0)]
 
 
 def test_the_plan_says_what_is_left_without_training(model: Model) -> None:
@@ -131,8 +152,14 @@ def test_the_penalties_are_an_objective_of_any_training_by_their_name(model: Mod
 
 
 def test_what_cannot_be_done_is_refused_before(model: Model) -> None:
-    with pytest.raises(ValidationError, match="expected `parameters`, `macs`, or both"):
+    with pytest.raises(
+        ValidationError, match=r"expected a share that goes \(`parameters`, `macs`\), or what may be left"
+    ):
         SparseTrainingOptions()
+    with pytest.raises(
+        ValidationError, match="expected `parameters` or `max_parameters`, and `macs` or `max_macs`, not both"
+    ):
+        SparseTrainingOptions(macs=0.5, max_macs=1000)
     with pytest.raises(ValidationError, match="taylor_images: not read: expected beside `criterion: taylor`"):
         SparseTrainingOptions(macs=0.5, taylor_images=32)
     without = {"macs": 0.5, "epochs": 0, "epochs_per_step": 0}
