@@ -24,6 +24,8 @@ STEPS = [
     (f"nni.lsq_plus: {{weight_scheme: affine, {TRAINED}}}", "its weights have zero points"),
     (f"nni.dorefa: {{{TRAINED}}}", "its weights have zero points"),
     (f"nni.bnn: {{{TRAINED}}}", "simulated at 1 bits"),
+    (f"binary.net: {{{TRAINED}}}", "encoded as BinaryInputs; expected codes of 8 bits"),
+    (f"binary.xnor: {{{TRAINED}}}", "encoded as BinaryInputs; expected codes of 8 bits"),
 ]
 
 
