@@ -43,8 +43,7 @@ def straight_through(binary: Tensor, real: Tensor) -> Tensor:
 
 def binary_input(x: Tensor) -> Tensor:
     """The signs of x, with the gradient of a hard hyperbolic tangent: as it is up to |x| = 1, none beyond."""
-    held = x.clamp(-1, 1)
-    return input_signs(x).detach() + (held - held.detach())
+    return straight_through(input_signs(x), x.clamp(-1, 1))
 
 
 def update_scale(shape: torch.Size) -> float:
