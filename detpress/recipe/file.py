@@ -103,8 +103,11 @@ class Recipe:
 
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that come with the package; the folder says what they are for."""
-    folder = Path(str(files("detpress.recipes")))
-    return {path.stem: path for path in sorted(folder.glob("*/*.yaml")) if path.parent.name != "studies"}
+    return {path.stem: path for path in _shipped_files() if path.parent.name != "studies"}
+
+
+def _shipped_files() -> list[Path]:
+    return sorted(Path(str(files("detpress.recipes"))).glob("*/*.yaml"))
 
 
 def find_recipe(name_or_path: str, others: Iterable[str] = ()) -> Path:
@@ -122,6 +125,8 @@ def find_recipe(name_or_path: str, others: Iterable[str] = ()) -> Path:
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise InputError(f"{path}: no such file")
+    if name_or_path in {path.stem for path in _shipped_files()}:
+        raise InputError(f"'{name_or_path}' is a study: `detpress compare {name_or_path}` runs it")
     raise InputError(f"no recipe '{name_or_path}'; {nearest(name_or_path, [*shipped, *others])}")
 
 
@@ -132,6 +137,10 @@ def read_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     numbers are searched, the recipe is checked with the ends of what each of them may be.
     """
     source = changed(read_yaml(path), assignments)
+    if "recipes" in source.data:
+        raise InputError(
+            f"{source.where(('recipes',))}: expected a recipe, and this is a study: `detpress compare {path}` runs it"
+        )
     if "search" not in source.data:
         return check_recipe(source, assignments)
     search, ends = read_search(source)

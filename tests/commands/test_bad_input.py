@@ -82,6 +82,7 @@ def test_a_mistake_in_the_recipe_is_told_before_anything_is_computed(
         (("run", "quikstart"), "no recipe 'quikstart'; did you mean 'quickstart'?"),
         (("recipes", "six-compresors"), "no recipe 'six-compresors'; did you mean 'six-compressors'?"),
         (("run", "absent.yaml"), "absent.yaml: no such file"),
+        (("validate", "claims"), "'claims' is a study: `detpress compare claims` runs it"),
         (("run", "small.yaml", "--set", "sed=1"), "--set sed=1: sed: unknown key; did you mean 'seed'?"),
         (("run", "small.yaml", "--set", "data.root=absent"), "absent: no such folder; expected Pascal VOC's folders"),
         (

@@ -6,6 +6,7 @@ import pytest
 
 from detpress.errors import InputError
 from detpress.recipe.file import find_recipe, read_recipe, shipped_recipes
+from detpress.study.definition import shipped_studies
 
 GOOD = """\
 name: small
@@ -101,6 +102,13 @@ def test_a_mistake_in_set_names_the_assignment(written) -> None:
 def test_an_unknown_recipe_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match="no recipe 'quikstart'; did you mean 'quickstart'"):
         find_recipe("quikstart")
+
+
+def test_a_study_is_no_recipe_and_the_command_for_it_is_named() -> None:
+    with pytest.raises(
+        InputError, match=r"claims.yaml:\d+: recipes: expected a recipe, and this is a study: `detpress c"
+    ):
+        read_recipe(shipped_studies()["claims"])
 
 
 def test_a_relative_data_folder_starts_at_the_recipe_and_one_given_by_set_at_the_working_directory(
