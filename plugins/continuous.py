@@ -1,5 +1,6 @@
 """Pruning by gates that are learnt beside the weights."""
 
+from bisect import bisect_left
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
@@ -56,6 +57,10 @@ class ContinuousOptions(Options):
         """The share that shall go, of parameters or MACs; None where it is not searched for."""
         return self.parameters if self.macs is None else self.macs
 
+    def met_by(self, removed: float) -> bool:
+        assert self.goal is not None
+        return self.goal <= removed <= self.goal + self.tolerance
+
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
         if self.parameters is not None and self.macs is not None:
@@ -97,12 +102,14 @@ class Sparsify(Plugin):
     moving average; with `masks: filters` gates are on what whole filters give, one for all those that a residual stream
     couples; a layer in which no gate is open keeps the one that is widest. How much stays is not asked for but comes
     out: of `initial`, `penalty`, `gate_rate` and the length of the training. With `parameters` or `macs` s0 and lambda
-    are searched for: no part of the method, and as many times as long.
+    are searched for: no part of the method, and as many times as long. Where no training ends within `tolerance`, the
+    gates of the closest are compared with another number than 0: as many are opened, or shut, as are missing.
     """
 
     Config = ContinuousOptions
     accepts = frozenset({Form.DENSE})
     returns = Form.MASKED
+    version = 2
 
     def plan(self, model: "Model", config: ContinuousOptions) -> Plan | None:
         import torch
@@ -123,28 +130,33 @@ class Sparsify(Plugin):
         from detpress.pruning.strength_search import Trial, best_trial, next_strength
 
         if config.goal is None:
-            return ticket_at(1.0, model, config, bench)
+            return ticket_of(last_round(1.0, model, config, bench), model, config)
         trials: list[Trial] = []
-        while len(trials) < config.trials and not any(
-            config.goal <= trial.removed <= config.goal + config.tolerance for trial in trials
-        ):
+        while len(trials) < config.trials and not any(config.met_by(trial.removed) for trial in trials):
             strength = next_strength(trials, config.goal)
-            removed = share_removed(model, ticket_at(strength, model, config, bench), config)
+            last = last_round(strength, model, config, bench)
+            removed = share_removed(model, ticket_of(last, model, config.at_strength(strength)), config)
             trials.append(Trial(strength, removed))
             bench.log.info("strength %.4g: %.4f removed", strength, removed)
         best = best_trial(trials, config.goal)
         setting = config.at_strength(best.strength)
+        last = last_round(best.strength, model, config, bench)
+        threshold = 0.0 if config.met_by(best.removed) else threshold_for(config.goal, last, model, setting)
+        ticket = ticket_of(last, model, setting, threshold)
         note = (
             f"{best.removed:.4f} removed, {config.goal:g} asked for: the closest of {len(trials)} trainings, "
             f"with `initial: {setting.initial:.4g}` and `penalty: {setting.penalty:.4g}`"
         )
-        ticket = ticket_at(best.strength, model, config, bench)
+        if threshold:
+            note += (
+                f"; {share_removed(model, ticket, config):.4f} by {threshold:.4g} in place of 0 as what opens a gate"
+            )
         return replace(ticket, notes=(*ticket.notes, note))
 
 
-def ticket_at(strength: float, given: "Model", asked: ContinuousOptions, bench: Workbench) -> "Model":
+def last_round(strength: float, given: "Model", asked: ContinuousOptions, bench: Workbench) -> Round:
     """What all rounds leave of `given` at this strength; remembered, round by round."""
-    from detpress.pruning.gates import kept_by, next_round
+    from detpress.pruning.gates import next_round
 
     config = asked.at_strength(strength)
     values, gated = gates_of(given, config)
@@ -158,8 +170,26 @@ def ticket_at(strength: float, given: "Model", asked: ContinuousOptions, bench: 
         still_open = sum(int((s > 0).sum()) for s in now.values.values())
         every = sum(s.numel() for s in now.values.values())
         bench.log.info("round %d: %d of %d gates are open", number + 1, still_open, every)
-    ticket = now.model if config.rewind == "never" else now.early
-    return masked_ticket(ticket, {name: kept_by(s) for name, s in now.values.items()}, gated, config)
+    return now
+
+
+def ticket_of(last: Round, given: "Model", config: ContinuousOptions, threshold: float = 0.0) -> "Model":
+    """The network that rounds left, masked where s is not above the threshold. config: as it was in these rounds."""
+    from detpress.pruning.gates import kept_by
+
+    _, gated = gates_of(given, config)
+    ticket = last.model if config.rewind == "never" else last.early
+    return masked_ticket(ticket, {name: kept_by(s, threshold) for name, s in last.values.items()}, gated, config)
+
+
+def threshold_for(goal: float, last: Round, given: "Model", config: ContinuousOptions) -> float:
+    """The lowest of all s by which at least the goal goes, if a gate has to be above it to be open."""
+    import torch
+
+    every: list[float] = torch.cat([s.flatten() for s in last.values.values()]).sort().values.tolist()
+    return every[
+        bisect_left(every, goal, key=lambda s: share_removed(given, ticket_of(last, given, config, s), config))
+    ]
 
 
 def share_removed(model: "Model", ticket: "Model", config: ContinuousOptions) -> float:

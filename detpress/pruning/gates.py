@@ -43,9 +43,9 @@ def beta_of(epoch: int, epochs: int, last: float) -> float:
     return float(last ** (epoch / (epochs - 1)))
 
 
-def kept_by(s: Tensor) -> Tensor:
-    """bool, of the shape of s: s > 0, and where nothing is, the largest s alone, so that something comes through."""
-    kept = s > 0
+def kept_by(s: Tensor, threshold: float = 0.0) -> Tensor:
+    """bool, of the shape of s: s > threshold; where nothing is, the largest s alone: something comes through."""
+    kept = s > threshold
     return kept if kept.any() else s == s.max()
 
 

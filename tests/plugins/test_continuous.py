@@ -14,7 +14,7 @@ from detpress.detector.channels import masked_filters
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError
-from detpress.plugins.continuous import ContinuousOptions, Sparsify, share_removed, ticket_at
+from detpress.plugins.continuous import ContinuousOptions, Sparsify, last_round, share_removed, threshold_for, ticket_of
 from detpress.training import module as training_module
 from detpress.training.config import TrainingOptions
 from detpress.voc.devkit import Devkit
@@ -99,24 +99,32 @@ def test_a_large_penalty_shuts_more_gates(devkit: Devkit, model: Model, tmp_path
     assert still_open(1.0) < still_open(0.0)
 
 
-def test_a_share_of_the_parameters_is_searched_for_and_the_note_says_by_which_settings(
+def test_a_share_of_the_parameters_is_searched_for_and_gates_decide_what_two_trainings_leave_open(
     devkit: Devkit, model: Model, tmp_path: Path
 ) -> None:
     options = FILTERS.model_dump() | {"epochs": 2, "parameters": 0.3, "trials": 2, "tolerance": 0.001}
     config = ContinuousOptions(**options)
-    ticket = Sparsify().apply(model, config, small_bench(devkit, model, tmp_path / "searched"))
-    as_given, weaker = (
-        share_removed(
-            model, ticket_at(strength, model, config, small_bench(devkit, model, tmp_path / "searched")), config
-        )
-        for strength in (1.0, 1 / 3)  # remembered
-    )
-    assert share_removed(model, ticket, config) == weaker
-    assert 0.3 < weaker < as_given
-    assert ticket.notes[-1] == (
-        f"{weaker:.4f} removed, 0.3 asked for: the closest of 2 trainings, "
+    bench = small_bench(devkit, model, tmp_path / "searched")
+    ticket = Sparsify().apply(model, config, bench)
+    weaker = config.at_strength(1 / 3)
+    last = last_round(1 / 3, model, config, bench)  # remembered
+    reached = share_removed(model, ticket_of(last, model, weaker), config)
+    assert reached > 0.301, "two trainings were not enough"
+
+    removed = share_removed(model, ticket, config)
+    assert 0.3 <= removed < 0.31
+    note, _, by = ticket.notes[-1].partition("; ")
+    assert note == (
+        f"{reached:.4f} removed, 0.3 asked for: the closest of 2 trainings, "
         "with `initial: -0.0006667` and `penalty: 3.333e-09`"
     )
+    assert by.startswith(f"{removed:.4f} by -")
+    assert by.endswith(" in place of 0 as what opens a gate")
+
+    every = torch.cat([s.flatten() for s in last.values.values()]).sort().values
+    threshold = threshold_for(0.3, last, model, weaker)
+    one_less = every[every < threshold].max().item()
+    assert share_removed(model, ticket_of(last, model, weaker, one_less), config) < 0.3, "not one gate too many is shut"
 
 
 def test_goals_that_contradict_each_other_are_refused() -> None:
