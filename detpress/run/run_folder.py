@@ -1,7 +1,7 @@
 """The folder of a run, exchanged for that of another run without ever being a mixture of both.
 
     results.json             there only beside the stages that it names
-    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, training/, files/, stage.log of each stage
+    0-model/, 1-nni.l1norm/  bundle/, results/comp4_det_*, training/, validation/, files/, stage.log of each
     pictures/                the truth beside each stage's boxes
     .written.json            what of it detpress wrote, so that nothing else is ever removed
 
@@ -18,13 +18,13 @@ from pathlib import Path
 from detpress.files.folders import write_atomically
 from detpress.run.stage import Stage
 
-PARTS = ("bundle", "results", "training", "files", "stage.log")
+PARTS = ("bundle", "results", "training", "validation", "files", "stage.log")
 UNFINISHED = ".unfinished-"
 WRITTEN = ".written.json"
 
 
 def copy_stage(stage: Stage, target: Path) -> None:
-    """A copy that `detpress store gc` does not touch: bundle/, results/, stage.log, training/ and files/ if any.
+    """A copy that `detpress store gc` does not touch, of all `PARTS` that there are.
 
     The copy is made beside `target` first. What else lies in `target` stays.
     """
@@ -84,7 +84,7 @@ def _copy(stage: Stage, unfinished: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(stage.bundle, unfinished / "bundle")
     shutil.copytree(stage.detections, unfinished / "results")
-    for name in ("training", "files"):
+    for name in ("training", "validation", "files"):
         if (stage.folder / name).is_dir():
             shutil.copytree(stage.folder / name, unfinished / name)
     shutil.copyfile(stage.folder / "stage.log", unfinished / "stage.log")

@@ -7,6 +7,7 @@ What a finished stage's folder holds:
                                  versions in its engine's own environment
     stage.log                    what the plugin and its engine said
     training/0.csv, 1.csv, ...   mean loss by epoch of each training that the plugin did
+    validation/0.csv, ...        mAP on the validation images after the epochs that were scored
     files/                       what the plugin wanted to keep beside the model, if anything
     measurements/<digest>/       metrics.json, and results/comp4_det_<set>_<class>.txt with the scored detections
 
@@ -178,9 +179,10 @@ class StageMaker:
             model = _read_back(task.bundle)
         self._remember(key, model)
         task.log.rename(task.unfinished / "stage.log")
-        for table in task.scratch.glob("fit-*/training.csv"):
-            (task.unfinished / "training").mkdir(exist_ok=True)
-            table.rename(task.unfinished / "training" / f"{table.parent.name.removeprefix('fit-')}.csv")
+        for kind in ("training", "validation"):
+            for table in task.scratch.glob(f"fit-*/{kind}.csv"):
+                (task.unfinished / kind).mkdir(exist_ok=True)
+                table.rename(task.unfinished / kind / f"{table.parent.name.removeprefix('fit-')}.csv")
         record = {"plugin": work.plugin, "form": model.form, "environment": work.environment, **asdict(made)}
         (task.unfinished / "stage.json").write_text(json.dumps(record))
         self.store.finish(key, task.unfinished)

@@ -275,6 +275,7 @@ class DetectorTraining(pl.LightningModule):
         epoch = self.current_epoch + 1
         self.last_score = f", mAP {average_map:.4f} after {epoch}"
         self.best.see(epoch, average_map, self.average.tensors)
+        self.best.write(self.scratch / "validation.csv")
         if epoch == self.config.epochs:
             self.end_map = average_map
         self.log_file.info("epoch %d of %d%s", epoch, self.config.epochs, self.last_score)

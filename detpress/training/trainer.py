@@ -52,7 +52,7 @@ class TrainingContext:
 
     split: the image set that is trained on. seed: decides every random number.
     scratch: a folder of this training's own; gone on from its checkpoint where there is one. `training.csv` there has
-        the mean loss of every epoch.
+        the mean loss of every epoch, `validation.csv` the mAP after those that were scored.
     note: is told what a person should know of how the training went; without it, the log alone is.
     load: gives objectives the model of a bundle that they name.
     """

@@ -203,6 +203,7 @@ def test_the_best_average_outlives_a_kill(devkit: Devkit, tmp_path: Path, monkey
         train(small_model(devkit), devkit, tmp_path / "killed", BEST, progress=kill, score=Scores(0.5, 0.1, 0.4))
     resumed = train(small_model(devkit), devkit, tmp_path / "killed", BEST, score=Scores(0.2))
     assert same_weights(resumed, whole)
+    assert (tmp_path / "killed/validation.csv").read_text().split() == ["epoch,mAP", "1,0.5", "2,0.1", "3,0.4", "4,0.2"]
 
 
 def test_a_worse_end_is_noted_where_the_last_is_kept(

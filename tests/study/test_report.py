@@ -40,6 +40,9 @@ def folder(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path
     (files.parent / "files").mkdir()
     (files.parent / "files/rounds.csv").write_text(f"kept,mAP,{SCRIPT}\n1,0.9,\n0.5,0.8,0.8\n0.25,,0.7\n")
     (files.parent / "files/words.csv").write_text("layer,what\nlayers.0,whole\n")
+    trained = folder / Path(next(job for job in results["jobs"] if job["row"] == "trained")["stages"][1]["bundle"])
+    (trained.parent / "validation").mkdir()
+    (trained.parent / "validation/0.csv").write_text("epoch,mAP\n1,0.2\n2,0.1\n4,0.4\n")
     write_report(folder)
     return folder
 
@@ -130,7 +133,11 @@ def test_layers_training_pictures_and_recipes_are_there(page: Any, folder: Path,
     page.locator("#layers summary", has_text="pruned").click()
     changed = page.locator("#layers details[open] td.changed").all_inner_texts()
     assert any("% zeros" in text for text in changed)
-    assert page.locator("#training svg polyline").count() == 3, "the three parts of the loss of one training"
+    losses = page.locator("#training .grid polyline")
+    assert losses.count() == 3, "the three parts of the loss of one training"
+    recovery = page.locator("#training figure", has_text="mAP on the validation images by epoch")
+    assert [len(path.split()) for path in recovery.locator("polyline").evaluate_all(POINTS)] == [3]
+    assert [text.strip() for text in recovery.locator(".legend li").all_inner_texts()] == ["trained"]
     assert page.locator("#kept figcaption").all_inner_texts() == ["pruned: nni.l1norm, rounds"]
     assert [len(path.split()) for path in page.locator("#kept polyline").evaluate_all(POINTS)] == [2, 2]
     assert [text.strip() for text in page.locator("#kept .legend li").all_inner_texts()] == ["mAP", SCRIPT]
