@@ -264,7 +264,7 @@ class DetectorTraining(pl.LightningModule):
         average = copy.deepcopy(self.network).eval()
         self.average.give_to(average)
         try:
-            average_map = score(average)
+            average_map = float(score(average))  # no class of ours in the checkpoint, which is read as plain data
         except Exception as error:
             if chooses_best(self.config):
                 raise
