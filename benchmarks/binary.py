@@ -1,85 +1,75 @@
-"""OpenVINO's convolution of bits by bits beside its float one: exact or not, and how long.
+"""Convolutions of signs by signs, bits counted by OpenVINO, beside the same network in float.
 
-    python benchmarks/binary.py [--json]
+    python benchmarks/binary.py [--width 0.25] [--image-size 256] [--threads 1] [--json]
 
-Single convolutions of signs by signs, one image, one thread. The operator, BinaryConvolution, packs weights and inputs
-into bits and counts equal ones; ONNX has none such. `off`: the largest difference to PyTorch's float sums. The two take
-turns; the figure is the fastest of the runs, which a busy machine spoils least.
+YOLOv3 with weights and inputs of one bit in all convolutions but the first and those that give the raw maps. Weights
+are random; latency does not depend on them. The cases take turns, round by round; a figure is of single runs of the
+network alone, batch 1: the fastest of them, which a busy machine spoils least, and the median.
 """
 
 import argparse
 import json
 import time
+from statistics import median
 
-import numpy as np
-import openvino
 import torch
-from openvino import opset1, opset13
-from torch.nn import functional
 
-LAYERS = [(64, 128, 3, 20), (256, 256, 3, 20), (256, 128, 1, 20), (12, 24, 3, 20)]  # channels, filters, kernel, side
-RUNS = 50
+from detpress.detector.architecture import build_architecture
+from detpress.detector.form import Form
+from detpress.detector.model import Model, new_model
+from detpress.detector.network import weight_name, with_encoded
+from detpress.encodings.binary import BinaryInputs, packed_signs
+from detpress.runtimes.opening import open_runtime
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=float, default=0.25, help="multiplies the filters of every layer")
+    parser.add_argument("--image-size", type=int, default=256, help="pixels, a multiple of 32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
-    rows = [row(*layer) for layer in LAYERS]
+    model = new_model(build_architecture("yolov3", ["a", "b", "c"], options.image_size, options.width), seed=0)
+    models = {"float": model, "binary": of_signs(model, False), "binary, input scale": of_signs(model, True)}
+    runtimes = {what: open_runtime("openvino", one, 1, options.threads) for what, one in models.items()}
+    image = torch.rand(1, 3, options.image_size, options.image_size, generator=torch.Generator().manual_seed(0))
+    taken: dict[str, list[float]] = {what: [] for what in runtimes}
+    for _ in range(options.rounds):
+        for what, runtime in runtimes.items():
+            start = time.perf_counter()
+            runtime.run(image)
+            taken[what].append(1e3 * (time.perf_counter() - start))
+    fastest = {what: min(times) for what, times in taken.items()}
+    rows = [
+        {
+            "network": what,
+            "precision": runtimes[what].precision,
+            "fastest_ms": fastest[what],
+            "median_ms": median(times),
+            "ratio": fastest[what] / fastest["float"],
+        }
+        for what, times in taken.items()
+    ]
     if options.json:
         print(json.dumps(rows, indent=1))
         return
-    for found in rows:
-        print("{layer:<20}off {off:<6g}bits {bits_ms:6.2f} ms   float {float_ms:6.2f} ms".format(**found))
+    print(f"YOLOv3, width {options.width:g}, {options.image_size} pixels, batch 1, {options.threads} threads, OpenVINO")
+    print(f"{'network':<22}{'precision':<14}{'fastest ms':>11}{'median ms':>11}{'ratio':>7}")
+    for row in rows:
+        print("{network:<22}{precision:<14}{fastest_ms:11.2f}{median_ms:11.2f}{ratio:7.2f}".format(**row))
 
 
-def row(channels: int, filters: int, kernel: int, side: int) -> dict[str, object]:
-    generator = np.random.default_rng(0)
-    weight = generator.choice(np.float32([-1, 1]), (filters, channels, kernel, kernel))
-    x = generator.normal(size=(1, channels, side, side)).astype(np.float32)
-    signs = np.where(x > 0, np.float32(1), np.float32(-1))
-    wanted = functional.conv2d(torch.from_numpy(signs), torch.from_numpy(weight), padding=kernel // 2).numpy()
-    cases = {"bits": (of_bits(x, weight), x), "float": (in_float(x, weight), signs)}
-    requests = {what: (compiled(program), taken) for what, (program, taken) in cases.items()}
-    given = {what: run(taken) for what, (run, taken) in requests.items()}
-    times: dict[str, list[float]] = {what: [] for what in requests}
-    for _ in range(RUNS):
-        for what, (run, taken) in requests.items():
-            start = time.perf_counter()
-            run(taken)
-            times[what].append(1e3 * (time.perf_counter() - start))
-    layer = f"{kernel} x {kernel}, {channels} to {filters}"
-    off = float(abs(given["bits"][0] - wanted).max())
-    return {"layer": layer, "off": off, "bits_ms": min(times["bits"]), "float_ms": min(times["float"])}
-
-
-def of_bits(x: np.ndarray, weight: np.ndarray) -> openvino.Model:
-    taken, pad = opset13.parameter(x.shape, np.float32), [weight.shape[-1] // 2] * 2
-    zero, one = (opset13.constant(np.full((1, 1, 1, 1), number, np.float32)) for number in (0, 1))
-    bits = np.packbits(weight.ravel() > 0, bitorder="little")
-    packed = openvino.Tensor(bits, openvino.Shape(weight.shape), openvino.Type.u1)
-    given = opset1.binary_convolution(
-        opset13.fake_quantize(taken, zero, zero, zero, one, 2),
-        openvino.op.Constant(packed, shared_memory=False),
-        [1, 1],
-        pad,
-        pad,
-        [1, 1],
-        "xnor-popcount",
-        0.0,  # what is padded adds nothing
-    )
-    return openvino.Model([given], [taken])
-
-
-def in_float(x: np.ndarray, weight: np.ndarray) -> openvino.Model:
-    taken, pad = opset13.parameter(x.shape, np.float32), [weight.shape[-1] // 2] * 2
-    given = opset13.convolution(taken, opset13.constant(weight), [1, 1], pad, pad, [1, 1])
-    return openvino.Model([given], [taken])
-
-
-def compiled(program: openvino.Model) -> openvino.CompiledModel:
-    options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    return openvino.Core().compile_model(program, "CPU", options)
+def of_signs(model: Model, input_scale: bool) -> Model:
+    network = model.own_network
+    encoded = {}
+    for i in list(model.encodings)[1:]:
+        if i not in model.architecture.heads:
+            weight = network.get_parameter(weight_name(i))
+            scale = torch.full((len(weight),), weight[0].numel() ** -0.5)
+            tensors = {"signs": packed_signs(weight), "scale": scale, "bias": torch.zeros(len(weight))}
+            encoded[i] = BinaryInputs(input_scale), tensors
+    return model.with_network(with_encoded(network, encoded), Form.SIMULATED)
 
 
 if __name__ == "__main__":

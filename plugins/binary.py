@@ -174,8 +174,8 @@ class Net(OneBit):
     input is negative, and all that this keeps is whether one is 0; a 0 counts as -1; what is padded is 0, as in the
     authors' code. `nni.bnn` is NNI's, in which gradients of inputs are not cut off.
 
-    A sum of products of signs is a count of equal bits, which no runtime gets a graph for here (docs/coding.md):
-    computed in float, so that times and memory are simulated. The file is really smaller.
+    A sum of products of signs is a count of equal bits. OpenVINO counts them, where a layer's input channels fill whole
+    bytes; all other runtimes compute in float, where times and memory are simulated. The file is really smaller.
     """
 
     returns = Form.SIMULATED
@@ -220,8 +220,7 @@ class Xnor(Weights):
     `input_scale` is an option.
 
     Changed: as there, and as in `binary.net`: sums and concatenations stay in float, a 0 counts as -1, what is padded
-    is 0, the gradient of an input is cut off beyond 1. Computed in float, so that times and memory are simulated. The
-    file is really smaller.
+    is 0, the gradient of an input is cut off beyond 1. What is really counted, and what is simulated, is as there.
     """
 
     Config = XnorOptions

@@ -98,7 +98,7 @@ class DynamicInt8(Plugin):
     unusual image could leave; in exchange the range of every convolution's input is searched in every run, over the
     whole batch, so that a result depends a little on what else is in the batch. What really runs: ONNX Runtime computes
     the convolutions in integers (DynamicQuantizeLinear, ConvInteger), slower than in float (docs/benchmarks.md); the
-    others compute in float on rounded numbers, and mAP is scored so: the form is `simulated`, the figures are marked,
+    others compute in float on rounded numbers, and mAP is scored so: the form is `simulated`, these figures are marked,
     and `precision` beside each latency says in what it was computed. The storage is real.
     INC's default of one scale for a whole layer's weights is `per_channel: false`.
     """

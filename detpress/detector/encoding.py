@@ -27,7 +27,7 @@ from detpress.files.plain_json import check_keys
 if TYPE_CHECKING:
     from detpress.detector.onnx_graph import Graph
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "binary"]
 SIXTEEN_BITS = frozenset({"bf16", "fp16"})
 
 
@@ -40,7 +40,7 @@ class Encoding(ABC):
     keeps_norm: ClassVar[bool] = (
         False  # BatchNorm stays behind the convolution; False: it is folded into weight and bias
     )
-    simulated: ClassVar[bool] = False  # its speed and memory are not those of what it stands for
+    simulated: ClassVar[bool] = False  # in PyTorch, its speed and memory are not those of what it stands for
 
     @property
     @abstractmethod

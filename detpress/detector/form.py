@@ -8,7 +8,7 @@ class Form(StrEnum):
 
     DENSE = "dense"  # every weight is stored and used
     MASKED = "masked"  # zeros held by masks; as large and as slow as dense
-    SIMULATED = "simulated"  # fake-quantised or binarised, computed in float
+    SIMULATED = "simulated"  # fake-quantised or binarised, computed in float by PyTorch
     INT8 = "int8"  # executed in integers
     HALF = "half"  # convolutions computed in 16 bits
     PACKED = "packed"  # weights stored in few bits, computed in float

@@ -3,20 +3,34 @@
     weight = (bit ? 1 : -1) * scale         BatchNorm folded into scale and bias
 
 The bits of a layer lie one after the other, without gaps: a 32nd of the float weights. They are decoded once, when the
-network is loaded, and computed with in float. Where inputs are signs, too, sums of products are counts of equal bits
-for a machine that has such instructions; here they are computed in float, which is why that form is `simulated`.
+network is loaded, and computed with in float. Where inputs are signs, too, a sum of products is a count of equal bits:
+OpenVINO counts them (`detpress.runtimes.openvino_binary`), PyTorch computes in float, which is why that form is
+`simulated`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detpress.detector.encoding import Encoding, UnpackedConvolution
+from detpress.detector.encoding import (
+    EncodedConvolution,
+    Encoding,
+    Precision,
+    UnpackedConvolution,
+    geometry,
+    weight_shape,
+)
 from detpress.detector.geometry import Geometry
+
+if TYPE_CHECKING:
+    from detpress.detector.onnx_graph import Graph
+
+COUNTS = ".counts"  # how the name of a convolution of signs by signs ends in a graph
 
 
 @dataclass(frozen=True)
@@ -38,32 +52,52 @@ class Binary(Encoding):
 
 @dataclass(frozen=True)
 class BinaryInputs(Binary):
-    """A bit a weight, and a bit a number of the input, computed in float.
+    """A bit a weight, and a bit a number of the input.
 
     input_scale: whether what the signs give is multiplied by how large the input is there (see `input_scales`).
     """
 
     input_scale: bool
     simulated = True
-
-    @property
-    def rounds_input(self) -> bool:
-        return True
+    precision: ClassVar[Precision] = "binary"
+    rounds_input = True
 
     def rounded(self, x: Tensor) -> Tensor:
         return input_signs(x)
 
-    def module(self, like: nn.Conv2d) -> UnpackedConvolution:
-        kind = ScaledConvolution if self.input_scale else UnpackedConvolution
-        return kind(self, like, binary_tensors(like))
+    def module(self, like: nn.Conv2d) -> "SignConvolution":
+        return SignConvolution(self, like, binary_tensors(like))
+
+    def to_onnx(self, graph: "Graph", x: str, name: str, convolution: EncodedConvolution | nn.Conv2d) -> str:
+        """A convolution of signs, and apart from it what it is multiplied by."""
+        tensors, how = convolution.state_dict(), geometry(convolution)
+        zero, one, minus_one = (graph.scalar(np.float32(number)) for number in (0, 1, -1))
+        positive = graph.add("Greater", [x, zero], f"{name}.positive")
+        signs = graph.add("Where", [positive, one, minus_one], f"{name}.signs")
+        weight = unpacked_signs(tensors["signs"], weight_shape(convolution))
+        constants = {"weight": weight, "scale": tensors["scale"][:, None, None], "bias": tensors["bias"][:, None, None]}
+        of = {part: graph.constant(f"{name}.{part}", tensor.numpy()) for part, tensor in constants.items()}
+        y = graph.add("Conv", [signs, of["weight"]], f"{name}{COUNTS}", **how.in_onnx())
+        y = graph.add("Mul", [y, of["scale"]], f"{name}.scaled")
+        if self.input_scale:
+            sizes = input_scales_to_onnx(graph, x, f"{name}.input", how)
+            y = graph.add("Mul", [y, sizes], f"{name}.rescaled")
+        return graph.add("Add", [y, of["bias"]], name)
 
 
-class ScaledConvolution(UnpackedConvolution):
-    """What the signs of the input give, times how large the input is there."""
+class SignConvolution(UnpackedConvolution):
+    """Sums signs first, then multiplies: whole numbers are the same in whatever order a runtime adds them."""
+
+    encoding: BinaryInputs
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.get_buffer("bias")[:, None, None]
-        return (super().forward(x) - bias) * input_scales(x, self.geometry) + bias
+        how, tensors, x_signs = self.geometry, self.tensors(), self.encoding.rounded(x)
+        signs = self.get_buffer("decoded").sign()  # those of a negative scale turned
+        sums = functional.conv2d(x_signs, signs, None, how.stride, how.padding, how.dilation, how.groups)
+        found = sums * tensors["scale"].abs()[:, None, None]
+        if self.encoding.input_scale:
+            found = found * input_scales(x, how)
+        return found + tensors["bias"][:, None, None]
 
 
 def binary_tensors(like: nn.Conv2d) -> dict[str, Tensor]:
@@ -93,6 +127,22 @@ def input_scales(x: Tensor, how: Geometry) -> Tensor:
 
     x: (N, C, H, W); how: the filter moves. Returns (N, 1, H', W').
     """
+    return functional.conv2d(
+        x.abs().mean(1, keepdim=True), box_of(how).to(x), None, how.stride, how.padding, how.dilation
+    )
+
+
+def box_of(how: Geometry) -> Tensor:
+    """The weights of a mean over the places that a filter sees: float32 (1, 1, k, k)."""
     height, width = how.kernel_size
-    box = x.new_full((1, 1, height, width), 1 / (height * width))
-    return functional.conv2d(x.abs().mean(1, keepdim=True), box, None, how.stride, how.padding, how.dilation)
+    return torch.full((1, 1, height, width), 1 / (height * width))
+
+
+def input_scales_to_onnx(graph: "Graph", x: str, name: str, how: Geometry) -> str:
+    """`input_scales`, by pooling where it can: several times as fast as a convolution of one channel."""
+    mean = graph.add("ReduceMean", [graph.add("Abs", [x], f"{name}.size")], f"{name}.mean", axes=[1])
+    of = how._replace(groups=1).in_onnx()
+    if how.dilation == (1, 1) and all(pad < size for pad, size in zip(how.padding, how.kernel_size, strict=True)):
+        del of["group"]
+        return graph.add("AveragePool", [mean], f"{name}.scale", **of, count_include_pad=1)
+    return graph.add("Conv", [mean, graph.constant(f"{name}.box", box_of(how).numpy())], f"{name}.scale", **of)

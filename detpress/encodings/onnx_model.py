@@ -51,11 +51,10 @@ def onnx_model(model: Model, target: Target = "onnxruntime", opset: int = OPSET)
 
 def _float_model(network: Network) -> onnx.ModelProto:
     """Node by node, as networks in integers are written, and in a hundredth of the exporter's time; by the exporter
-    where a layer does not write itself, or an encoding rounds more than its weights.
+    where a layer, or an encoding, does not write itself.
     """
-    if not any(encoding.rounds_input for encoding in network.encodings.values()):
-        with contextlib.suppress(InputError):
-            return int8_onnx(network, "onnxruntime")
+    with contextlib.suppress(InputError):
+        return int8_onnx(network, "onnxruntime")
     return _exported(network)
 
 

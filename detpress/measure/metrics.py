@@ -90,12 +90,12 @@ def simulated_figures(
 def _is_physical(encodings: Collection[Encoding], precision: str) -> bool:
     """Whether convolutions were computed in what they stand for, at least some: `fp32+int8` has heads in float.
 
-    In which 16 bits is left to the runtime.
+    In which 16 bits is left to the runtime. What is simulated by an encoding in float, no runtime computes.
     """
     found = set(precision.split("+"))
     wanted = {encoding.precision for encoding in encodings}
     return (
-        not any(encoding.simulated for encoding in encodings)
-        and ("int8" not in wanted or "int8" in found)
+        not any(encoding.simulated and encoding.precision == "fp32" for encoding in encodings)
+        and wanted & {"int8", "binary"} <= found
         and (wanted.isdisjoint(SIXTEEN_BITS) or not found.isdisjoint(SIXTEEN_BITS))
     )

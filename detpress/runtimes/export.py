@@ -1,7 +1,7 @@
 """Detectors in the files of other programs; what is written is read again, run, and compared.
 
 onnx      .onnx            float or int8 as ONNX Runtime executes it; metadata as of `detector.onnx_model`
-openvino  .xml and .bin    float or int8 as OpenVINO executes it; the same metadata in `rt_info/detpress`
+openvino  .xml and .bin    float, int8 or bits as OpenVINO executes it; the same metadata in `rt_info/detpress`
 torch     .pt2             a program of torch.export, any batch; int8 with `quantized_decomposed` operators
 darknet   .cfg, .weights   what is computed in float, with the float values of encoded weights
 """
@@ -69,17 +69,16 @@ def write_openvino(model: Model, path: Path) -> Difference:
     """Writes OpenVINO's `path` (.xml) and, beside it, the .bin; run again by OpenVINO. See `write_onnx`."""
     import openvino
 
-    from detpress.runtimes.openvino_runtime import runtime_of_program
+    from detpress.runtimes.openvino_runtime import program_of, runtime_of_program
 
     if not path.parent.is_dir():  # OpenVINO would make it
         raise InputError(f"{path}: cannot be written (no such folder)")
-    core = openvino.Core()
-    program = core.read_model(onnx_model(model, "openvino").SerializeToString())
+    program = program_of(model)
     for key, value in metadata(model.architecture).items():
         program.set_rt_info(value, ["detpress", key])
     try:
         openvino.save_model(program, path, compress_to_fp16=False)
-        program = core.read_model(path)
+        program = openvino.Core().read_model(path)
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be written by OpenVINO, with its weights beside it") from error
     return _difference(model, runtime_of_program(program, 1, torch.get_num_threads()).run)

@@ -10,10 +10,11 @@ from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
 from detpress.encodings.onnx_model import heads_of_metadata, onnx_model
 from detpress.errors import InputError
+from detpress.runtimes.openvino_binary import count_equal_bits
 from detpress.runtimes.runtime import Runtime, in_batches, precision_name
 
 HINTS: dict[str, str] = {"bf16": "bf16", "fp16": "f16"}
-PRECISIONS = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8"}
+PRECISIONS = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8", "u1": "binary"}
 
 
 def open_openvino(model: Model, batch: int, threads: int) -> Runtime:
@@ -22,14 +23,18 @@ def open_openvino(model: Model, batch: int, threads: int) -> Runtime:
     """
     precisions = [encoding.precision for encoding in model.encodings.values()]
     in_float = next((HINTS[precision] for precision in precisions if precision in HINTS), "f32")
-    program = openvino.Core().read_model(onnx_model(model, "openvino").SerializeToString())
-    return runtime_of_program(program, batch, threads, in_float)
+    return runtime_of_program(program_of(model), batch, threads, in_float)
 
 
 def open_openvino_bf16(model: Model, batch: int, threads: int) -> Runtime:
     """What is in float is computed in bf16, where the CPU has it; `precision` says whether it has."""
+    return runtime_of_program(program_of(model), batch, threads, "bf16", "openvino-bf16")
+
+
+def program_of(model: Model) -> openvino.Model:
     program = openvino.Core().read_model(onnx_model(model, "openvino").SerializeToString())
-    return runtime_of_program(program, batch, threads, "bf16", "openvino-bf16")
+    count_equal_bits(program)
+    return program
 
 
 def read_openvino(path: Path, threads: int) -> tuple[Architecture, Runtime]:
@@ -76,7 +81,7 @@ def convolution_precisions(compiled: openvino.CompiledModel) -> list[str]:
     found = []
     for operation in compiled.get_runtime_model().get_ops():
         info = operation.get_rt_info()
-        if info["layerType"].astype(str) == "Convolution":
+        if info["layerType"].astype(str) in ("Convolution", "BinaryConvolution"):
             precision = info["runtimePrecision"].astype(str)
             found.append(PRECISIONS.get(precision, precision))
     return found

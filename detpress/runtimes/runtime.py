@@ -13,7 +13,7 @@ class Runtime:
 
     run: images float32 (N, 3, H, W) in [0, 1], of the architecture's size -> raw maps as of `Network.forward`.
     threads: CPU threads that one run may use.
-    precision: what the convolutions are really computed in, as the runtime tells: `fp32`, `int8`, or `fp32+int8`.
+    precision: what the convolutions are really computed in, as the runtime tells: `fp32`, `fp32+int8`, `binary+fp32`.
     """
 
     name: str

@@ -55,9 +55,9 @@ def open_compiled(model: Model, batch: int, threads: int) -> Runtime:
 
 
 def float_precisions(model: Model) -> list[str]:
-    """What each convolution computes in as it is written; one of int8 weights, in float32."""
+    """What each convolution computes in as it is written; one of int8 weights, or of signs, in float32."""
     precisions = [encoding.precision for encoding in model.encodings.values()]
-    return ["fp32" if precision == "int8" else precision for precision in precisions]
+    return ["fp32" if precision in ("int8", "binary") else precision for precision in precisions]
 
 
 @contextlib.contextmanager

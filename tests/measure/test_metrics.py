@@ -1,9 +1,13 @@
 """Which figures of a stage are marked as simulated."""
 
+import pytest
+
 from detpress.detector.encoding import Encoding
 from detpress.detector.float32 import Float32, FoldedFloat32
 from detpress.detector.form import Form
 from detpress.detector.input_scale import InputScale
+from detpress.encodings.binary import BinaryInputs
+from detpress.encodings.dynamic_int8 import DynamicInt8
 from detpress.encodings.half import Half
 from detpress.encodings.int8 import Int8
 from detpress.encodings.simulated import Simulated
@@ -31,6 +35,20 @@ def test_all_that_a_float_model_gives_is_physical() -> None:
 def test_a_fake_quantized_model_has_neither_the_latency_nor_the_memory_of_its_bits() -> None:
     found = marked(Form.SIMULATED, {"torch": "fp32", "openvino": "fp32"})
     assert found == ["latency_ms.torch", "latency_ms.openvino", "map", "ap", "peak_memory_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "runtime", "precision"),
+    [(BinaryInputs(False), "openvino", "binary+fp32"), (DynamicInt8(), "onnxruntime", "fp32+int8")],
+)
+def test_what_pytorch_simulates_is_physical_where_a_runtime_computes_it(
+    encoding: Encoding, runtime: str, precision: str
+) -> None:
+    precisions = {"torch": "fp32", runtime: precision}
+    found = simulated_figures([Float32(), encoding], list(precisions), "torch", precisions)
+    assert found == ["latency_ms.torch", "map", "ap", "peak_memory_bytes"]
+    of_both = simulated_figures([Simulated(8, None), encoding], [runtime], "torch", precisions)
+    assert f"latency_ms.{runtime}" in of_both, "another layer's bits are computed in float"
 
 
 def test_an_int8_model_is_physical_where_a_runtime_computes_in_integers() -> None:
