@@ -60,6 +60,7 @@ def pack_weights(
     tensors: dict[str, Tensor] = {}
     for i, layer in enumerate(network.architecture.layers):
         if not isinstance(layer, Convolution):
+            tensors |= {f"layers.{i}.{part}": tensor for part, tensor in network.layers[i].state_dict().items()}
             continue
         name = convolution_name(i)
         if i not in layers:

@@ -56,11 +56,13 @@ class Network(nn.Module):
         between: of an int8 network, the scales of what other operators take, by tensor: `layers.3.convolution` is what
             that convolution gives to its activation, `layers.4` what layer 4 gives. Only the graphs for runtimes round
             these (see `detpress.encodings.int8_onnx`).
-        Raises InputError where an encoded layer is no convolution.
+        Raises InputError where an encoded layer is no convolution, and for int8 as `check_in_integers` does.
         """
         super().__init__()
         self.architecture = architecture
         self.encodings = _of_every_convolution(architecture, encodings)
+        if any(encoding.precision == "int8" for encoding in encodings.values()):
+            check_in_integers(architecture)
         self.between = dict(between)
         self.layers = nn.ModuleList(
             encoded_block(layer, taken[0].channels, encodings[i])
@@ -76,6 +78,18 @@ class Network(nn.Module):
         the channels of an anchor are x, y, width, height, objectness and one logit a class.
         """
         return run_layers(self.architecture, self.layers, images)
+
+
+def check_in_integers(architecture: Architecture) -> None:
+    """Raises InputError for the first layer with weights that is no convolution: int8 networks have none, as the graphs
+    that runtimes execute in integers have none.
+    """
+    for i, (layer, taken) in enumerate(zip(architecture.layers, architecture.taken_maps, strict=True)):
+        if not isinstance(layer, Convolution) and layer.parameters(taken):
+            raise InputError(
+                f"layers.{i}: {type(layer).__name__} has weights of its own, which no network in int8 has; expected an "
+                "architecture without it, or a step that keeps it in float, such as inc.mixed_precision"
+            )
 
 
 def convolution_name(layer: int) -> str:

@@ -156,9 +156,10 @@ def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> Netwo
     A scale is positive: where BatchNorm turns a filter's sign, its codes are mirrored within their range.
     """
     encodings = {i: Simulated(layer.bits, layer.input) for i, layer in sorted(quantized.items())}
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for i, layer in enumerate(network.architecture.layers):
         if not isinstance(layer, Convolution):
+            tensors |= {f"layers.{i}.{part}": tensor for part, tensor in network.layers[i].state_dict().items()}
             continue
         name = convolution_name(i)
         gain, bias = batch_norm_of(network, i)

@@ -14,6 +14,7 @@ from detpress.detector.architecture import Architecture, Convolution
 from detpress.detector.form import Form
 from detpress.detector.layer_patterns import still_matching
 from detpress.detector.model import Model
+from detpress.detector.network import check_in_integers
 from detpress.encodings.bundle import bundle_digest, save_bundle
 from detpress.errors import InputError, cut_short
 from detpress.measure.size import macs, nonzero_parameters, parameter_count
@@ -130,7 +131,11 @@ class _NotKnownError(Exception):
 
 
 def _plan(step: Step, model: Model) -> Plan:
-    """Raises InputError as the plugin does, and _NotKnownError for whatever else a stranger's plan may do."""
+    """Raises InputError as the plugin does, and for layers that int8 does not have; _NotKnownError for whatever else a
+    stranger's plan may do.
+    """
+    if step.plugin.returns is Form.INT8:
+        check_in_integers(model.architecture)
     try:
         plan = step.plugin.plan(model, step.config)
     except InputError:

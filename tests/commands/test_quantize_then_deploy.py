@@ -56,3 +56,23 @@ def test_what_validate_has_let_through_runs(detpress: Command, workplace: Path) 
     assert ran.code == 0, ran.err
     metrics = [stage["metrics"] for stage in ran.json["stages"]]
     assert [row["parameters"] for row in planned] == [found["parameters"] for found in metrics]
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        "[inc.static_int8]",
+        "[inc.dynamic_int8]",
+        "[inc.autotune]",
+        "[mixed_bits]",
+        "[inc.qat: {epochs: 1}]",
+        "[nni.ptq, deploy.int8]",
+    ],
+)
+def test_int8_is_refused_where_a_layer_has_weights_that_no_graph_of_integers_has(
+    detpress: Command, workplace: Path, chain: str
+) -> None:
+    multi_bias = ("--set", "model.arch=multi-bias-tiny", "--set", "measure={runtimes: [], memory: false}")
+    said = detpress("validate", "small.yaml", "--set", f"chain={chain}", *multi_bias, "--no-data")
+    assert said.code == 2
+    assert "layers.1: MultiBias has weights of its own, which no network in int8 has; expected" in said.err

@@ -1,11 +1,13 @@
 """The multi-bias layer: its numbers, what of the study's variant is left, counts, and what becomes of it elsewhere."""
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from detpress.adapters.inc_weight_only import pack_weights
 from detpress.detector.architecture import Architecture, build_architecture
 from detpress.detector.coupling import coupled_convolutions
 from detpress.detector.kinds import Convolution, MultiBias, Yolo
@@ -13,6 +15,8 @@ from detpress.detector.kinds.multi_bias import ManyBiases, starting_biases
 from detpress.detector.layer import FeatureMap
 from detpress.detector.model import new_model
 from detpress.encodings.bundle import load_bundle, save_bundle
+from detpress.encodings.packed import Packed
+from detpress.encodings.simulated import simulated_network
 from detpress.measure.size import layer_table
 from detpress.runtimes.opening import open_runtime
 
@@ -55,6 +59,14 @@ def test_a_detector_of_it_is_counted_saved_and_left_alone_by_pruners(arch: str, 
     assert load_bundle(tmp_path / "bundle").architecture == architecture
     before_it = {i - 1 for i, layer in enumerate(architecture.layers) if isinstance(layer, MultiBias)}
     assert before_it.isdisjoint(i for group in coupled_convolutions(architecture) for i in group)
+
+
+def test_a_network_with_simulated_or_packed_convolutions_keeps_its_biases() -> None:
+    model = new_model(build_architecture("multi-bias-tiny", ["cat"], 64, width=0.125), seed=0)
+    log, kept = logging.getLogger("tests.multi_bias"), model.own_network.get_parameter("layers.1.bias")
+    packed = pack_weights(model.own_network, Packed(4, 32, False), [3], "rtn", False, None, log, lambda *_: None)
+    for network in (packed, simulated_network(model.own_network, {})):
+        assert torch.equal(network.get_parameter("layers.1.bias"), kept)
 
 
 def test_a_runtime_computes_it() -> None:

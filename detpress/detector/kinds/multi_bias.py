@@ -61,7 +61,7 @@ class MultiBias(Layer):
     biases: how many. start: wide (1, 0.5, -0.5, -1), narrow (0.3, 0.1, -0.1, -0.3), or normal (drawn); other numbers
     of biases lie evenly between these ends. A filter of zeros gives channels that are not zero, so filters before this
     layer are never taken out; those of other layers are, and single weights everywhere. PyTorch's exporter writes it
-    to ONNX, in float; it is not written into the graphs of int8 models.
+    to ONNX, in float; steps that give int8 refuse a network with it.
     """
 
     biases: int
