@@ -64,6 +64,7 @@ def test_set_of_what_is_not_there_is_refused_with_the_assignment(assignment: str
     ("text", "message"),
     [
         ("a: 1\na: 2", r"r.yaml:2: .*'a' given twice"),
+        ("a: &x {b: 1}\nc: {<<: *x}", r"r.yaml:2: .*`<<` is not read; write the keys out"),
         ("a: [1\nb: 2", r"r.yaml:\d: not valid YAML"),
         ("a: !!python/object/apply:os.system ['true']", r"r.yaml:1: not valid YAML"),
         ("1: x", r"r.yaml:1: .*no text"),
