@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from command_line import Command, Said
 from distribution import Install
-from processes import is_gone
+from processes import PATIENCE, begin, is_gone
+from processes import detpress as detpress_program
 
 from detpress.environments import Environment
+from detpress.environments.calling import call
 from detpress.errors import InputError
 from detpress.recipe.file import read_recipe
 from detpress.run.store import Store
@@ -92,6 +94,12 @@ def hangs(progress, **more):
     with open("pid", "w") as file:
         file.write(f"{os.getpid()} {sleeper.pid}")
     ctypes.PyDLL(None).sleep(600)  # with Python's lock held
+
+
+def hangs_once(progress, **more):
+    if not os.path.exists("pid"):
+        hangs(progress)
+    return tiny.FACTOR
 
 
 def eats(progress, **more):
@@ -229,6 +237,20 @@ def test_two_versions_of_one_engine_are_two_keys_and_both_are_named(
     assert again["key"] != found[0]["key"], "what is in the environment now decides"
 
 
+def test_what_the_engine_tells_of_its_progress_is_handed_on(installed: list[Environment], tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    arguments = {"note": tmp_path / "note.txt", "beside": [1, None]}
+    found = call(
+        installed[0],
+        "my_plugins.inside:factor",
+        arguments,
+        lambda *progress: told.append(progress),
+        None,
+        tmp_path / "stage.log",
+    )
+    assert (found, told) == (0.5, [("images seen", 1, 2)])
+
+
 ENDINGS = [  # the function, what stands beside the plugin, and what is said
     ("raises", "", ": in its environment: ValueError: no good scales, at inside.py:26; see "),
     ("crashes", "", ": in its environment: its process was killed by SIGSEGV"),
@@ -274,6 +296,26 @@ def test_ctrl_c_ends_what_hangs_there(detpress: Command, workplace: Path, cache:
     assert said.err.endswith("detpress: stopped; what was finished is kept, the same command goes on from there\n")
     assert all(map(is_gone, pids(workplace)))
     assert [entry.plugin for entry in Store(cache / "store").listing()] == ["model"]
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_run_that_is_killed_leaves_no_process_there_and_the_same_command_makes_the_stage(
+    detpress: Command, workplace: Path
+) -> None:
+    chain = "chain=[{my.one: {how: hangs_once}}]"
+    copy = begin(workplace / "killed", detpress_program, "run", "small.yaml", "--set", chain)
+    copy.wait_for("pid", workplace)
+    while not pids(workplace):
+        time.sleep(0.02)
+    copy.send(signal.SIGKILL)
+    assert copy.end()[0] == -signal.SIGKILL
+    deadline = time.monotonic() + PATIENCE
+    while not all(map(is_gone, pids(workplace))):
+        assert time.monotonic() < deadline, "the engine outlives its run"
+        time.sleep(0.05)
+    said = detpress("run", "small.yaml", "--set", chain, "--json")
+    assert said.code == 0, said.err
+    assert [stage["reused"] for stage in said.json["stages"]] == [True, False]
 
 
 def pids(folder: Path) -> list[int]:
