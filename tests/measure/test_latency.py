@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from detpress.detector.model import Model
@@ -42,9 +43,9 @@ def test_what_all_cores_have_worked_is_read_where_linux_counts_it(tmp_path: Path
 def test_peak_memory_is_of_a_process_of_its_own(dense_model: Model, tmp_path: Path) -> None:
     """On Linux a child's `ru_maxrss` would start from what its parent holds."""
     save_bundle(dense_model, tmp_path / "bundle")
-    held = bytearray(b"x" * (2 << 30))
-    assert own_peak() > len(held)
-    assert 100 << 20 < peak_memory(tmp_path / "bundle") < len(held)
+    held = np.ones(1 << 30, np.uint8)
+    assert own_peak() > held.nbytes
+    assert 100 << 20 < peak_memory(tmp_path / "bundle") < held.nbytes
 
 
 def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path: Path) -> None:
