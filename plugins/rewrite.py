@@ -1,4 +1,4 @@
-"""Networks rewritten for the runtime that shall execute them, for smaller images, or made anew as a smaller one.
+"""Networks rewritten for what shall execute or follow them, for smaller images, or made anew as a smaller one.
 
 chain:
   - rewrite.activation: {to: relu}
@@ -13,7 +13,7 @@ from pydantic import Field
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
 from detpress.errors import InputError
-from detpress.options import Options
+from detpress.options import NoOptions, Options
 
 if TYPE_CHECKING:
     from detpress.detector.model import Model
@@ -140,3 +140,35 @@ class RewriteArchitecture(Plugin):
             return new_model(same_task(model.architecture, config.arch, config.width), seed)
         except InputError as error:
             raise InputError(f"arch: {error}") from error
+
+
+class RewriteFloat(Plugin):
+    """Decodes packed weights: a float network of the values that codes stand for, which any stage takes.
+
+    What the receiver of a small file does: it travels with shared and coded weights, and is decoded once, where it
+    becomes int8 to be fast. Raw maps stay the same to float's rounding; the bundle is as large as a float one again.
+    BatchNorms that the codes have taken in stay folded, and a weight that was pruned is a zero like any other: nothing
+    masks it any longer.
+
+    chain:
+      - deep_compression.share: {bits: 5, epochs: 2}
+      - deep_compression.encode
+      - rewrite.float
+      - inc.static_int8
+    """
+
+    Config = NoOptions
+    accepts = frozenset({Form.PACKED})
+    returns = Form.DENSE
+
+    def plan(self, model: "Model", config: NoOptions) -> Plan:
+        packed = (i for i, encoding in model.encodings.items() if encoding.stored_bits < 32)
+        return Plan(tuple(model.architecture.names[i] for i in packed), self._decoded(model))
+
+    def apply(self, model: "Model", config: NoOptions, bench: Workbench) -> "Model":
+        return self._decoded(model)
+
+    def _decoded(self, model: "Model") -> "Model":
+        from detpress.encodings.in_float import without_encodings
+
+        return model.with_network(without_encodings(model.own_network), Form.DENSE)

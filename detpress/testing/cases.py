@@ -27,9 +27,11 @@ from detpress.detector.images import read_squares
 from detpress.detector.input_scale import InputScale
 from detpress.detector.model import Model, new_model
 from detpress.detector.narrowing import narrow
+from detpress.detector.network import weight_name
 from detpress.encodings.bundle import save_bundle
 from detpress.encodings.half import half_network
 from detpress.encodings.int8_from_scales import int8_network
+from detpress.encodings.shared import clusters_of, shared_network
 from detpress.encodings.simulated import Codes, simulated_network
 from detpress.pruning.unit import UNITS, masked_model
 from detpress.voc.devkit import Devkit, open_devkit
@@ -151,6 +153,15 @@ def _int8(model: Model, images: Tensor) -> Model:
     return model.with_network(int8_network(model.own_network, inputs, images), Form.INT8)
 
 
+def _packed(model: Model, images: Tensor) -> Model:
+    """Weights of a layer share sixteen values."""
+    clusters = {}
+    for i in _convolutions(model):
+        weight = model.network.get_parameter(weight_name(i)).detach()
+        clusters[i] = clusters_of(weight, None, 4, "linear", seed=0)
+    return model.with_network(shared_network(model.own_network, clusters), Form.PACKED)
+
+
 def _half(model: Model, images: Tensor) -> Model:
     return model.with_network(half_network(model.own_network, "bf16", _convolutions(model)), Form.HALF)
 
@@ -159,10 +170,11 @@ def _convolutions(model: Model) -> list[int]:
     return [i for i, layer in enumerate(model.architecture.layers) if isinstance(layer, Convolution)]
 
 
-# How a dense model becomes one of the form. There is none of weights packed into few bits: no chain goes on from them.
+# How a dense model becomes one of the form.
 IN_FORM: dict[Form, Callable[[Model, Tensor], Model]] = {
     Form.DENSE: lambda model, images: model,
     Form.MASKED: _masked,
+    Form.PACKED: _packed,
     Form.SIMULATED: _simulated,
     Form.INT8: _int8,
     Form.HALF: _half,

@@ -22,8 +22,11 @@ from detpress.encodings.huffman import Huffman
 from detpress.encodings.shared import Shared
 from detpress.errors import InputError
 from detpress.measure.size import storage_bytes
+from detpress.options import NoOptions
 from detpress.plugins.deep_compression import Encode, EncodeOptions, Share, ShareOptions
+from detpress.plugins.inc import StaticInt8, StaticInt8Options
 from detpress.plugins.prune import Magnitude, Pruning
+from detpress.plugins.rewrite import RewriteFloat
 from detpress.runtimes.export import write_onnx
 from detpress.runtimes.opening import open_runtime
 from detpress.training.config import TrainingOptions
@@ -170,3 +173,17 @@ def test_what_does_not_fit_is_refused_before(chain: Chain) -> None:
         Share().plan(chain.pruned, OPTIONS.model_copy(update={"exclude": ["*"]}))
     with pytest.raises(InputError, match=r"expected `deep_compression.share` before"):
         Encode().plan(chain.encoded, EncodeOptions())
+
+
+def test_who_receives_the_file_decodes_it_and_brings_it_to_int8(chain: Chain, tmp_path: Path) -> None:
+    images = torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    bench = small_bench(chain.devkit, chain.encoded, tmp_path)
+    decoded = RewriteFloat().apply(chain.encoded, NoOptions(), bench)
+    assert decoded.form is Form.DENSE
+    assert sum(int(weight.count_nonzero()) for weight in weights_of(decoded).values()) == sum(
+        int(weight.count_nonzero()) for weight in weights_of(chain.shared).values()
+    )
+    with torch.inference_mode():
+        for found, expected in zip(decoded.network(images), chain.shared.network(images), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert StaticInt8().apply(decoded, StaticInt8Options(calibration_images=4), bench).form is Form.INT8

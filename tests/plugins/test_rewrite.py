@@ -1,4 +1,4 @@
-"""rewrite.activation: other activations, the same weights. rewrite.image_size: other pixels, the same weights."""
+"""rewrite: other activations, other pixels, another network, packed weights in float; what stays of the one given."""
 
 from dataclasses import replace
 
