@@ -53,7 +53,8 @@ def equalized(network: Network, images: Tensor) -> Network:
         norm = f"layers.{before}.norm"
         scaled = norm if f"{norm}.weight" in state else convolution_name(before)
         for name in (f"{scaled}.weight", f"{scaled}.bias"):
-            state[name] = state[name] * factor.reshape(-1, *[1] * (state[name].dim() - 1))
+            if name in state:  # the parts of a decomposed layer have no bias
+                state[name] = state[name] * factor.reshape(-1, *[1] * (state[name].dim() - 1))
         weight = f"{convolution_name(depthwise)}.weight"
         state[weight] = state[weight] / factor[:, None, None, None]
     return filled_network(network.architecture, network.encodings, state, network.between)

@@ -1,6 +1,7 @@
 """What makes int8 finer without a cost: equalized channels before depthwise convolutions, and corrected biases."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,6 +71,15 @@ def test_equalized_channels_have_one_range_and_the_network_computes_the_same(une
     assert after.max() / after.min() == pytest.approx(1, abs=1e-3)
     torch.testing.assert_close(found(images), unequal(images), rtol=1e-4, atol=1e-4)
     assert ranges(unequal, images[:16]).equal(before), "the network given is left as it was"
+
+
+@torch.inference_mode()
+def test_channels_of_a_convolution_that_has_no_bias_are_equalized_too(images: Tensor) -> None:
+    """As `low_rank.cp` leaves them: a linear 1 x 1 convolution before the depthwise ones."""
+    layers = list(BOTTLENECK.layers)
+    layers[1] = Convolution(16, size=1, batch_normalize=False, bias=False, activation="linear")
+    network = new_model(replace(BOTTLENECK, layers=tuple(layers)), seed=0).own_network
+    torch.testing.assert_close(equalized(network, images)(images), network(images), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
