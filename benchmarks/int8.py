@@ -49,7 +49,7 @@ from detpress.encodings.onnx_model import onnx_model
 from detpress.measure.size import storage_bytes
 from detpress.runtimes.onnx_runtime import runtime_of_onnx
 from detpress.runtimes.opening import open_runtime
-from detpress.runtimes.openvino_runtime import runtime_of_program
+from detpress.runtimes.openvino_runtime import openvino_core, runtime_of_program
 from detpress.runtimes.runtime import Runtime
 from detpress.voc.devkit import Devkit
 from detpress.voc.evaluate import evaluate
@@ -176,7 +176,7 @@ def cases_of(model: Model, images: Tensor, threads: int, more: bool) -> list[Cas
 
     int8, finer = by_detpress(Scheme()), by_detpress(Scheme(symmetric=False))
     in_float = onnx_model(model)
-    core = openvino.Core()
+    core = openvino_core()
     program = core.read_model(in_float.SerializeToString())
     ours, ours_finer = (core.read_model(onnx_model(one, "openvino").SerializeToString()) for one in (int8, finer))
     cases = [

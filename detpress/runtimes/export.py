@@ -69,7 +69,7 @@ def write_openvino(model: Model, path: Path) -> Difference:
     """Writes OpenVINO's `path` (.xml) and, beside it, the .bin; run again by OpenVINO. See `write_onnx`."""
     import openvino
 
-    from detpress.runtimes.openvino_runtime import program_of, runtime_of_program
+    from detpress.runtimes.openvino_runtime import openvino_core, program_of, runtime_of_program
 
     if not path.parent.is_dir():  # OpenVINO would make it
         raise InputError(f"{path}: cannot be written (no such folder)")
@@ -78,7 +78,7 @@ def write_openvino(model: Model, path: Path) -> Difference:
         program.set_rt_info(value, ["detpress", key])
     try:
         openvino.save_model(program, path, compress_to_fp16=False)
-        program = openvino.Core().read_model(path)
+        program = openvino_core().read_model(path)
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be written by OpenVINO, with its weights beside it") from error
     return _difference(model, runtime_of_program(program, 1, torch.get_num_threads()).run)

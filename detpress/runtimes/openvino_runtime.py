@@ -1,5 +1,6 @@
 """OpenVINO, from the model that `detpress export` writes."""
 
+from functools import cache
 from pathlib import Path
 
 import openvino
@@ -17,6 +18,17 @@ HINTS: dict[str, str] = {"bf16": "bf16", "fp16": "f16"}
 PRECISIONS = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8", "u1": "binary"}
 
 
+@cache
+def openvino_core() -> openvino.Core:
+    """The only one of this process, which stays.
+
+    Each of them brings a stack for signal handlers, and puts back the one that it found when it goes (OpenVINO 2026.4).
+    Of two that do not go in the reverse order that leaves one that is gone, and the next signal that is handled, such
+    as Ctrl-C or the end of a child, ends the process with SIGSEGV.
+    """
+    return openvino.Core()
+
+
 def open_openvino(model: Model, batch: int, threads: int) -> Runtime:
     """OpenVINO knows one precision for all that is not in integers: a network in 16 bits is computed in them from end
     to end, also between the convolutions and in those that were left in float32.
@@ -32,7 +44,7 @@ def open_openvino_bf16(model: Model, batch: int, threads: int) -> Runtime:
 
 
 def program_of(model: Model) -> openvino.Model:
-    program = openvino.Core().read_model(onnx_model(model, "openvino").SerializeToString())
+    program = openvino_core().read_model(onnx_model(model, "openvino").SerializeToString())
     count_equal_bits(program)
     return program
 
@@ -43,7 +55,7 @@ def read_openvino(path: Path, threads: int) -> tuple[Architecture, Runtime]:
     Raises InputError where it is none.
     """
     try:
-        program = openvino.Core().read_model(path)
+        program = openvino_core().read_model(path)
         keys = program.get_rt_info(["detpress"]).value if program.has_rt_info(["detpress"]) else {}
         heads = heads_of_metadata({key: program.get_rt_info(["detpress", key]).astype(str) for key in keys})
         return heads, runtime_of_program(program, 1, threads)
@@ -65,7 +77,7 @@ def runtime_of_program(
     shape[0] = batch
     program.reshape(shape)
     options = {"INFERENCE_PRECISION_HINT": in_float, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    compiled = openvino.Core().compile_model(program, "CPU", options)
+    compiled = openvino_core().compile_model(program, "CPU", options)
     request = compiled.create_infer_request()
 
     def run(images: Tensor) -> tuple[Tensor, ...]:

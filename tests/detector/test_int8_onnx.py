@@ -8,7 +8,6 @@ from typing import get_args
 
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from torch import Tensor
@@ -28,6 +27,7 @@ from detpress.encodings.int8_from_scales import int8_network
 from detpress.encodings.int8_onnx import int8_onnx
 from detpress.errors import InputError
 from detpress.runtimes.opening import open_runtime
+from detpress.runtimes.openvino_runtime import openvino_core
 
 ANCHORS = ((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))
 EVERY_KIND_OF_LAYER = Architecture(
@@ -63,10 +63,11 @@ def every_kind(images: Tensor) -> Network:
 
 def executed_by_openvino(proto: onnx.ModelProto) -> Counter[tuple[str, str]]:
     """How often each kind of operator gives each type of number in the graph that is really executed."""
-    program = openvino.Core().read_model(proto.SerializeToString())
+    core = openvino_core()
+    program = core.read_model(proto.SerializeToString())
     program.reshape([1, 3, 64, 64])
     options = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
-    compiled = openvino.Core().compile_model(program, "CPU", options)
+    compiled = core.compile_model(program, "CPU", options)
     found = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
     return Counter((info["layerType"].astype(str), info["outputPrecisions"].astype(str)) for info in found)
 
@@ -243,6 +244,7 @@ from pathlib import Path
 import torch
 from detpress.encodings.bundle import load_bundle
 from detpress.runtimes.opening import open_runtime
+from detpress.runtimes.openvino_runtime import openvino_core
 folder = Path(sys.argv[1])
 model = load_bundle(folder / "bundle")
 for name in ("onnxruntime", "openvino"):

@@ -145,6 +145,28 @@ except Exception as error:
     assert done.stdout == "InputError runtime 'openvino' needs the package 'openvino', which is not installed\n"
 
 
+def test_ctrl_c_is_still_handled_when_the_first_of_two_openvino_networks_is_gone() -> None:
+    """A stack for signal handlers that is there no longer would end the process with SIGSEGV."""
+    code = """
+import faulthandler, signal
+from detpress.detector.architecture import build_architecture
+from detpress.runtimes.opening import open_runtime
+from detpress.detector.model import new_model
+faulthandler.enable()
+model = new_model(build_architecture("yolov3-tiny", ["cat"], 32, width=0.1), 0)
+first = open_runtime("openvino", model)
+second = open_runtime("openvino", model)
+del first
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("handled")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
 def test_runtimes_of_the_recipe_are_these() -> None:
     from detpress.measure.section import Measure
 
