@@ -144,7 +144,7 @@ def _plan(step: Step, model: Model) -> Plan:
         said = str(error).strip().partition("\n")[0]
         raise _NotKnownError(f"the plan of {step.name} failed: {type(error).__name__}{said and ': '}{said}") from error
     if plan is None:
-        raise _NotKnownError(f"{step.name} has no plan")
+        raise _NotKnownError(f"what {step.name} leaves shows when it has run")
     network = plan.model.network if isinstance(plan, Plan) and isinstance(plan.model, Model) else None
     if not isinstance(getattr(network, "architecture", None), Architecture):
         raise _NotKnownError(f"the plan of {step.name} gives no Plan with a Model")

@@ -242,12 +242,12 @@ def test_a_pruner_without_a_plan_can_be_followed_by_speedup(detpress: Command, w
     chain = ["--set", "chain=[mine.pruner, nni.speedup]"]
     said = detpress("validate", "small.yaml", *chain)
     assert (said.code, said.out.count("not known")) == (0, 1)
-    assert "not known: mine.pruner has no plan" in said.out
+    assert "not known: what mine.pruner leaves" in said.out
     rows = detpress("validate", "small.yaml", *chain, "--json").json
     assert [(row["form"], row["parameters"] is None, row["note"]) for row in rows] == [
         ("dense", False, ""),
-        ("masked", True, "not known: mine.pruner has no plan"),
-        ("dense", True, "not known: mine.pruner has no plan"),
+        ("masked", True, "not known: what mine.pruner leaves shows when it has run"),
+        ("dense", True, "not known: what mine.pruner leaves shows when it has run"),
     ]
     tiny = ["--set", "model.arch=yolov3-tiny", "--set", "model.width=0.25", "--set", "measure.memory=false"]
     ran = detpress("run", "small.yaml", *chain, *tiny, "--json")
