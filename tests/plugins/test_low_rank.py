@@ -27,6 +27,7 @@ from detpress.encodings.onnx_model import onnx_model
 from detpress.errors import InputError, StageError
 from detpress.low_rank.replacing import replaceable, replaced_in
 from detpress.measure.size import macs
+from detpress.plugins.inc import StaticInt8, StaticInt8Options
 from detpress.plugins.low_rank import Cp, LowRank, LowRankOptions, Spatial, Svd, Tucker
 from detpress.pruning.filter_groups import prunable_groups
 from detpress.run.workbench import StageWorkbench
@@ -167,6 +168,15 @@ def test_darknet_takes_what_is_square(halved: dict[str, Model], name: str, tmp_p
 def test_darknet_has_no_columns_and_rows(halved: dict[str, Model], name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Darknet has square convolutions only"):
         write_model(of(halved[name]), tmp_path / "any.cfg", tmp_path / "any.weights")
+
+
+@every
+def test_inc_brings_it_to_int8(devkit: Devkit, halved: dict[str, Model], name: str, tmp_path: Path) -> None:
+    given = halved[name]
+    found = StaticInt8().apply(given, StaticInt8Options(calibration_images=4), bench(devkit, given, tmp_path))
+    assert found.form is Form.INT8
+    [expected, *_], [rounded, *_] = (maps(one.own_network, images()) for one in (given, found))
+    assert (rounded - expected).square().mean() < 0.05 * expected.var()
 
 
 @every
