@@ -50,6 +50,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     close = get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
+    if not known:
+        return "expected none"
     if len(known) <= 12:
         return f"expected one of: {', '.join(known)}"
     return f"none of the {len(known)} known names is near"

@@ -202,7 +202,9 @@ def streams_of(
 
     found = {i: encoding for i, encoding in model.encodings.items() if isinstance(encoding, Shared)}
     if not found:
-        raise InputError("no layer's weights share values; expected `deep_compression.share` before")
+        raise InputError(
+            "no layer's weights share values that are not coded yet; expected `deep_compression.share` before"
+        )
     streams = {}
     for done, (i, encoding) in enumerate(found.items(), start=1):
         streams[i] = stream_of(model, i, encoding, config)

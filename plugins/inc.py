@@ -215,7 +215,16 @@ class WeightOnly(Plugin):
     engine = "neural-compressor"
 
     def plan(self, model: "Model", config: WeightOnlyOptions) -> Plan:
-        return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
+        from detpress.detector.encoding import weight_shape
+        from detpress.detector.network import convolution_of, with_encoded
+        from detpress.encodings.packed import Packed
+
+        layers = layers_to_quantize(model.architecture, config)
+        packing = Packed(config.bits, config.group_size, config.symmetric)
+        shapes = {i: weight_shape(convolution_of(model.network, i)) for i in layers}
+        packed = with_encoded(model.own_network, {i: (packing, packing.of_ones(shape)) for i, shape in shapes.items()})
+        names = tuple(model.architecture.names[i] for i in layers)
+        return Plan(names, model.with_network(packed, Form.PACKED))
 
     def check(self, model: "Model", config: WeightOnlyOptions, images: ImageCounts) -> None:
         if config.algorithm == "gptq":

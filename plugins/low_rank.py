@@ -119,7 +119,10 @@ def choices_for(method: "Factorization", model: "Model", config: LowRankOptions)
     layers = [i for i in replaceable(model.architecture, method) if names[i] not in excluded]
     choices = network_choices(model.own_network, method, layers)
     if not choices:
-        raise InputError("no layer is left that would compute less: heads, and layers with groups, stay as they are")
+        raise InputError(
+            "no layer is left that would compute less: heads, layers with groups and excluded ones stay as they are, "
+            "and all but low_rank.svd leave convolutions of 1 x 1"
+        )
     return choices
 
 

@@ -62,6 +62,14 @@ class Packed(Encoding):
             tensors["zero"] = torch.zeros(filters, self.groups(columns), dtype=torch.float16)
         return UnpackedConvolution(self, like, tensors)
 
+    def of_ones(self, shape: torch.Size) -> dict[str, Tensor]:
+        """Tensors for a weight (F, I, k, k), its codes and scales 1: for plans, where none are chosen yet."""
+        filters, columns = shape[0], shape[1:].numel()
+        groups = torch.ones(filters, self.groups(columns), dtype=torch.float16)
+        zero = {} if self.symmetric else {"zero": torch.zeros_like(groups)}
+        codes = pack(torch.ones(filters, columns, dtype=torch.uint8), self.bits)
+        return {"codes": codes, "scale": groups, "gain": torch.ones(filters), "bias": torch.zeros(filters), **zero}
+
     def weight(self, tensors: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
         codes = unpack(tensors["codes"], self.bits, shape[1:].numel())
         matrix = decode(codes, tensors["scale"], tensors.get("zero"), self)

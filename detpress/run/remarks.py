@@ -31,10 +31,10 @@ def _judgement(stages: Sequence[Stage]) -> str:
     if not (stage.folder / "training").is_dir():  # it trained nothing
         if stage.form is Form.MASKED or stage.plugin == "nni.speedup":
             return "usual for a pruned network before training"
-        if stage.form in ROUNDED:
-            return "usual for a network of few bits before training; with 8 bits, look at stage.log"
         if stages[-2].metrics["map"] <= stage.metrics["map"]:
             return "as before this stage, which trained nothing"
+        if stage.form in ROUNDED:
+            return "usual for a network of few bits before training; with 8 bits, look at stage.log"
     return "unusual: look at stage.log, at the classes, and at the boxes in the pictures"
 
 

@@ -21,6 +21,7 @@ def stage(folder: Path, index: int, plugin: str, form: Form, score: float, **lat
         ("nni.l1norm", Form.MASKED, 0.8, 0.0, "mAP 0.0000 after 0.8000: usual for a pruned network before training"),
         ("nni.speedup", Form.DENSE, 0.0, 0.0, "mAP 0.0000: usual for a pruned network before training"),
         ("train.batchnorm", Form.DENSE, 0.0, 0.0, "mAP 0.0000: as before this stage, which trained nothing"),
+        ("deep_compression.encode", Form.PACKED, 0.0, 0.0, "mAP 0.0000: as before this stage, which trained nothing"),
         ("nni.bnn", Form.SIMULATED, 0.8, 0.39, "mAP 0.3900 after 0.8000: usual for a network of few bits before train"),
         ("train.finetune", Form.DENSE, 0.8, 0.3, "mAP 0.3000 after 0.8000: unusual: look at stage.log"),
     ],
