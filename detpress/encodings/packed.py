@@ -51,19 +51,10 @@ class Packed(Encoding):
         return 1 if self.group_size == -1 else -(-columns // self.group_size)
 
     def module(self, like: nn.Conv2d) -> UnpackedConvolution:
-        filters, columns = like.weight.flatten(1).shape
-        tensors = {
-            "codes": torch.zeros(filters, -(-columns * self.bits // 8), dtype=torch.uint8),
-            "scale": torch.zeros(filters, self.groups(columns), dtype=torch.float16),
-            "gain": torch.ones(filters),
-            "bias": torch.zeros(filters),
-        }
-        if not self.symmetric:
-            tensors["zero"] = torch.zeros(filters, self.groups(columns), dtype=torch.float16)
-        return UnpackedConvolution(self, like, tensors)
+        return UnpackedConvolution(self, like, self.of_ones(like.weight.shape))
 
     def of_ones(self, shape: torch.Size) -> dict[str, Tensor]:
-        """Tensors for a weight (F, I, k, k), its codes and scales 1: for plans, where none are chosen yet."""
+        """Tensors for a weight (F, I, k, k), its codes and scales 1: for plans and for what is yet to be filled."""
         filters, columns = shape[0], shape[1:].numel()
         groups = torch.ones(filters, self.groups(columns), dtype=torch.float16)
         zero = {} if self.symmetric else {"zero": torch.zeros_like(groups)}

@@ -244,7 +244,6 @@ from pathlib import Path
 import torch
 from detpress.encodings.bundle import load_bundle
 from detpress.runtimes.opening import open_runtime
-from detpress.runtimes.openvino_runtime import openvino_core
 folder = Path(sys.argv[1])
 model = load_bundle(folder / "bundle")
 for name in ("onnxruntime", "openvino"):
