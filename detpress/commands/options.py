@@ -39,13 +39,13 @@ def open_tracking(uri: str | None) -> "Tracking | None":
     return Tracking(uri)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, option: str = "--out") -> None:
     """Makes the folder of the results. Raises InputError, before anything is computed, where none can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); expected a folder") from error
+        raise InputError(f"{option} {folder}: cannot be written ({error.strerror}); expected a folder") from error
 
 
 def print_json(value: Any) -> None:

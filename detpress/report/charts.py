@@ -1,4 +1,4 @@
-"""Charts as numbers in an SVG's coordinates; the page's template draws them."""
+"""Charts as numbers in an SVG's coordinates; template/chart.html draws them."""
 
 import math
 from collections.abc import Sequence
@@ -22,16 +22,26 @@ class Axis:
     high: float
     start: float
     end: float
+    logarithmic: bool = False
 
     def at(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 2)
+        low, high = self.low, self.high
+        if self.logarithmic:
+            value, low, high = math.log(value), math.log(low), math.log(high)
+        return round(self.start + (value - low) / (high - low) * (self.end - self.start), 2)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
+        return [(self.at(value), f"{value:,.10g}") for value in self._round_values()]
+
+    def _round_values(self) -> list[float]:
+        if self.logarithmic:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
+            values = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+            return [value for value in values if self.low <= value <= self.high]
         step = nice_step(self.high - self.low)
-        values = np.arange(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1) * step
-        return [(self.at(value), f"{value:,.10g}") for value in values.tolist()]
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [float(value) for value in np.arange(first, last + 1) * step]
 
 
 def nice_step(extent: float) -> float:
@@ -42,6 +52,13 @@ def nice_step(extent: float) -> float:
 
 def x_axis(label: str, low: float, high: float) -> Axis:
     return Axis(label, low, high if high > low else low + 1, LEFT, WIDTH - RIGHT)
+
+
+def cost_axis(label: str, costs: Sequence[float]) -> Axis:
+    """From 0, or logarithmic where the largest is ten times the smallest and more, so that small ones lie apart."""
+    if min(costs) > 0 and max(costs) >= 10 * min(costs):
+        return Axis(f"{label}, logarithmic", min(costs) / 1.2, max(costs) * 1.2, LEFT, WIDTH - RIGHT, logarithmic=True)
+    return x_axis(label, 0.0, 1.05 * max(costs))
 
 
 def y_axis(label: str, low: float, high: float) -> Axis:
@@ -81,6 +98,12 @@ class Chart:
     front: str = ""  # the path of the Pareto front
 
 
+def pareto_charts(rows: Sequence[dict[str, Any]]) -> dict[str, Chart]:
+    """One for each cost that a row is on the Pareto front of. rows: as study.json has them."""
+    costs = dict.fromkeys(cost for row in rows for cost in row["fronts"])
+    return {cost: pareto_chart(rows, cost) for cost in costs}
+
+
 def pareto_chart(rows: Sequence[dict[str, Any]], cost: str) -> Chart:
     """mAP with its interval against a cost, for the rows that have it; simulated costs are left out."""
     drawn = [
@@ -92,7 +115,7 @@ def pareto_chart(rows: Sequence[dict[str, Any]], cost: str) -> Chart:
     costs = [row["figures"][cost]["mean"] / scale for _, row in drawn]
     lows, highs = ([row["map_interval"][side] for _, row in drawn] for side in ("low", "high"))
     pad = 0.05 * (max(highs) - min(lows)) or 0.05
-    x = x_axis(f"{heading(cost)}{unit}", 0.0, 1.05 * max(costs))
+    x = cost_axis(f"{heading(cost)}{unit}", costs)
     y = y_axis("mAP", max(0.0, min(lows) - pad), min(1.0, max(highs) + pad))
     points = []
     for (number, row), value in zip(drawn, costs, strict=True):

@@ -2,7 +2,7 @@
 
 from detpress.detector.images import read_image
 from detpress.errors import InputError
-from detpress.report.drawn_pictures import Picture, as_jpeg, asset, boxes_of, open_templates
+from detpress.report.drawn_pictures import Picture, as_jpeg, assets, boxes_of, open_templates
 from detpress.report.fonts import Lettering, choose_lettering
 from detpress.run.data_inspection import Inspection
 from detpress.voc.annotation import Annotation
@@ -31,7 +31,7 @@ def data_page(devkit: Devkit, inspection: Inspection) -> str:
             text=inspection.text,
             pictures=[picture for picture in pictures if picture],
             numbered=lettering.numbered,
-            css=asset("page.css"),
+            css=assets("colours.css", "page.css"),
         )
     )
 

@@ -61,5 +61,7 @@ def as_jpeg(pixels: Tensor) -> str:
     return base64.b64encode(data.getvalue()).decode()
 
 
-def asset(name: str) -> str:
-    return files("detpress.report").joinpath("template", name).read_text(encoding="utf-8")
+def assets(*names: str) -> str:
+    """Files of the folder template, one after the other."""
+    folder = files("detpress.report").joinpath("template")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)

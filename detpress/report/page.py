@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 
 from detpress.detector.images import read_image
-from detpress.errors import InputError
-from detpress.files.plain_json import read_json
 from detpress.measure.figures import heading, mark, shown
-from detpress.report.charts import Chart, line_chart, pareto_chart, x_axis, y_axis
-from detpress.report.drawn_pictures import Picture, as_jpeg, asset, boxes_of, open_templates
+from detpress.report.charts import Chart, line_chart, pareto_charts, x_axis, y_axis
+from detpress.report.drawn_pictures import Picture, as_jpeg, assets, boxes_of, open_templates
 from detpress.report.fonts import Lettering, choose_lettering
 from detpress.report.layers import LayerState, layer_rows, layer_states
 from detpress.report.pictures import SHOWN_SCORE, detections_of_image
@@ -28,6 +26,7 @@ from detpress.report.source import (
     kept_tables,
     named_in_errors,
     read_source,
+    read_study,
     training_tables,
     validation_table,
 )
@@ -64,7 +63,6 @@ def page(source: Source) -> str:
         row.name: read_results(row.stages[-1].detections, source.test, source.devkit.classes) for row in source.rows
     }
     lettering = choose_lettering(source.devkit.classes)
-    costs = list(dict.fromkeys(cost for row in rows for cost in row["fronts"]))
     trainings = list(_trainings(source.rows))
     losses = list(dict.fromkeys(name for _, curves in trainings for name in curves.lines))
     environment = open_templates()
@@ -76,7 +74,7 @@ def page(source: Source) -> str:
         rows=results["rows"],
         figures=[name for name in results["metrics"] if name != "map" and any(name in row["figures"] for row in rows)],
         classes=sorted({name for row in rows for name in row["figures"] if name.startswith("ap.")}),
-        pareto=[pareto_chart(results["rows"], cost) for cost in costs],
+        pareto=list(pareto_charts(results["rows"]).values()),
         curves=list(_precision_recall_charts(source, detections)),
         layers=[(row.name, [stage.plugin for stage in row.stages], _layers(row)) for row in source.rows],
         trainings=[_training_chart(title, curves, losses) for title, curves in trainings],
@@ -92,8 +90,8 @@ def page(source: Source) -> str:
         shown_score=SHOWN_SCORE,
         sources=source.rows,
         failures=source.failures,
-        css=asset("page.css"),
-        script=asset("page.js"),
+        css=assets("colours.css", "chart.css", "page.css"),
+        script=assets("page.js"),
     )
 
 
@@ -110,11 +108,8 @@ def markdown(results: dict[str, Any]) -> str:
 
 def study_markdown(path: Path) -> str:
     """The summary and the table of a study.json that lies alone. Raises InputError where it is no such file."""
-    results = read_json(path)
-    if not isinstance(results, dict) or "rows" not in results:
-        raise InputError(f"{path}: expected a study.json, or the folder of a run or a study")
     with named_in_errors(path):
-        return markdown(results)
+        return markdown(read_study(path))
 
 
 def table(results: dict[str, Any]) -> str:

@@ -57,6 +57,14 @@ def read_source(folder: Path) -> Source:
     raise InputError(f"{folder}: expected the folder of a run (results.json) or of a study (study.json)")
 
 
+def read_study(path: Path) -> dict[str, Any]:
+    """A study.json that lies alone. Raises InputError where it is no such file."""
+    results = read_json(path)
+    if not isinstance(results, dict) or "rows" not in results:
+        raise InputError(f"{path}: expected a study.json, or the folder of a run or a study")
+    return results
+
+
 @contextmanager
 def named_in_errors(path: Path) -> Iterator[None]:
     """Raises InputError with the path for whatever shows that detpress did not write the file."""

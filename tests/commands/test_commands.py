@@ -287,3 +287,13 @@ def test_detect_goes_on_after_a_picture_that_cannot_be_written(
     assert f"error: {blocked}: cannot be drawn or written: " in said.err
     assert drawn.is_file()
     assert len(json.loads(Path("found/boxes.json").read_text())) == 2
+
+
+def test_the_fronts_of_a_study_file_are_drawn_and_a_folder_is_refused(detpress: Command, tmp_path: Path) -> None:
+    kept = Path(__file__).parents[2] / "docs/study/coding-cells"
+    drawn = detpress("report", kept / "study.json", "--fronts", tmp_path / "pictures")
+    assert drawn.code == 0
+    assert str(tmp_path / "pictures/front-macs.svg") in drawn.out.splitlines()
+    refused = detpress("report", kept, "--fronts", tmp_path)
+    assert refused.code == 2
+    assert f"--fronts: expected a study.json, such as {kept / 'study.json'}, got {kept}" in refused.err

@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import defusedxml.ElementTree
 import pytest
 from playwright.sync_api import expect, sync_playwright
 from small_study import Finished
 
 from detpress.errors import InputError
-from detpress.report.charts import nice_step, x_axis
+from detpress.report.charts import cost_axis, nice_step, x_axis
+from detpress.report.fronts import write_fronts
 from detpress.report.page import markdown, study_markdown, table, write_report
 from detpress.report.summary import summary
 
@@ -219,6 +221,24 @@ def test_the_tables_of_the_docs_are_those_of_the_kept_results() -> None:
         assert any(rows <= page for page in pages), path
 
 
+def test_the_fronts_of_the_docs_are_those_of_the_kept_results(tmp_path: Path) -> None:
+    kept = sorted(KEPT.glob("*/front-*.svg"))
+    assert kept
+    for path in kept:
+        drawn = write_fronts(path.parent / "study.json", tmp_path)
+        [again] = [picture for picture in drawn if picture.name == path.name]
+        assert again.read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
+
+
+def test_a_front_as_a_picture_has_each_row_and_its_name(finished: Finished, tmp_path: Path) -> None:
+    path = tmp_path / "front-parameters.svg"
+    assert path in write_fronts(finished.folder / "study.json", tmp_path)
+    picture = defusedxml.ElementTree.parse(path)
+    names = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text") if text.get("class") == "name"]
+    assert names == [row["name"] for row in finished.results["rows"] if row["figures"]]
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}circle"))) == len(names)
+
+
 def test_the_summary_says_what_was_found(finished: Finished) -> None:
     said = " ".join(summary(finished.results))
     assert "The baseline, whole, has mAP" in said
@@ -243,3 +263,13 @@ def test_steps_of_an_axis(extent: float, step: float) -> None:
 
 def test_ticks_of_an_axis() -> None:
     assert [text for _, text in x_axis("recall", 0.0, 1.0).ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+
+
+def test_costs_a_decade_apart_have_a_logarithmic_axis() -> None:
+    axis = cost_axis("on disk (MB)", [0.2, 15.57, 3.96])
+    assert axis.label == "on disk (MB), logarithmic"
+    assert [text for _, text in axis.ticks] == ["0.2", "0.5", "1", "2", "5", "10"]
+    steps = [axis.at(value) for value in (0.5, 1.0, 2.0)]
+    assert steps[1] - steps[0] == pytest.approx(steps[2] - steps[1], abs=0.01)
+    assert not cost_axis("ms", [1.0, 9.0]).logarithmic
+    assert not cost_axis("index (bytes)", [0.0, 9.0]).logarithmic
