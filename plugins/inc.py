@@ -215,16 +215,14 @@ class WeightOnly(Plugin):
     engine = "neural-compressor"
 
     def plan(self, model: "Model", config: WeightOnlyOptions) -> Plan:
-        from detpress.detector.encoding import weight_shape
-        from detpress.detector.network import convolution_of, with_encoded
+        from detpress.detector.network import Network, folded_but
         from detpress.encodings.packed import Packed
 
         layers = layers_to_quantize(model.architecture, config)
         packing = Packed(config.bits, config.group_size, config.symmetric)
-        shapes = {i: weight_shape(convolution_of(model.network, i)) for i in layers}
-        packed = with_encoded(model.own_network, {i: (packing, packing.of_ones(shape)) for i, shape in shapes.items()})
+        packed = Network(model.architecture, folded_but(model.architecture, dict.fromkeys(layers, packing)))
         names = tuple(model.architecture.names[i] for i in layers)
-        return Plan(names, model.with_network(packed, Form.PACKED))
+        return Plan(names, model.with_network(packed.eval(), Form.PACKED))
 
     def check(self, model: "Model", config: WeightOnlyOptions, images: ImageCounts) -> None:
         if config.algorithm == "gptq":

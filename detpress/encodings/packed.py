@@ -51,15 +51,13 @@ class Packed(Encoding):
         return 1 if self.group_size == -1 else -(-columns // self.group_size)
 
     def module(self, like: nn.Conv2d) -> UnpackedConvolution:
-        return UnpackedConvolution(self, like, self.of_ones(like.weight.shape))
-
-    def of_ones(self, shape: torch.Size) -> dict[str, Tensor]:
-        """Tensors for a weight (F, I, k, k), its codes and scales 1: for plans and for what is yet to be filled."""
-        filters, columns = shape[0], shape[1:].numel()
+        """Codes and scales are 1: a plan counts none of them as zero."""
+        filters, columns = like.weight.flatten(1).shape
         groups = torch.ones(filters, self.groups(columns), dtype=torch.float16)
-        zero = {} if self.symmetric else {"zero": torch.zeros_like(groups)}
         codes = pack(torch.ones(filters, columns, dtype=torch.uint8), self.bits)
-        return {"codes": codes, "scale": groups, "gain": torch.ones(filters), "bias": torch.zeros(filters), **zero}
+        zero = {} if self.symmetric else {"zero": torch.zeros_like(groups)}
+        tensors = {"codes": codes, "scale": groups, "gain": torch.ones(filters), "bias": torch.zeros(filters), **zero}
+        return UnpackedConvolution(self, like, tensors)
 
     def weight(self, tensors: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
         codes = unpack(tensors["codes"], self.bits, shape[1:].numel())

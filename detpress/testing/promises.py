@@ -19,7 +19,7 @@ from detpress.detector.model import Model, difference
 from detpress.doors import entry_named
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import InputError, StageError, cut_short
-from detpress.measure.size import macs
+from detpress.measure.size import macs, parameter_count
 from detpress.options import Options
 from detpress.run.application import other_kind
 from detpress.testing import cases
@@ -155,6 +155,12 @@ def plan_agrees(trial: Trial) -> None:
         raise BrokenPromiseError(
             f"The plan has {macs(plan.model.architecture):,} MACs, the result {macs(result.architecture):,}. Plan the "
             "same layers, or say in the plan's note what is known only afterwards."
+        )
+    parameters, left = parameter_count(plan.model.network), parameter_count(result.network)
+    if plan.model.form is result.form and parameters != left:
+        raise BrokenPromiseError(
+            f"The plan has {parameters:,} parameters, the result {left:,}. Plan the same tensors, or say in the plan's "
+            "note what is known only afterwards."
         )
     planned, found = ({name: int(mask.sum()) for name, mask in model.masks.items()} for model in (plan.model, result))
     if planned != found:

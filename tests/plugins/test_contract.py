@@ -53,7 +53,7 @@ TRAINS_NOTHING: dict[str, dict[str, Any]] = {
     "inc.dynamic_int8": {},
     "inc.mixed_precision": {},
     "inc.static_int8": {"calibration_images": 4, "corrected": False},
-    "inc.weight_only": {},
+    "inc.weight_only": {"float_layers": ["layers.0"]},
     "low_rank.cp": {"energy": 0.8},
     "low_rank.spatial": {"energy": 0.8},
     "low_rank.svd": {"energy": 0.8},
