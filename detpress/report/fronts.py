@@ -1,7 +1,9 @@
 """Pareto fronts as pictures: one SVG for each cost, which holds all that it shows."""
 
+import re
 from pathlib import Path
 
+from detpress.errors import InputError, shortened
 from detpress.report.charts import HEIGHT, WIDTH, pareto_charts
 from detpress.report.drawn_pictures import assets, open_templates
 from detpress.report.source import named_in_errors, read_study
@@ -12,11 +14,15 @@ COLUMNS, LINE = 2, 16.0  # of the names below a chart; the height of one, in the
 def write_fronts(study: Path, folder: Path) -> list[Path]:
     """front-COST.svg in the folder, for each cost of a study.json: mAP with its interval against the cost.
 
-    Raises InputError where `study` is no such file.
+    Raises InputError where `study` is no such file, or has no row to draw.
     """
     with named_in_errors(study):
-        results = read_study(study)
-        charts = pareto_charts(results["rows"])
+        charts = pareto_charts(read_study(study)["rows"])
+    if not charts:
+        raise InputError(f"{study}: no front to draw: no row ended")
+    for cost in charts:
+        if not re.fullmatch(r"[\w.-]+", cost):  # it becomes the name of a file
+            raise InputError(f"{study}: not what detpress writes: a front of {shortened(cost)}")
     template = open_templates().get_template("front.svg")
     written = []
     for cost, chart in charts.items():

@@ -297,3 +297,19 @@ def test_the_fronts_of_a_study_file_are_drawn_and_a_folder_is_refused(detpress: 
     refused = detpress("report", kept, "--fronts", tmp_path)
     assert refused.code == 2
     assert f"--fronts: expected a study.json, such as {kept / 'study.json'}, got {kept}" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("fronts", "said"),
+    [([], "no front to draw: no row ended"), (["../macs"], "not what detpress writes: a front of '../macs'")],
+)
+def test_what_cannot_be_drawn_as_a_front_is_said(
+    detpress: Command, tmp_path: Path, fronts: list[str], said: str
+) -> None:
+    figures = {name: {"mean": 0.5} for name in ("map", "../macs")}
+    row = {"name": "a", "simulated": [], "figures": figures, "map_interval": {"low": 0, "high": 1}, "fronts": fronts}
+    (tmp_path / "study.json").write_text(json.dumps({"rows": [row]}))
+    refused = detpress("report", tmp_path / "study.json", "--fronts", tmp_path)
+    assert refused.code == 2
+    assert refused.err.endswith(f"study.json: {said}\n")
+    assert not list(tmp_path.rglob("*.svg"))
