@@ -1,6 +1,5 @@
 """What Lightning calls while the detector is trained: step, schedule, moving average, checkpoints, progress."""
 
-import copy
 import logging
 import os
 import time
@@ -19,8 +18,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 from detpress.detector.images import network_input
 from detpress.errors import StageError
 from detpress.training.augment import augment
-from detpress.training.best_average import BestAverage
-from detpress.training.config import ChoosingConfig, TrainingConfig, chooses_best
+from detpress.training.average_scores import AverageScores
+from detpress.training.config import TrainingConfig, chooses_best
 from detpress.training.dataset import TrainingSet, collate
 from detpress.training.history import LossHistory
 from detpress.training.loss import Targets
@@ -41,8 +40,6 @@ from detpress.training.step import new_optimizer, new_schedule, parameters_of
 
 COMBINED_UNTIL = 0.9  # share of the epochs; the last ones see images as they are
 CHECKPOINT_SECONDS = 10.0  # at least, between two checkpoints; they are made at the end of an epoch
-SCORE_SECONDS = 20.0  # of training, at least, before the average is scored for the first time
-SCORE_SHARE = 0.1  # of the time, at most, that scoring takes
 
 
 class DetectorTraining(pl.LightningModule):
@@ -82,12 +79,7 @@ class DetectorTraining(pl.LightningModule):
         self.scratch = scratch
         self.report = report
         self.states: list[Any] = []  # of the objectives, read from a checkpoint, not yet given back
-        self.log_file = log
-        self.score = score
-        self.last_score = ""
-        self.best = BestAverage(keeps_tensors=chooses_best(config))
-        self.end_map: float | None = None  # of the last average, where it was scored
-        self.next_score = time.monotonic() + SCORE_SECONDS
+        self.scores = AverageScores(config, score, scratch / "validation.csv", log)
         self.last_loss: float | None = None
         self.last_checkpoint = time.monotonic()
 
@@ -223,64 +215,22 @@ class DetectorTraining(pl.LightningModule):
         if self.trainer.is_global_zero:
             epoch, steps = self.current_epoch, int(self.trainer.num_training_batches)
             mean = sum(self.losses) / max(1, len(self.losses))
-            what = f"epoch {epoch + 1} of {self.config.epochs}, loss {mean:.2f}{self.last_score}"
+            what = f"epoch {epoch + 1} of {self.config.epochs}, loss {mean:.2f}{self.scores.shown}"
             self.report((what, epoch * steps + step + 1, self.config.epochs * steps))
 
     def on_train_epoch_end(self) -> None:
         if self.trainer.is_global_zero:
             self.history.write(self.scratch / "training.csv", self.current_epoch + 1)
-        if self.score and self._is_to_be_scored():
-            self._score_average(self.score)
+        self.scores.after_epoch(self.current_epoch + 1, self.network, self.average)
         late = self.trainer.strategy.broadcast(time.monotonic() - self.last_checkpoint >= CHECKPOINT_SECONDS)
         if late and self.current_epoch + 1 < self.config.epochs:
             self._save_checkpoint()
             self.last_checkpoint = time.monotonic()
 
-    def _is_to_be_scored(self) -> bool:
-        """Always where the best is chosen; otherwise now and then, and at the end to compare it with those seen."""
-        if chooses_best(self.config):
-            return True
-        if self.current_epoch + 1 == self.config.epochs:
-            return isinstance(self.config, ChoosingConfig) and self.best.epoch > 0
-        return time.monotonic() >= self.next_score
-
     def on_train_end(self) -> None:
         if chooses_best(self.config):
-            self.average.tensors = self.best.tensors
+            self.average.tensors = self.scores.best.tensors
         self.average.give_to(self.network)  # here, since with several devices the network's tensors alone come back
-
-    def comparison(self) -> str | None:
-        """That the end is worse than the best average seen, and which of them was kept; None where it is not."""
-        if self.end_map is None or self.end_map >= self.best.map:
-            return None
-        kept = "which was kept" if chooses_best(self.config) else "which `choose: best` would keep"
-        return (
-            f"mAP on the validation images was {self.best.map:.4f} after epoch {self.best.epoch} of "
-            f"{self.config.epochs}, {kept}, and {self.end_map:.4f} at the end"
-        )
-
-    def _score_average(self, score: Callable[[nn.Module], float]) -> None:
-        started = time.monotonic()
-        average = copy.deepcopy(self.network).eval()
-        self.average.give_to(average)
-        try:
-            average_map = float(score(average))  # no class of ours in the checkpoint, which is read as plain data
-        except Exception as error:
-            if chooses_best(self.config):
-                raise
-            # nothing is decided by it, so it is no reason to lose the training
-            self.score, self.last_score = None, ""
-            self.log_file.warning("no mAP is shown beside the loss: %s", error)
-            return
-        epoch = self.current_epoch + 1
-        self.last_score = f", mAP {average_map:.4f} after {epoch}"
-        self.best.see(epoch, average_map, self.average.tensors)
-        self.best.write(self.scratch / "validation.csv")
-        if epoch == self.config.epochs:
-            self.end_map = average_map
-        self.log_file.info("epoch %d of %d%s", epoch, self.config.epochs, self.last_score)
-        ended = time.monotonic()
-        self.next_score = ended + (ended - started) / SCORE_SHARE
 
     def _save_checkpoint(self) -> None:
         """A kill leaves the checkpoint before or the new one, never half of one."""
@@ -293,7 +243,7 @@ class DetectorTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["average"] = {"updates": self.average.updates, "tensors": self.average.tensors}
-        checkpoint["best"] = self.best.state()
+        checkpoint["best"] = self.scores.best.state()
         checkpoint["history"] = self.history.state()
         checkpoint["objectives"] = [objective.state() for objective in self.objectives]
 
@@ -301,7 +251,7 @@ class DetectorTraining(pl.LightningModule):
         """Also makes room for tensors that an engine first makes, or gives their shape, while it trains."""
         self.average.updates, self.average.tensors = checkpoint["average"]["updates"], checkpoint["average"]["tensors"]
         if "best" in checkpoint:  # not in those of older versions, which kept no average but the last
-            self.best.load(checkpoint["best"])
+            self.scores.best.load(checkpoint["best"])
         if "history" in checkpoint:
             self.history.load(checkpoint["history"])
             self.states = checkpoint["objectives"]

@@ -172,7 +172,7 @@ def train(
             log.info("going on from %s", checkpoint)
         trainer.fit(module, ckpt_path=checkpoint if going_on else None, weights_only=True)
     log.info("mean loss by epoch:\n%s", (scratch / "training.csv").read_text().rstrip())
-    if comparison := module.comparison():
+    if comparison := module.scores.comparison():
         (context.note or log.info)(comparison)
     network.cpu().eval()
     module.objectives.cpu()

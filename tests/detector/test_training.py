@@ -20,6 +20,7 @@ from detpress.detector.model import Model, new_model
 from detpress.detector.predict import predict_image_set
 from detpress.errors import InputError, StageError
 from detpress.progress import Progress
+from detpress.training import average_scores
 from detpress.training import module as training_module
 from detpress.training.config import Augmentation, ChoosingConfig, TrainingConfig
 from detpress.training.moving_average import averaged_tensors
@@ -120,8 +121,8 @@ def test_the_average_is_scored_now_and_then_and_nothing_else_changes(
 ) -> None:
     """Four epochs of three steps; the last one is not scored, since the model is when it is done."""
     unwatched = train(small_model(devkit), devkit, tmp_path / "unwatched")
-    monkeypatch.setattr(training_module, "SCORE_SECONDS", 0.0)
-    monkeypatch.setattr(training_module, "SCORE_SHARE", 1e9)
+    monkeypatch.setattr(average_scores, "SCORE_SECONDS", 0.0)
+    monkeypatch.setattr(average_scores, "SCORE_SHARE", 1e9)
     scored: list[Model] = []
     shown: list[str] = []
 
@@ -142,7 +143,7 @@ def test_the_average_is_scored_now_and_then_and_nothing_else_changes(
 def test_a_score_that_cannot_be_had_ends_no_training(
     devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_module, "SCORE_SECONDS", 0.0)
+    monkeypatch.setattr(average_scores, "SCORE_SECONDS", 0.0)
 
     def score(model: Model) -> float:
         raise InputError("the image set 'val' has no object")
@@ -213,8 +214,8 @@ def test_the_best_average_outlives_a_kill(devkit: Devkit, tmp_path: Path, monkey
 def test_a_worse_end_is_noted_where_the_last_is_kept(
     devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_module, "SCORE_SECONDS", 0.0)
-    monkeypatch.setattr(training_module, "SCORE_SHARE", 1e9)
+    monkeypatch.setattr(average_scores, "SCORE_SECONDS", 0.0)
+    monkeypatch.setattr(average_scores, "SCORE_SHARE", 1e9)
     notes: list[str] = []
     config, scores = ChoosingConfig(epochs=4, batch_size=4), Scores(0.1, 0.5, 0.4, 0.2)
     kept = train(small_model(devkit), devkit, tmp_path / "noted", config, note=notes.append, score=scores)
