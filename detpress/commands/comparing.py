@@ -141,32 +141,33 @@ def report(
     results: Annotated[
         Path, typer.Argument(metavar="RUN|STUDY", help="The folder of a run or a comparison, or a study.json alone.")
     ],
-    fronts: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Of a study.json: its Pareto fronts as pictures, into FOLDER.")
+    charts: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of a study.json: its charts as pictures, into FOLDER.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Write report.html, report.md and report.csv into the folder of a run or a comparison.
 
     The page holds all that it shows; it can be opened from the file and sent as it is. Of a study.json alone, without
-    pictures and bundles beside it, the summary and the table are printed as Markdown, or its fronts drawn as SVG.
+    pictures and bundles beside it, the summary and the table are printed as Markdown, or its charts drawn as SVG:
+    fronts of mAP against each cost, and how mAP came back epoch by epoch.
 
     \b
     detpress report runs/quickstart
     detpress report runs/six-compressors
     detpress report docs/study/claims-128/study.json
-    detpress report runs/six-compressors/study.json --fronts pictures
+    detpress report runs/six-compressors/study.json --charts pictures
     """
     from detpress.errors import InputError
-    from detpress.report.fronts import write_fronts
+    from detpress.report.chart_files import write_charts
     from detpress.report.page import study_markdown, write_report
 
-    if fronts is not None:
+    if charts is not None:
         if not results.is_file():
-            raise InputError(f"--fronts: expected a study.json, such as {results / 'study.json'}, got {results}")
-        make_folder(fronts, "--fronts")
-        drawn = [str(path) for path in write_fronts(results, fronts)]
-        print_json({"fronts": drawn}) if as_json else print(*drawn, sep="\n")
+            raise InputError(f"--charts: expected a study.json, such as {results / 'study.json'}, got {results}")
+        make_folder(charts, "--charts")
+        drawn = [str(path) for path in write_charts(results, charts)]
+        print_json({"charts": drawn}) if as_json else print(*drawn, sep="\n")
         return
     if results.is_file():
         text = study_markdown(results)

@@ -149,3 +149,21 @@ def line_chart(title: str, x: Axis, y: Axis, curves: Sequence[tuple[int, str, Se
         Line(number, name, " ".join(f"{x.at(a):g},{y.at(b):g}" for a, b in points)) for number, name, points in curves
     ]
     return Chart(title, x, y, lines=lines)
+
+
+Scored = tuple[str, Sequence[tuple[int, float]]]  # a stage's key, and its mAP on the validation images by epoch
+
+
+def recovery_chart(rows: Sequence[tuple[str, Sequence[Scored]]]) -> Chart | None:
+    """Of each row, by its name, the last training that it has for itself; None where none was scored twice."""
+    found: dict[str, tuple[int, str, Sequence[tuple[int, float]]]] = {}
+    for number, (name, stages) in enumerate(rows):
+        scored = [(key, points) for key, points in stages if points]
+        if scored:
+            found.setdefault(scored[-1][0], (number, name, scored[-1][1]))
+    curves = [curve for curve in found.values() if len(curve[2]) > 1]
+    if not curves:
+        return None
+    epochs, scores = zip(*(point for *_, points in curves for point in points), strict=True)
+    axes = x_axis("epoch", 0.0, max(epochs)), y_axis("mAP", 0.0, 1.05 * max(scores))
+    return line_chart("mAP on the validation images by epoch", *axes, curves)

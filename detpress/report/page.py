@@ -14,7 +14,7 @@ import numpy as np
 
 from detpress.detector.images import read_image
 from detpress.measure.figures import heading, mark, shown
-from detpress.report.charts import Chart, line_chart, pareto_charts, x_axis, y_axis
+from detpress.report.charts import Chart, line_chart, pareto_charts, recovery_chart, x_axis, y_axis
 from detpress.report.drawn_pictures import Picture, as_jpeg, assets, boxes_of, open_templates
 from detpress.report.fonts import Lettering, choose_lettering
 from detpress.report.layers import LayerState, layer_rows, layer_states
@@ -28,7 +28,6 @@ from detpress.report.source import (
     read_source,
     read_study,
     training_tables,
-    validation_table,
 )
 from detpress.report.summary import scored_on, summary
 from detpress.run.remarks import remarks
@@ -79,7 +78,9 @@ def page(source: Source) -> str:
         layers=[(row.name, [stage.plugin for stage in row.stages], _layers(row)) for row in source.rows],
         trainings=[_training_chart(title, curves, losses) for title, curves in trainings],
         losses=losses,
-        recovery=_recovery_chart(source.rows),
+        recovery=recovery_chart(
+            [(row.name, [(stage.key, stage.validation) for stage in row.stages]) for row in source.rows]
+        ),
         kept=[
             _kept_chart(f"{row}: {stage.plugin}, {name}", curves)
             for row, stage in _stages(source.rows)
@@ -210,21 +211,6 @@ def _stages(rows: Sequence[RowSource]) -> Iterator[tuple[str, Stage]]:
             if stage.key not in seen:
                 yield row.name, stage
             seen.add(stage.key)
-
-
-def _recovery_chart(rows: Sequence[RowSource]) -> Chart | None:
-    """Of each row the mAP on the validation images by epoch of the last training that it has for itself."""
-    found: dict[str, tuple[int, str, list[tuple[float, float]]]] = {}
-    for number, row in enumerate(rows):
-        scored = [(stage.key, table.lines["mAP"]) for stage in row.stages if (table := validation_table(stage))]
-        if scored:
-            found.setdefault(scored[-1][0], (number, row.name, scored[-1][1]))
-    curves = [curve for curve in found.values() if len(curve[2]) > 1]
-    if not curves:
-        return None
-    epochs, scores = zip(*(point for *_, points in curves for point in points), strict=True)
-    axes = x_axis("epoch", 0.0, max(epochs)), y_axis("mAP", 0.0, 1.05 * max(scores))
-    return line_chart("mAP on the validation images by epoch", *axes, curves)
 
 
 def _training_chart(title: str, curves: Curves, losses: Sequence[str]) -> Chart:

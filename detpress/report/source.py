@@ -87,17 +87,8 @@ class Curves:
 
 def training_tables(stage: Stage) -> list[Curves]:
     """The stage's trainings in order: the mean of each term of the loss by epoch."""
-    return [_read_curves(path) for path in _numbered(stage.folder / "training")]
-
-
-def validation_table(stage: Stage) -> Curves | None:
-    """mAP on the validation images by epoch, of the stage's last training that was scored; None where none was."""
-    paths = _numbered(stage.folder / "validation")
-    return _read_curves(paths[-1]) if paths else None
-
-
-def _numbered(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.csv"), key=lambda path: int(path.stem))
+    paths = sorted((stage.folder / "training").glob("*.csv"), key=lambda path: int(path.stem))
+    return [_read_curves(path) for path in paths]
 
 
 def kept_tables(stage: Stage) -> dict[str, Curves]:

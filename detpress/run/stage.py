@@ -15,6 +15,7 @@ A measurement's digest covers what is measured and on which images, so that anot
 without making the model again.
 """
 
+import csv
 import json
 import shutil
 from dataclasses import asdict, dataclass, field, replace
@@ -85,6 +86,15 @@ class Stage:
         return self.folder / "bundle"
 
     @property
+    def validation(self) -> list[tuple[int, float]]:
+        """mAP on the validation images after epochs of the last training that was scored; empty where none was."""
+        tables = sorted((self.folder / "validation").glob("*.csv"), key=lambda path: int(path.stem))
+        if not tables:
+            return []
+        with tables[-1].open(newline="", encoding="utf-8") as file:
+            return [(int(row["epoch"]), float(row["mAP"])) for row in csv.DictReader(file)]
+
+    @property
     def distribution(self) -> str | None:
         """Name and version of the package that brings the plugin: those that made it, for the key has them."""
         return " ".join(distribution_of(self.plugin, PLUGINS.group)) if self.index else None
@@ -102,6 +112,7 @@ class Stage:
             "reused": self.reused,
             "seconds": self.seconds,
             "notes": self.notes,
+            "validation": self.validation,
             "metrics": self.metrics,
         }
 

@@ -16,8 +16,8 @@ from playwright.sync_api import expect, sync_playwright
 from small_study import Finished
 
 from detpress.errors import InputError
+from detpress.report.chart_files import write_charts
 from detpress.report.charts import cost_axis, nice_step, x_axis
-from detpress.report.fronts import write_fronts
 from detpress.report.page import markdown, study_markdown, table, write_report
 from detpress.report.summary import summary
 
@@ -221,22 +221,38 @@ def test_the_tables_of_the_docs_are_those_of_the_kept_results() -> None:
         assert any(rows <= page for page in pages), path
 
 
-def test_the_fronts_of_the_docs_are_those_of_the_kept_results(tmp_path: Path) -> None:
-    kept = sorted(KEPT.glob("*/front-*.svg"))
+def test_the_charts_of_the_docs_are_those_of_the_kept_results(tmp_path: Path) -> None:
+    kept = sorted(KEPT.glob("*/*.svg"))
     assert kept
     for path in kept:
-        drawn = write_fronts(path.parent / "study.json", tmp_path)
+        drawn = write_charts(path.parent / "study.json", tmp_path)
         [again] = [picture for picture in drawn if picture.name == path.name]
         assert again.read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
 
 
 def test_a_front_as_a_picture_has_each_row_and_its_name(finished: Finished, tmp_path: Path) -> None:
     path = tmp_path / "front-parameters.svg"
-    assert path in write_fronts(finished.folder / "study.json", tmp_path)
+    assert path in write_charts(finished.folder / "study.json", tmp_path)
     picture = defusedxml.ElementTree.parse(path)
     names = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text") if text.get("class") == "name"]
     assert names == [row["name"] for row in finished.results["rows"] if row["figures"]]
     assert len(list(picture.iter("{http://www.w3.org/2000/svg}circle"))) == len(names)
+
+
+def test_a_study_file_alone_shows_how_map_came_back(finished: Finished, tmp_path: Path) -> None:
+    results = copy.deepcopy(finished.results)
+    stages = {job["row"]: job["stages"] for job in results["jobs"] if job["status"] == "done"}
+    assert {stage["plugin"] for stage in stages["trained"]} >= {"train.finetune"}
+    assert all(stage["validation"] == [] for row in stages.values() for stage in row), "too short to be scored"
+    stages["trained"][-1]["validation"] = [[1, 0.2], [2, 0.1], [4, 0.4]]
+    (tmp_path / "study.json").write_text(json.dumps(results))
+    path = tmp_path / "recovery.svg"
+    assert path in write_charts(tmp_path / "study.json", tmp_path)
+    picture = defusedxml.ElementTree.parse(path)
+    [curve] = picture.iter("{http://www.w3.org/2000/svg}polyline")
+    assert len(curve.get("points").split()) == 3
+    names = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text") if text.get("class") == "name"]
+    assert names == ["trained"]
 
 
 def test_the_summary_says_what_was_found(finished: Finished) -> None:
