@@ -64,6 +64,7 @@ def test_results_have_the_shape_that_is_documented(ran: Said, workplace: Path) -
             "reused",
             "seconds",
             "notes",
+            "validation",
             "metrics",
             "remarks",
         )
