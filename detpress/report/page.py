@@ -20,18 +20,16 @@ from detpress.report.fonts import Lettering, choose_lettering
 from detpress.report.layers import LayerState, layer_rows, layer_states
 from detpress.report.pictures import SHOWN_SCORE, detections_of_image
 from detpress.report.source import (
-    Curves,
     RowSource,
     Source,
-    kept_tables,
     named_in_errors,
     read_source,
     read_study,
-    training_tables,
 )
 from detpress.report.summary import scored_on, summary
 from detpress.run.remarks import remarks
 from detpress.run.stage import Stage
+from detpress.run.stage_tables import Curves, kept_tables, training_tables
 from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.evaluate import find_matches, precision_recall
 from detpress.voc.results import ClassDetections, read_results
@@ -84,7 +82,7 @@ def page(source: Source) -> str:
         kept=[
             _kept_chart(f"{row}: {stage.plugin}, {name}", curves)
             for row, stage in _stages(source.rows)
-            for name, curves in kept_tables(stage).items()
+            for name, curves in kept_tables(stage.folder).items()
         ],
         pictures=list(_pictures(source, detections, lettering)),
         numbered=lettering.numbered,
@@ -199,7 +197,7 @@ def _layers(row: RowSource) -> list[tuple[str, list[LayerState | None]]]:
 def _trainings(rows: Sequence[RowSource]) -> Iterator[tuple[str, Curves]]:
     """The title of each training of the first seed, and the mean of each term of its loss by epoch."""
     for name, stage in _stages(rows):
-        for number, curves in enumerate(training_tables(stage)):
+        for number, curves in enumerate(training_tables(stage.folder)):
             yield f"{name}: {stage.plugin}{f', training {number + 1}' * (number > 0)}", curves
 
 

@@ -1,9 +1,7 @@
 """What a report is made from: the folder that `detpress run` or `detpress compare` left."""
 
-import csv
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,42 +73,6 @@ def named_in_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: names {named}, which cannot be read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not what detpress writes: {_missing(error)}") from error
-
-
-@dataclass(frozen=True)
-class Curves:
-    """A table of numbers: each column after the first is a curve over the first, its empty cells left out."""
-
-    x: str
-    lines: dict[str, list[tuple[float, float]]]
-
-
-def training_tables(stage: Stage) -> list[Curves]:
-    """The stage's trainings in order: the mean of each term of the loss by epoch."""
-    paths = sorted((stage.folder / "training").glob("*.csv"), key=lambda path: int(path.stem))
-    return [_read_curves(path) for path in paths]
-
-
-def kept_tables(stage: Stage) -> dict[str, Curves]:
-    """What the plugin kept as `NAME.csv`, by that name; what is no table of numbers is left out."""
-    found = {}
-    for path in sorted((stage.folder / "files").glob("*.csv")):
-        with suppress(ValueError, csv.Error):
-            found[path.stem] = _read_curves(path)
-    return {name: curves for name, curves in found.items() if any(curves.lines.values())}
-
-
-def _read_curves(path: Path) -> Curves:
-    """Raises ValueError where it is no table of numbers."""
-    (x, *names), *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
-    lines: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for at, *cells in rows:
-        for name, cell in zip(names, cells, strict=True):
-            if cell:
-                lines[name].append((float(at), float(cell)))
-    if not all(math.isfinite(number) for points in lines.values() for point in points for number in point):
-        raise ValueError(f"{path}: a number that is not finite")
-    return Curves(x, lines)
 
 
 def _read_study(folder: Path, results: dict[str, Any]) -> Source:
