@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from detpress.errors import InputError, shortened
-from detpress.report.charts import HEIGHT, WIDTH, Chart, Scored, pareto_charts, recovery_chart
+from detpress.report.charts import HEIGHT, WIDTH, Chart, ScoredStage, pareto_charts, recovery_chart
 from detpress.report.drawn_pictures import assets, open_templates
 from detpress.report.source import named_in_errors, read_study
 
@@ -44,7 +44,7 @@ def _charts(results: dict[str, Any]) -> Iterator[tuple[str, Chart]]:
     """By the name of its file."""
     for cost, chart in pareto_charts(results["rows"]).items():
         yield f"front-{cost}", chart
-    rows: dict[str, list[Scored]] = {}
+    rows: dict[str, list[ScoredStage]] = {}
     for job in results.get("jobs", []):
         if job["status"] == "done":
             rows.setdefault(job["row"], [(stage["key"], stage.get("validation", [])) for stage in job["stages"]])

@@ -151,10 +151,10 @@ def line_chart(title: str, x: Axis, y: Axis, curves: Sequence[tuple[int, str, Se
     return Chart(title, x, y, lines=lines)
 
 
-Scored = tuple[str, Sequence[tuple[int, float]]]  # a stage's key, and its mAP on the validation images by epoch
+ScoredStage = tuple[str, Sequence[tuple[int, float]]]  # a stage's key, and its mAP on the validation images by epoch
 
 
-def recovery_chart(rows: Sequence[tuple[str, Sequence[Scored]]]) -> Chart | None:
+def recovery_chart(rows: Sequence[tuple[str, Sequence[ScoredStage]]]) -> Chart | None:
     """Of each row, by its name, the last training that it has for itself; None where none was scored twice."""
     found: dict[str, tuple[int, str, Sequence[tuple[int, float]]]] = {}
     for number, (name, stages) in enumerate(rows):

@@ -15,7 +15,6 @@ A measurement's digest covers what is measured and on which images, so that anot
 without making the model again.
 """
 
-import csv
 import json
 import shutil
 from dataclasses import asdict, dataclass, field, replace
@@ -38,6 +37,7 @@ from detpress.recipe.file import Recipe
 from detpress.run.apart import make_apart
 from detpress.run.keys import chosen
 from detpress.run.making import Task, Work, make, refused, said
+from detpress.run.stage_tables import validation_scores
 from detpress.run.store import Store, digest
 from detpress.voc.devkit import Devkit
 
@@ -87,12 +87,8 @@ class Stage:
 
     @property
     def validation(self) -> list[tuple[int, float]]:
-        """mAP on the validation images after epochs of the last training that was scored; empty where none was."""
-        tables = sorted((self.folder / "validation").glob("*.csv"), key=lambda path: int(path.stem))
-        if not tables:
-            return []
-        with tables[-1].open(newline="", encoding="utf-8") as file:
-            return [(int(row["epoch"]), float(row["mAP"])) for row in csv.DictReader(file)]
+        """As `validation_scores` has it: pairs of epoch and mAP."""
+        return validation_scores(self.folder)
 
     @property
     def distribution(self) -> str | None:

@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from detpress.errors import InputError
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -17,8 +19,25 @@ class Curves:
 
 def training_tables(folder: Path) -> list[Curves]:
     """Its trainings in order: the mean of each term of the loss by epoch."""
-    paths = sorted((folder / "training").glob("*.csv"), key=lambda path: int(path.stem))
-    return [_read_curves(path) for path in paths]
+    return [_read_curves(path) for path in _numbered(folder / "training")]
+
+
+def validation_scores(folder: Path) -> list[tuple[int, float]]:
+    """mAP on the validation images after epochs of the last training that was scored; empty where none was.
+
+    Raises InputError where the table is no such.
+    """
+    paths = _numbered(folder / "validation")
+    if not paths:
+        return []
+    try:
+        return [(int(epoch), score) for epoch, score in _read_curves(paths[-1]).lines["mAP"]]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise InputError(f"{paths[-1]}: not what detpress writes; expected epochs and mAP") from error
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.csv"), key=lambda path: int(path.stem))
 
 
 def kept_tables(folder: Path) -> dict[str, Curves]:
