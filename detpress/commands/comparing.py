@@ -22,6 +22,9 @@ def compare(
         list[str], typer.Argument(metavar="STUDY|RECIPE...", help="A study, or recipes: files or shipped ones' names.")
     ],
     seeds: Annotated[int | None, typer.Option(min=1, help="Run every recipe with the seeds 0 to N-1.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="ROW", help="Compare with this row instead of the study's baseline.")
+    ] = None,
     where: Annotated[
         str | None, typer.Option(metavar="CONDITION", help='Only rows such as "storage_bytes.on_disk < 2e6".')
     ] = None,
@@ -45,6 +48,7 @@ def compare(
     \b
     detpress compare quickstart my-recipe.yaml --seeds 3
     detpress compare six-compressors --ray auto
+    detpress compare pruners --baseline nni-l1norm-parameters-0.5
     detpress compare six-compressors --where "latency_ms.openvino.median < 5 and map > 0.9" --best storage_bytes.on_disk
     """
     from rich.console import Console
@@ -66,6 +70,8 @@ def compare(
     if best is not None:
         check_figure(best, f"--best {best}: ")
     study = open_studies(recipes, seeds, assignments or [])
+    if baseline is not None:
+        study = study.beside(baseline)
     folder = out or Path("runs") / study.name
     make_folder(folder)
     store = open_store()

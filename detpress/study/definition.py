@@ -21,7 +21,7 @@ anything is computed, like a recipe.
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,6 +118,12 @@ class Study:
     @property
     def variants(self) -> list[str]:
         return list(dict.fromkeys(job.variant for job in self.jobs))
+
+    def beside(self, baseline: str) -> "Study":
+        """The same with another row that the others are compared with. Raises InputError where there is none."""
+        if baseline not in self.variants:
+            raise InputError(f"--baseline {baseline}: no row of that name; {nearest(baseline, self.variants)}")
+        return replace(self, baseline=baseline)
 
 
 def shipped_studies() -> dict[str, Path]:

@@ -87,6 +87,13 @@ def test_recipes_alone_are_a_study_whose_first_is_the_baseline() -> None:
     assert study.jobs[0].recipe.chain[0].config.parameters == 0.25
 
 
+def test_another_row_is_the_baseline_where_it_is_asked_for(written) -> None:
+    study = read_study(written())
+    assert study.beside("quickstart").baseline == "quickstart"
+    with pytest.raises(InputError, match=r"^--baseline quikstart: no row of that name; did you mean 'quickstart'"):
+        study.beside("quikstart")
+
+
 def test_every_shipped_study_is_good() -> None:
     assert "six-compressors" in shipped_studies()
     for path in shipped_studies().values():

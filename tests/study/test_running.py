@@ -124,3 +124,11 @@ def test_no_process_outlives_a_study_that_is_killed_and_the_same_command_finishe
     assert results["fits"] == ["pruned", "whole"]
     assert results["best"] == "pruned"
     assert made.items() <= {path: path.stat().st_mtime_ns for path in stages.glob("*/*/bundle/*")}.items()
+    swapped = ["--baseline", "whole", "--quiet", "--json"]
+    beside = json.loads(begin(tmp_path / "beside", detpress, *command, *swapped).end()[1])
+    forth = next(row["difference"] for row in results["rows"] if row["name"] == "whole")
+    back = next(row["difference"] for row in beside["rows"] if row["name"] == "pruned")
+    assert (results["baseline"], beside["baseline"]) == ("pruned", "whole")
+    assert [back[name] for name in ("mean", "low", "high")] == pytest.approx(
+        [-forth[name] for name in ("mean", "high", "low")], abs=1e-9
+    )
