@@ -10,7 +10,7 @@ from detpress.builtin import find_bundle
 from detpress.encodings.bundle import bundle_bytes
 
 BCCD = Path(__file__).parents[3] / "shared/data/BCCD"
-KEPT = Path(__file__).parents[2] / "docs/study/claims-256-mosaics/study.json"
+KEPT = Path(__file__).parents[2] / "docs/study/claims-256/study.json"
 
 
 @pytest.fixture(scope="module")
