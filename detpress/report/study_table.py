@@ -61,6 +61,7 @@ def _figure(row: dict[str, Any], reference: dict[str, Any] | None, figure: str) 
     found = row["figures"].get(figure)
     if found is None:
         return "-"
-    other = reference["figures"].get(figure) if reference else None
-    ratio = f"x{found['mean'] / other['mean']:.2f}" if other else ""
+    ratio, other = "", reference["figures"].get(figure) if reference else None
+    if other and shown(figure, other["mean"]) != shown(figure, 0.0):  # of nothing, no multiple says anything
+        ratio = f"x{found['mean'] / other['mean']:.2f}"
     return f"{mark(figure, row)}{shown(figure, found['mean'])}\n{ratio}"

@@ -4,6 +4,7 @@ import pytest
 from small_study import Finished
 
 from detpress.measure.figures import flat_figures
+from detpress.report.study_table import study_table
 from detpress.study.comparison import best_row, spread, verdict
 from detpress.voc.bootstrap import centred, draw_images, interval, resampled_map
 from detpress.voc.evaluate import find_matches
@@ -57,6 +58,14 @@ def test_figures_are_those_of_the_last_stage(finished: Finished) -> None:
     assert pruned["figures"]["latency_ms.torch.median"]["mean"] == metrics["latency_ms"]["torch"]["median"]
     assert dict(flat_figures(metrics)).keys() < pruned["figures"].keys()
     assert "parameters" in pruned["fronts"], "no other row has fewer"
+
+
+def test_a_ratio_stands_in_the_table_but_of_what_took_no_time(finished: Finished) -> None:
+    pruned = next(row for row in finished.results["rows"] if row["name"] == "pruned")
+    table = study_table(finished.results, [pruned], ["parameters", "seconds"])
+    parameters, seconds = (str(next(column.cells)) for column in table.columns[-2:])
+    assert parameters == "643,662\nx0.66", "of 976,867"
+    assert seconds.endswith(" s\n"), "the whole network was there already"
 
 
 def test_the_best_row_is_highest_in_map_and_lowest_in_costs(finished: Finished) -> None:
