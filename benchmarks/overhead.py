@@ -5,6 +5,7 @@
     python benchmarks/overhead.py compare 1000             `detpress compare` of so many runs that are finished
     python benchmarks/overhead.py parts 100                where the time of a stage goes, in this process
     python benchmarks/overhead.py isolated 30              the same stages with and without a process of their own
+    python benchmarks/overhead.py command 9                `detpress run` of one stage, with and without, in turn
 
 A stage adds a number to one bias of a tiny YOLOv3 and is scored on one image: simulated work, but real keys, bundles,
 measurements, store and processes. A recipe has up to 100 of them. Seconds are those of the whole study, starting what
@@ -12,8 +13,8 @@ runs it included; memory is the largest of the processes at any moment, summed o
 are the store's. Time of a processor is that of all processes, spent in them and in the system for them: what else the
 machine does is hardly in it. `parts` times what a stage computes, its plugin and its measurement, apart from all else,
 in one process that has started; its figures are medians over the stages. All of these run with `isolated: false`; what
-it costs to isolate is what `isolated` compares, the first stage apart, for which a Python is started. The table is
-Markdown.
+it costs to isolate is what `isolated` compares, the first stage apart, for which a Python is started, and `command`,
+where the program copies itself instead. The table is Markdown.
 """
 
 import argparse
@@ -68,13 +69,15 @@ class Nudge(Plugin):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("local", "ray", "compare", "parts", "isolated"))
+    parser.add_argument("what", choices=("local", "ray", "compare", "parts", "isolated", "command"))
     parser.add_argument("sizes", type=int, nargs="+", help="stages, or finished runs")
     options = parser.parse_args()
     if options.what == "compare":
         print("| finished runs | seconds | seconds a run |\n|--:|--:|--:|")
     elif options.what == "isolated":
         print("| isolated | ms of the first stage | ms of each further one |\n|---|--:|--:|")
+    elif options.what == "command":
+        print("| isolated | seconds of `detpress run` |\n|---|--:|")
     elif options.what == "parts":
         print("| of a stage | ms | ms of a processor |\n|---|--:|--:|")
     else:
@@ -94,6 +97,8 @@ def main() -> None:
                 time_parts(size, of_size)
             elif options.what == "isolated":
                 compare_isolated(size, of_size)
+            elif options.what == "command":
+                compare_commands(size, of_size)
             else:
                 run(options.what, size, of_size)
             shutil.rmtree(of_size)
@@ -167,6 +172,23 @@ def compare_isolated(stages: int, folder: Path) -> None:
             took.append(1000 * (time.perf_counter() - before))
             before = time.perf_counter()
         print(f"| {isolated} | {took[1]:.0f} | {np.median(took[2:]):.0f} |", flush=True)
+
+
+def compare_commands(times: int, folder: Path) -> None:
+    from detpress.voc.digits import write_digits
+
+    write_digits(folder / "digits", {"train": 1, "val": 1, "test": 1})
+    took = {False: [0.0] * times, True: [0.0] * times}
+    for number, isolated in itertools.product(range(times), took):
+        path = folder / f"{number}-{isolated}.yaml"
+        chain = [step(2 * number + isolated + 1, isolated)]
+        path.write_text(yaml.safe_dump({"name": "overhead", **settings(folder), "chain": chain}))
+        command = [sys.executable, "-m", "detpress.cli", "run", str(path), "--out", str(folder / path.stem)]
+        started = time.perf_counter()
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, cwd=folder)
+        took[isolated][number] = time.perf_counter() - started
+    for isolated, seconds in took.items():
+        print(f"| {isolated} | {np.median(seconds):.2f} |", flush=True)
 
 
 def run(runner: str, stages: int, folder: Path) -> None:
