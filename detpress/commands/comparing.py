@@ -31,6 +31,9 @@ def compare(
     best: Annotated[
         str | None, typer.Option(metavar="FIGURE", help="Choose the row whose figure is best: map, macs, ...")
     ] = None,
+    time_again: Annotated[
+        bool, typer.Option("--time-again", help="Measure every row's latency anew, in turn, now that all is made.")
+    ] = False,
     assignments: Assignments = None,
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Run on this Ray cluster; docs/clusters.md.")
@@ -49,6 +52,7 @@ def compare(
     detpress compare quickstart my-recipe.yaml --seeds 3
     detpress compare six-compressors --ray auto
     detpress compare pruners --baseline nni-l1norm-parameters-0.5
+    detpress compare pruners --time-again
     detpress compare six-compressors --where "latency_ms.openvino.median < 5 and map > 0.9" --best storage_bytes.on_disk
     """
     from rich.console import Console
@@ -63,6 +67,7 @@ def compare(
     from detpress.study.definition import open_studies
     from detpress.study.running import open_study_data, plan_study, run_study
     from detpress.study.terminal import StudyTerminal
+    from detpress.study.timing import time_again as measure_again
 
     condition = parse_condition(where) if where is not None else None
     for name in condition.names if condition else ():
@@ -92,6 +97,8 @@ def compare(
             with store.in_use([key for planned in plan.jobs for key in planned.keys]):
                 for outcome in running:
                     outcomes.append(outcome)
+                if time_again:
+                    measure_again(outcomes, store, terminal.progress)
         finally:
             results = compare_outcomes(study, outcomes, devkits)
             write_study_folder(study, results, folder)
