@@ -1,5 +1,6 @@
 """A door: an entry-point group by which built-in things and those of other packages come in alike."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,6 +10,7 @@ from typing import Any
 from detpress.doors.entries import Entry
 from detpress.errors import InputError
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # files and folders are called by it
 API_VERSION = 1  # of `detpress.api`; raised when a name goes, or what it stands for is used in another way
 
 
@@ -38,7 +40,11 @@ def imported(entry: Entry, door: Door) -> Any:
     kind = named(door.kind)
     if not (isinstance(loaded, type) and issubclass(loaded, kind)):
         raise InputError(f"{entry.value} is no detpress {kind.__name__}")
+    if not re.fullmatch(NAME, entry.plain):
+        raise InputError("its name is none: up to 100 letters, digits, '.', '_' and '-', no sign first, are expected")
     made_for = getattr(loaded, "api", API_VERSION)
+    if type(made_for) is not int:
+        raise InputError("its `api` is no whole number")
     if made_for != API_VERSION:
         raise InputError(
             f"it is made for version {made_for} of detpress.api, which here has version {API_VERSION}; "

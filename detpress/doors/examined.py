@@ -26,7 +26,7 @@ from detpress.doors.entries import BUILT_IN, Entry, entries_of, installed_versio
 from detpress.errors import InputError
 from detpress.files.folders import write_atomically
 
-FORMAT = 2  # of what is kept: raised when facts change
+FORMAT = 3  # of what is kept: raised when facts change
 SECONDS = "DETPRESS_IMPORT_SECONDS"  # environment variable: how long importing one class may take
 LIMIT = 30.0
 

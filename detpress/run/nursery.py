@@ -1,13 +1,14 @@
 """The process of which each stage that is made apart gets a copy; nothing that is done there reaches beyond the copy.
 
     detpress ── nursery ─┬─ stage 1     PyTorch is imported already, which takes seconds
-                         └─ stage 2     a process group of its own, ended as a whole
+                         └─ stage 2     a process group of its own, ended with all that it has started
 
 A process in which PyTorch has computed must not be copied: its threads would not be there in the copy, and what they
 held would be held for ever. The nursery has imported PyTorch, but never computes. It ends, with the stage that is being
 made, as soon as the process that started it is gone.
 """
 
+import ctypes
 import errno
 import faulthandler
 import importlib
@@ -38,6 +39,8 @@ LENGTH = 8  # bytes that say how long a request is
 LOOKED = 0.02  # seconds between two looks at whether a stage has ended
 SLOW = ("pytorch_lightning", "torch._inductor.config")  # imported by stages that train, in seconds
 GRACE = 0.3  # seconds after its time limit, in which it says where it is
+PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
+CHILDREN = "/proc/self/task/{}/children"
 EASILY_ENDED = "500"  # of 1000: when memory runs out, the system ends the stage and not what started it
 Tell = Callable[[str, Any], None]
 
@@ -75,6 +78,7 @@ def serve(channel: socket.socket) -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _into(os.open(os.devnull, os.O_RDWR), 0, 1, 2)
+        _inherit_children()
         while request := _received(channel):
             for name in request.imports:
                 importlib.import_module(name)
@@ -122,11 +126,29 @@ def _end_of(child: int, channel: socket.socket, timeout: float | None) -> tuple[
                 late = True
                 os.killpg(child, signal.SIGKILL)
             if select([channel], [], [], LOOKED)[0]:  # nothing is asked meanwhile: it was closed
-                os.killpg(child, signal.SIGKILL)
+                _end_all(child)
                 os._exit(1)
     finally:
-        with suppress(OSError):  # what it started goes with it
-            os.killpg(child, signal.SIGKILL)
+        _end_all(child)
+
+
+def _inherit_children() -> None:
+    """On Linux, what a stage has started and let go of becomes a child of this process, which then can end it."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_all(child: int) -> None:
+    """Ends its group, then whatever has left that, until there is none; what is ended leaves its own children here."""
+    with suppress(OSError):
+        os.killpg(child, signal.SIGKILL)
+    with suppress(FileNotFoundError):
+        while left := Path(CHILDREN.format(os.getpid())).read_text(encoding="ascii").split():
+            for number in map(int, left):
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+                with suppress(ChildProcessError):
+                    os.waitpid(number, 0)
 
 
 def _child(request: Request, channel: socket.socket) -> NoReturn:

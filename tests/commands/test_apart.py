@@ -122,6 +122,20 @@ class Ends(Mine):
                 os._exit(1)
 
 
+class Detaches(Mine):
+    def apply(self, model, config, bench):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                Path("pid").write_text(str(os.getpid()))
+                time.sleep(600)
+            os._exit(0)
+        os.wait()
+        while not Path("pid").exists() or not Path("pid").read_text():
+            time.sleep(0.02)
+        return halved(model)
+
+
 class Trains(Mine):
     def apply(self, model, config, bench):
         import torch
@@ -220,6 +234,12 @@ def test_however_it_ends_it_is_one_line_and_what_was_finished_is_kept(
         assert sorted(entry.plugin for entry in Store(cache / "store").listing()) == ["model", "my.mine"]
         assert (careless / "runs/small/1-my.mine/bundle").is_dir()
         assert is_gone(int((careless / "pid").read_text())), how
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that has left its group is on its own")
+def test_a_process_that_a_stage_has_let_go_of_ends_with_the_stage(detpress: Command, careless: Path) -> None:
+    assert run(detpress, "my.detaches").code == 0
+    assert is_gone(int((careless / "pid").read_text()))
 
 
 def test_ctrl_c_ends_what_hangs_in_c(detpress: Command, careless: Path, cache: Path) -> None:

@@ -63,6 +63,8 @@ CARELESS = {  # distribution -> what its module says, what is said of it, and th
         "it is made for version 2 of detpress.api, which here has version 1",
         15,
     ),
+    "versions": (f"{PLUGIN}{LATER}    api = '1'\n", "its `api` is no whole number", 15),
+    "climbs": (f"{PLUGIN}{LATER}    'One.'\n", "its name is none: up to 100 letters, digits,", 15),
 }
 FINE = {
     "silent": f"{PLUGIN}{LATER}    __doc__ = None\n",
@@ -71,7 +73,7 @@ FINE = {
     "one": f"{PLUGIN}Careless = Good\n",
     "two": f"{PLUGIN}{LATER}    'Another one.'\n",
 }
-NAMES = {"clash": "nni.l1norm", "one": "both.round", "two": "both.round"}
+NAMES = {"climbs": "my.climbs/../..", "clash": "nni.l1norm", "one": "both.round", "two": "both.round"}
 OTHER_DOORS = {
     "a_tuner": ("tuners", "tuner", "raise OSError('no licence')\n"),
     "an_assessor": ("assessors", "assessor", "import os\nos._exit(3)\n"),
@@ -127,9 +129,10 @@ def test_a_broken_plugin_is_a_row_that_says_what_where_and_how_to_be_rid_of_it(
     package: str, rows: dict[str, dict[str, str]]
 ) -> None:
     _, what, line = CARELESS[package]
-    row = rows[f"my.{package}"]
+    name = NAMES.get(package, f"my.{package}")
+    row = rows[name]
     assert (row["status"], row["distribution"]) == ("broken", f"{package} 1.2")
-    assert row["reason"].startswith(f"plugin 'my.{package}' ({package} 1.2) cannot be used: ")
+    assert row["reason"].startswith(f"plugin '{name}' ({package} 1.2) cannot be used: ")
     assert what in row["reason"]
     assert row["reason"].endswith(f", at {package}.py:{line}; to remove it: pip uninstall {package}")
     assert "\n" not in row["reason"]
