@@ -141,7 +141,10 @@ class Workbench(Protocol):
         """A number of the plugin's own, such as `bits_per_weight`: `plugin.bits_per_weight` in results and studies."""
 
     def keep(self, name: str) -> Path:
-        """Where to write a file that stays with the finished stage, such as a table: `files/NAME` in its folder."""
+        """Where to write a file that stays with the finished stage, such as a table: `files/NAME` in its folder.
+
+        Raises ValueError for a name with folders in it.
+        """
 
 
 class Plugin(ABC):

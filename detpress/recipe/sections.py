@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from detpress.detector.design import check_architecture
@@ -76,6 +76,14 @@ class Running(Options):
     memory: float | None = Field(
         None, gt=0, le=1_000_000, description="GB (10^9 bytes) that the step may ask of the system at a time; on Linux"
     )
+
+    @field_validator("timeout", "memory", mode="before")
+    @classmethod
+    def _in_its_unit(cls, given: object, info: ValidationInfo) -> object:
+        if isinstance(given, str):
+            unit = "GB" if info.field_name == "memory" else "seconds"
+            raise ValueError(f"expected a number of {unit}, got '{given}'")
+        return given
 
     @property
     def limited(self) -> bool:

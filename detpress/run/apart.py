@@ -45,7 +45,7 @@ def make_apart(task: Task, progress: Callable[[str, int, int], None]) -> Made:
     )
     made: Made | None = None
     failure: Exception | None = None
-    with closing(_nursery.ask(request)) as events:
+    with closing(_nursery.ask(request, task)) as events:
         for event in events:
             told = event["told"]
             match event["event"]:
@@ -120,7 +120,7 @@ class _Nursery:
         self.imports: list[str] = []  # see `Request`
         self.held = threading.Lock()
 
-    def ask(self, request: Request) -> Generator[Event]:
+    def ask(self, request: Request, task: Task) -> Generator[Event]:
         """What is told of the stage; `ended` is the last."""
         with self.held:
             try:
@@ -134,7 +134,10 @@ class _Nursery:
                             yield event
                             if event["event"] == "ended":
                                 return
-                raise StageError("the process that makes stages was ended from outside; the same command goes on")
+                raise StageError(
+                    f"{task.work}: the process that makes stages was ended meanwhile, by the step or from outside; see "
+                    f"{task.log}; if from outside, the same command goes on"
+                )
             except BaseException:  # Ctrl-C among them: what is being made ends now
                 self.close()
                 raise

@@ -39,7 +39,7 @@ LENGTH = 8  # bytes that say how long a request is
 LOOKED = 0.02  # seconds between two looks at whether a stage has ended
 SLOW = ("pytorch_lightning", "torch._inductor.config")  # imported by stages that train, in seconds
 GRACE = 0.3  # seconds after its time limit, in which it says where it is
-PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 CHILDREN = "/proc/self/task/{}/children"
 EASILY_ENDED = "500"  # of 1000: when memory runs out, the system ends the stage and not what started it
 Tell = Callable[[str, Any], None]
@@ -78,7 +78,7 @@ def serve(channel: socket.socket) -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _into(os.open(os.devnull, os.O_RDWR), 0, 1, 2)
-        _inherit_children()
+        _prctl(PR_SET_CHILD_SUBREAPER, 1)  # what a stage starts and lets go of becomes a child of this process
         while request := _received(channel):
             for name in request.imports:
                 importlib.import_module(name)
@@ -132,10 +132,10 @@ def _end_of(child: int, channel: socket.socket, timeout: float | None) -> tuple[
         _end_all(child)
 
 
-def _inherit_children() -> None:
-    """On Linux, what a stage has started and let go of becomes a child of this process, which then can end it."""
+def _prctl(option: int, value: int) -> None:
+    """Only Linux has it."""
     with suppress(AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _end_all(child: int) -> None:
@@ -160,6 +160,7 @@ def _child(request: Request, channel: socket.socket) -> NoReturn:
             _tell(channel, event, told)
 
     try:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # should the nursery be ended from outside, or by the step itself
         with suppress(OSError):
             os.setpgid(0, 0)
         dump = _surrounded(request)

@@ -230,5 +230,7 @@ class StageWorkbench:
 
     def keep(self, name: str) -> Path:
         assert self.files is not None
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise ValueError(f"bench.keep: expected the name of a file, without folders, got {name!r}")
         self.files.mkdir(exist_ok=True)
         return self.files / name

@@ -120,6 +120,9 @@ class Ends(Mine):
                     time.sleep(600)
                 time.sleep(0.5)
                 os._exit(1)
+            case "ends its maker":
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(600)
 
 
 class Detaches(Mine):
@@ -217,6 +220,7 @@ ENDINGS = [  # how, what stands beside the plugin, and what is said
     ("hangs", ", timeout: 3", "took longer than the 3 s of its `timeout`, at careless.py:86; its log ends with: "),
     ("eats", ", memory: 0.5", "asked for more than the 0.5 GB of its `memory`; see "),
     ("starts", "", "its process ended with exit status 1, at careless.py:96; its log ends with: "),
+    ("ends its maker", "", ": the process that makes stages was ended meanwhile, by the step or from outside; "),
 ]
 
 
@@ -313,7 +317,7 @@ def test_isolated_or_not_killed_or_not_the_weights_are_the_same_bit_for_bit(
     ("chain", "what"),
     [
         ("{my.mine: {}, timeout: 0}", "chain[0].timeout: expected"),
-        ("{my.mine: {}, memory: much}", "chain[0].memory: expected"),
+        ("{my.mine: {}, memory: 1GB}", "chain[0].memory: expected a number of GB, got '1GB'"),
         ("{my.mine: {}, isolated: false, timeout: 5}", "chain[0]: expected no `timeout` and no `memory`"),
         ("{my.mine: {}, timeot: 5}", "beside it only isolated, timeout, memory; got my.mine, timeot"),
     ],

@@ -41,3 +41,17 @@ def test_an_int8_model_is_scored_in_the_runtime_that_the_recipe_scores_in(
     shown = measure_model(model, tmp_path / "digits", devkit, "val", measure, tmp_path / "results", lambda *_: None)
     assert bench.evaluate(model) == shown["map"]
     assert shown["map_runtime"] == "onnxruntime"
+
+
+def test_a_file_is_kept_in_the_stage_and_nowhere_else(tmp_path: Path) -> None:
+    architecture = load_bundle(find_bundle("builtin:digits")).architecture
+    write_digits(tmp_path / "digits", {"train": 1, "val": 1, "test": 1})
+    devkit, data = open_devkit(tmp_path / "digits", architecture.classes), Data(root=str(tmp_path))
+    log = logging.getLogger("tests.workbench")
+    bench = StageWorkbench(
+        0, tmp_path, log, lambda *_: None, devkit, architecture, data, Measure(), files=tmp_path / "files"
+    )
+    assert bench.keep("table.csv") == tmp_path / "files/table.csv"
+    for name in ("", "..", "../up.csv", "down/table.csv", "/away.csv"):
+        with pytest.raises(ValueError, match="expected the name of a file, without folders"):
+            bench.keep(name)
