@@ -21,7 +21,20 @@ from torch import Tensor, nn
 
 from detpress.detector.architecture import Architecture
 from detpress.detector.channels import kept_filters
-from detpress.detector.kinds import Convolution, LocalAveragePool, Reorg, Route, Sam, Shortcut
+from detpress.detector.kinds import (
+    Activation,
+    AveragePool,
+    Contrastive,
+    Convolution,
+    Dropout,
+    MaxPool,
+    MultiBias,
+    Route,
+    ScaleChannels,
+    Shortcut,
+    Upsample,
+    Yolo,
+)
 from detpress.detector.layer import FeatureMap, Layer
 from detpress.detector.narrowing import narrow, narrowed_network
 from detpress.detector.network import Network, convolution_name
@@ -34,7 +47,7 @@ with warnings.catch_warnings():
 SPEEDUP_PIXELS = 64
 SPEEDUP_IMAGES = 2
 FLAT_AT_ZERO = ("relu", "relu6", "hard_swish")  # activations
-OTHERS = (Sam, Reorg, LocalAveragePool)  # layers that NNI does not know
+KNOWN = (Activation, AveragePool, Contrastive, Dropout, MaxPool, MultiBias, ScaleChannels, Upsample, Yolo)  # to NNI
 
 
 def speed_up(
@@ -79,4 +92,4 @@ def _is_new_to_nni(layer: Layer, taken: Sequence[FeatureMap]) -> bool:
         case Convolution():
             return layer.activation == "mish" or layer.dilation > 1 or 1 < layer.groups < layer.filters
         case _:
-            return isinstance(layer, OTHERS)
+            return type(layer) not in KNOWN

@@ -137,6 +137,26 @@ class Raising(Wrong):
     kind = Raises
 
 
+@dataclass(frozen=True)
+class Passing(Gain):
+    'A gain that says that it takes channel by channel.'
+
+    def channels(self, taken):
+        return "passed"
+
+
+class Leaky(Wrong):
+    'A network that NNI could take apart, but for the gain.'
+
+    def layers(self, classes, anchors, image_size, width):
+        net = LayerList(width)
+        net.convolution(64, 3, stride=2)
+        net.add(Passing())
+        net.convolution(64, 3, stride=2)
+        net.head(anchors, classes)
+        return net.layers
+
+
 class Listless(Mobile):
     def layers(self, classes, anchors, image_size, width):
         return None
@@ -152,9 +172,9 @@ def package(install: Install) -> Path:
         {"stranger_layers.py": STRANGER},
         "[detpress.layers]\nmine.gain = stranger_layers:Gain\nmine.size = stranger_layers:Size\n"
         "mine.halves = stranger_layers:Halves\nmine.raises = stranger_layers:Raises\n"
-        "mine.counts = stranger_layers:Counts\n"
+        "mine.counts = stranger_layers:Counts\nmine.passing = stranger_layers:Passing\n"
         "[detpress.architectures]\nmine.mobile = stranger_layers:Mobile\nmine.wrong = stranger_layers:Wrong\n"
-        "mine.counting = stranger_layers:Counting\n"
+        "mine.counting = stranger_layers:Counting\nmine.leaky = stranger_layers:Leaky\n"
         "mine.raising = stranger_layers:Raising\nmine.listless = stranger_layers:Listless\n",
     )
 
@@ -189,6 +209,17 @@ def test_another_packages_network_is_trained_pruned_exported_and_scored(
     assert np.allclose(session.run(None, {"images": image.numpy()})[0], map_16, atol=1e-4)
     scored = detpress("evaluate", "mobile.onnx", "--data", "digits", "--json")
     assert scored.json["map"] == pytest.approx(detpress("evaluate", bundle, "--data", "digits", "--json").json["map"])
+
+
+@pytest.mark.usefixtures("package")
+def test_before_a_layer_that_nni_does_not_know_filters_go_all_the_same(detpress: Command, workplace: Path) -> None:
+    leaky = ["--set", "model={arch: mine.leaky, width: 0.0625, image_size: 96}"]
+    said = detpress("run", "small.yaml", *leaky, *CHAIN, *QUICKLY, "--out", "out", "--json")
+    assert said.code == 0, said.err
+    _, _, pruned, smaller = said.json["stages"]
+    assert pruned["metrics"]["map"] == smaller["metrics"]["map"]
+    counted = detpress("model", smaller["bundle"], "--json").json
+    assert [row["channels"] for row in counted["layers"][:3]] == [2, 2, 2], "of four"
 
 
 @pytest.mark.usefixtures("package")
