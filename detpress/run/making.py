@@ -1,6 +1,7 @@
 """Makes one stage's bundle, in whichever process this is called."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
 from detpress.doors import Entry
+from detpress.doors.broken import place_of
 from detpress.encodings.bundle import save_bundle
 from detpress.engine_log import standard_output_into
 from detpress.errors import DetpressError, InputError, StageError, no_room
@@ -94,9 +96,11 @@ def make(task: Task, progress: Callable[[str, int, int], None]) -> Made:
             task.measure,
             files=task.unfinished / "files",
         )
-        started = time.perf_counter()
+        started, maker = time.perf_counter(), os.getpid()
         with seeded(task.seed), torch_as_it_was():
             model = task.work.do(workbench)
+        if os.getpid() != maker:
+            os._exit(0)  # a copy of the process, which the step has made and lets return, too
         seconds = time.perf_counter() - started
         with refused():
             save_bundle(model, task.bundle)
@@ -170,8 +174,10 @@ def _errors_named(task: Task, log: logging.Logger) -> Iterator[None]:
         if no_room(error):
             raise
         log.exception("%s failed", task.work)
-        first_line = _own_words(error).splitlines()[0]
-        raise StageError(f"{task.work} failed: {type(error).__name__}: {first_line}; see {task.log}") from error
+        what = f"{type(error).__name__}: {_own_words(error).splitlines()[0]}"
+        if task.work.entry and (place := place_of(error, task.work.entry)):
+            what += f", at {place}"
+        raise StageError(f"{task.work} failed: {what}; see {task.log}") from error
 
 
 def _own_words(error: Exception) -> str:

@@ -139,6 +139,15 @@ class Detaches(Mine):
         return halved(model)
 
 
+class Doubles(Mine):
+    def apply(self, model, config, bench):
+        if os.fork() == 0:
+            time.sleep(config.how == "late")
+        else:
+            time.sleep(config.how == "early")
+        return halved(model)
+
+
 class Trains(Mine):
     def apply(self, model, config, bench):
         import torch
@@ -244,6 +253,15 @@ def test_however_it_ends_it_is_one_line_and_what_was_finished_is_kept(
 def test_a_process_that_a_stage_has_let_go_of_ends_with_the_stage(detpress: Command, careless: Path) -> None:
     assert run(detpress, "my.detaches").code == 0
     assert is_gone(int((careless / "pid").read_text()))
+
+
+@pytest.mark.parametrize("how", ["early", "late", "at once"])
+def test_a_copy_of_its_process_that_returns_too_is_no_second_result(
+    how: str, detpress: Command, careless: Path
+) -> None:
+    said = run(detpress, f"{{my.doubles: {{how: {how}}}}}", "--json")
+    assert said.code == 0, said.err
+    assert [stage["plugin"] for stage in said.json["stages"]] == ["model", "my.doubles"]
 
 
 def test_ctrl_c_ends_what_hangs_in_c(detpress: Command, careless: Path, cache: Path) -> None:
