@@ -37,3 +37,4 @@ def time_again(outcomes: Sequence[Outcome], store: Store, progress: Callable[[st
         for other in (stage for outcome in outcomes for stage in outcome.stages):
             if other.detections.parent == measurement:
                 other.metrics.update(again)
+    progress("latency again", len(networks), len(networks))
