@@ -41,7 +41,9 @@ def imported(entry: Entry, door: Door) -> Any:
     if not (isinstance(loaded, type) and issubclass(loaded, kind)):
         raise InputError(f"{entry.value} is no detpress {kind.__name__}")
     if not re.fullmatch(NAME, entry.plain):
-        raise InputError("its name is none: up to 100 letters, digits, '.', '_' and '-', no sign first, are expected")
+        raise InputError(
+            "nothing can be called so: expected up to 100 letters, digits, '.', '_' and '-', a letter or digit first"
+        )
     made_for = getattr(loaded, "api", API_VERSION)
     if type(made_for) is not int:
         raise InputError("its `api` is no whole number")

@@ -64,7 +64,7 @@ CARELESS = {  # distribution -> what its module says, what is said of it, and th
         15,
     ),
     "versions": (f"{PLUGIN}{LATER}    api = '1'\n", "its `api` is no whole number", 15),
-    "climbs": (f"{PLUGIN}{LATER}    'One.'\n", "its name is none: up to 100 letters, digits,", 15),
+    "climbs": (f"{PLUGIN}{LATER}    'One.'\n", "nothing can be called so: expected up to 100 letters, digits,", 15),
 }
 FINE = {
     "silent": f"{PLUGIN}{LATER}    __doc__ = None\n",
