@@ -9,8 +9,8 @@ from typing import Any
 
 from detpress.doors.entries import Entry
 from detpress.errors import InputError
+from detpress.files.folders import FOLDER_NAME
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # files and folders are called by it
 API_VERSION = 1  # of `detpress.api`; raised when a name goes, or what it stands for is used in another way
 
 
@@ -40,7 +40,7 @@ def imported(entry: Entry, door: Door) -> Any:
     kind = named(door.kind)
     if not (isinstance(loaded, type) and issubclass(loaded, kind)):
         raise InputError(f"{entry.value} is no detpress {kind.__name__}")
-    if not re.fullmatch(NAME, entry.plain):
+    if not re.fullmatch(FOLDER_NAME, entry.plain):
         raise InputError(
             "nothing can be called so: expected up to 100 letters, digits, '.', '_' and '-', a letter or digit first"
         )

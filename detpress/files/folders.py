@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of what is called by a person: runs, studies, rows, plugins
 SYNCED_AT_ONCE = 4  # files: a disk brings several home in little more time than one
 REMOVED = ".removed-"  # begins the name of a folder that is being deleted
 

@@ -32,6 +32,7 @@ from detpress.contract.plugin import Plugin
 from detpress.contract.registry import load_plugin
 from detpress.detector.form import Form
 from detpress.errors import InputError, cut_short, nearest
+from detpress.files.folders import FOLDER_NAME
 from detpress.measure.section import Measure
 from detpress.options import Options, Place
 from detpress.recipe.named import read_named
@@ -45,7 +46,7 @@ from detpress.recipe.yaml_source import YamlSource, read_yaml, spell_out
 class _Document(Options):
     """The recipe as the file has it; the chain's steps are checked against their plugins afterwards."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="names the run's folder")]
+    name: Annotated[str, Field(pattern=FOLDER_NAME, description="names the run's folder")]
     description: str = Field("", description="what it shows, in a sentence")
     seed: int = Field(0, ge=0, lt=2**32, description="decides every random number")
     requires: dict[Annotated[str, Field(min_length=1)], str] = Field(

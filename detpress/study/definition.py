@@ -29,6 +29,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from detpress.errors import InputError, nearest
+from detpress.files.folders import FOLDER_NAME
 from detpress.measure.figures import DEFAULT_FIGURES, check_figure
 from detpress.options import Options, Place
 from detpress.recipe.file import Recipe, changed, check_recipe, find_recipe, shipped_recipes
@@ -36,13 +37,12 @@ from detpress.recipe.yaml_source import YamlSource, read_yaml, spell_out
 
 Matrix = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class _Document(Options):
     """The study as the file has it; its recipes are checked afterwards."""
 
-    name: Annotated[str, Field(pattern=NAME, description="names the study's folder")]
+    name: Annotated[str, Field(pattern=FOLDER_NAME, description="names the study's folder")]
     description: str = Field("", description="what it asks, in a sentence")
     seeds: list[Seed] = Field([0], min_length=1, description="every recipe is run with each of them")
     baseline: str | None = Field(None, description="the row that the others are compared with; the first by default")
@@ -56,7 +56,7 @@ class _Reference(Options):
     """A recipe of its own file, with what the study adds."""
 
     recipe: str
-    name: Annotated[str, Field(pattern=NAME)] | None = None
+    name: Annotated[str, Field(pattern=FOLDER_NAME)] | None = None
     matrix: Matrix | None = None
 
 
