@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from detpress.detector.form import Form
 from detpress.run.stage import Stage
 
+LARGE_LOG = 50_000_000  # bytes; a training of days writes less
 ROUNDED = (Form.INT8, Form.HALF, Form.PACKED, Form.SIMULATED)
 
 
 def remarks(stages: Sequence[Stage]) -> list[str]:
     """Of the last of a chain's stages; the first is the model that the chain began with."""
-    return [*_of_map(stages), *_of_latency(stages[-1])]
+    return [*_of_map(stages), *_of_latency(stages[-1]), *_of_log(stages[-1])]
 
 
 def _of_map(stages: Sequence[Stage]) -> list[str]:
@@ -48,3 +49,10 @@ def _of_latency(stage: Stage) -> list[str]:
                 f"median{others}"
             )
     return said
+
+
+def _of_log(stage: Stage) -> list[str]:
+    """A log that the store and the run's folder both hold, and that nobody would look for."""
+    log = stage.folder / "stage.log"
+    size = log.stat().st_size if log.is_file() else 0
+    return [f"stage.log takes {size / 1e6:.0f} MB"] if size >= LARGE_LOG else []

@@ -51,3 +51,13 @@ def test_latency_taken_while_the_machine_was_busy_is_said(tmp_path: Path) -> Non
         "latency in torch was taken while the machine was busy: p95 is 3.1 times the median, others used 1.5 cores"
     ]
     assert remarks([stage(tmp_path, 0, "model", Form.DENSE, 0.8, busy=False, spread=1.1, others=0.1)]) == []
+
+
+def test_a_log_of_fifty_megabytes_and_more_is_said(tmp_path: Path) -> None:
+    chain = [stage(tmp_path, 0, "model", Form.DENSE, 0.8)]
+    with (tmp_path / "stage.log").open("w") as log:
+        log.truncate(49_000_000)
+    assert remarks(chain) == []
+    with (tmp_path / "stage.log").open("a") as log:
+        log.truncate(62_000_000)
+    assert remarks(chain) == ["stage.log takes 62 MB"]
