@@ -11,6 +11,7 @@ import pytest
 import torch
 from distribution import Install, forget_what_is_installed, write_distribution
 from moto.server import ThreadedMotoServer
+from seen_images import let_see
 from torch import Tensor
 
 from detpress.detector.architecture import build_architecture
@@ -105,11 +106,16 @@ def images() -> Tensor:
 def dense_model(images: Tensor) -> Model:
     """A YOLOv3 with random weights whose BatchNorms have seen images, as trained ones have."""
     model = new_model(build_architecture("yolov3", ["cat", "dog"], 64, width=0.0625), seed=0)
-    model.network.train()
-    with torch.no_grad():
-        for _ in range(20):
-            model.network(images)
-    model.network.eval().requires_grad_(False)
+    let_see(model.network, images)
+    model.network.requires_grad_(False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tiny(images: Tensor) -> Model:
+    """A tiny YOLOv3 like `dense_model`, which can be trained."""
+    model = new_model(build_architecture("yolov3-tiny", ["cat", "dog"], 64, width=0.125), seed=0)
+    let_see(model.network, images)
     return model
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detpress.adapters.inc import BATCH, Scheme, inc_program, int8_network, network_of_program, quantize_static
-from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo, build_architecture
+from detpress.detector.architecture import Architecture, Convolution, Shortcut, Yolo
 from detpress.detector.input_scale import InputScale
 from detpress.detector.kinds import AveragePool, ScaleChannels
 from detpress.detector.model import Model, new_model
@@ -20,17 +20,6 @@ from detpress.errors import InputError, StageError
 
 LOG = logging.getLogger("tests.inc")
 LOG.addHandler(logging.NullHandler())
-
-
-@pytest.fixture(scope="module")
-def tiny(images: Tensor) -> Model:
-    model = new_model(build_architecture("yolov3-tiny", ["cat", "dog"], 64, width=0.125), seed=0)
-    model.network.train()
-    with torch.no_grad():
-        for _ in range(20):
-            model.network(images)
-    model.network.eval()
-    return model
 
 
 def convolutions(model: Model) -> set[int]:

@@ -3,29 +3,16 @@
 import copy
 import logging
 
-import pytest
 import torch
 from torch import Tensor
 
 from detpress.adapters.inc import Scheme, calibrate, quantize_static
 from detpress.adapters.inc_qat import fake_quantized, with_trained_weights
-from detpress.detector.architecture import build_architecture
 from detpress.detector.folding import batch_norm_of
-from detpress.detector.model import Model, apply_masks, new_model
+from detpress.detector.model import Model, apply_masks
 
 LOG = logging.getLogger("tests.inc_qat")
 LOG.addHandler(logging.NullHandler())
-
-
-@pytest.fixture(scope="module")
-def tiny(images: Tensor) -> Model:
-    model = new_model(build_architecture("yolov3-tiny", ["cat", "dog"], 64, width=0.125), seed=0)
-    model.network.train()
-    with torch.no_grad():
-        for _ in range(20):
-            model.network(images)
-    model.network.eval()
-    return model
 
 
 def test_training_sees_what_int8_will_compute_and_every_weight_learns(tiny: Model, images: Tensor) -> None:

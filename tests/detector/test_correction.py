@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from seen_images import let_see
 from torch import Tensor
 
 from detpress.adapters.inc import Scheme, quantize_static
@@ -38,10 +39,8 @@ def unequal(images: Tensor) -> Network:
     """Its expansion gives channels of very different ranges, which the depthwise convolution makes up for."""
     network = new_model(BOTTLENECK, seed=0).network
     assert isinstance(network, Network)
-    network.train()
+    let_see(network, images)
     with torch.no_grad():
-        for _ in range(20):
-            network(images)
         factors = torch.logspace(-1, 1, 16)
         norm = network.get_submodule("layers.1.norm")
         norm.weight *= factors

@@ -1,20 +1,18 @@
 """The int8 network: the arithmetic of integers, near the float network, and rebuilt where no engine can be imported."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from without_engines import rebuilt_maps
 
 from detpress.detector.architecture import Convolution
 from detpress.detector.input_scale import InputScale
 from detpress.detector.model import Model
 from detpress.detector.network import Network
-from detpress.encodings.bundle import save_bundle
 from detpress.encodings.int8 import LARGEST_IN_PAIRS, Int8, Int8Convolution
 from detpress.errors import InputError
 
@@ -56,28 +54,12 @@ def test_raw_maps_stay_near_those_of_the_float_network(dense_model: Model, int8_
             assert signal_to_noise(one, other) > 25
 
 
-REBUILD = """
-import sys
-for engine in ("nni", "neural_compressor", "torchao"):
-    sys.modules[engine] = None  # importing it raises ImportError
-from pathlib import Path
-import torch
-from detpress.encodings.bundle import load_bundle
-torch.set_num_threads(int(sys.argv[2]))
-folder = Path(sys.argv[1])
-with torch.inference_mode():
-    torch.save(load_bundle(folder / "bundle").network(torch.load(folder / "images.pt")), folder / "maps.pt")
-"""
-
-
 def test_a_bundle_gives_the_same_bits_where_no_engine_can_be_imported(
     int8_model: Model, images: Tensor, tmp_path: Path
 ) -> None:
-    save_bundle(int8_model, tmp_path / "bundle")
-    torch.save(images, tmp_path / "images.pt")
-    subprocess.run([sys.executable, "-c", REBUILD, str(tmp_path), str(torch.get_num_threads())], check=True)
+    rebuilt = rebuilt_maps(int8_model, images, tmp_path)
     with torch.inference_mode():
-        for one, other in zip(int8_model.network(images), torch.load(tmp_path / "maps.pt"), strict=True):
+        for one, other in zip(int8_model.network(images), rebuilt, strict=True):
             assert torch.equal(one, other)
 
 

@@ -1,14 +1,13 @@
 """The simulated network: grids round as told, codes stand for weights, and a bundle rebuilds it without an engine."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from without_engines import rebuilt_maps
 
 from detpress.detector.architecture import Convolution
 from detpress.detector.float32 import FoldedFloat32
@@ -128,28 +127,12 @@ def test_layers_not_named_stay_in_float(simulated: Model) -> None:
         assert type(simulated.network.get_submodule(f"layers.{i}.convolution")) is nn.Conv2d
 
 
-REBUILD = """
-import sys
-for engine in ("nni", "neural_compressor", "torchao"):
-    sys.modules[engine] = None  # importing it raises ImportError
-from pathlib import Path
-import torch
-from detpress.encodings.bundle import load_bundle
-torch.set_num_threads(int(sys.argv[2]))
-folder = Path(sys.argv[1])
-with torch.inference_mode():
-    torch.save(load_bundle(folder / "bundle").network(torch.load(folder / "images.pt")), folder / "maps.pt")
-"""
-
-
 def test_a_bundle_gives_the_same_bits_where_no_engine_can_be_imported(
     simulated: Model, images: Tensor, tmp_path: Path
 ) -> None:
-    save_bundle(simulated, tmp_path / "bundle")
-    torch.save(images, tmp_path / "images.pt")
-    subprocess.run([sys.executable, "-c", REBUILD, str(tmp_path), str(torch.get_num_threads())], check=True)
+    rebuilt = rebuilt_maps(simulated, images, tmp_path)
     with torch.inference_mode():
-        for one, other in zip(simulated.network(images), torch.load(tmp_path / "maps.pt"), strict=True):
+        for one, other in zip(simulated.network(images), rebuilt, strict=True):
             assert torch.equal(one, other)
 
 

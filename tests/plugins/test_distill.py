@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from seen_images import let_see
 from small_training import KilledError, few_digits
 
 from detpress.contract.registry import load_plugin
@@ -50,11 +51,7 @@ def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
 def teacher(devkit: Devkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its BatchNorms have seen images: in a deep network that has not, every map is constant."""
     model = new_model(build_architecture("yolov3", devkit.classes, 96, width=0.05), seed=1)
-    model.network.train()
-    with torch.no_grad():
-        for _ in range(20):
-            model.network(torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
-    model.network.eval()
+    let_see(model.network, torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
     folder = tmp_path_factory.mktemp("teacher") / "bundle"
     save_bundle(model, folder)
     return folder
