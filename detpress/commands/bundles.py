@@ -182,5 +182,7 @@ def _lines(path: Path) -> list[str]:
 
     try:
         return [line.strip() for line in plain(path).read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text (UTF-8); expected class names, one a line") from error

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
     from detpress.detector.predict import Run
     from detpress.errors import InputError
+    from detpress.voc.devkit import Devkit
 
 MODEL = "A bundle's folder, builtin:digits, builtin:cells-98, or an exported .onnx or OpenVINO .xml file."
 RuntimeName = Annotated[
@@ -26,7 +27,7 @@ MaxDetections = Annotated[
 
 
 def evaluate(
-    data: Annotated[str, typer.Option(metavar="DEVKIT", help="A VOC devkit's folder, or builtin:digits.")],
+    data: Annotated[str, typer.Option(metavar="ROOT", help="A data set's folder, or builtin:digits.")],
     bundle: Annotated[str | None, typer.Argument(help=MODEL)] = None,
     results: Annotated[
         Path | None,
@@ -62,6 +63,7 @@ def evaluate(
     runtime_name, full = None, 0
     if results is not None:
         devkit = open_data(data)
+        _check_split(devkit, split)
         detections = read_results(results, split, devkit.classes, devkit.image_set_names)
         evaluation = evaluate_detections(devkit.image_set(split), detections, chosen, iou)
     else:
@@ -72,6 +74,7 @@ def evaluate(
 
         architecture, run, runtime_name = _open(str(bundle), runtime)
         devkit = open_data(data, list(architecture.classes))
+        _check_split(devkit, split)
         with TerminalListener() as terminal:
             measure = Measure(protocol=chosen, iou=iou, max_detections=max_detections)
             evaluation, detections = scored(run, architecture, devkit, split, measure, terminal.progress)
@@ -102,6 +105,15 @@ def evaluate(
         print(f"scored in {runtime_name}")
     if full:
         print(f"{full} images hold {max_detections} detections, the most that are kept: see --max-detections")
+
+
+def _check_split(devkit: "Devkit", split: str) -> None:
+    from detpress.errors import InputError, nearest
+
+    if split not in devkit.image_set_names:
+        raise InputError(
+            f"--split {split}: no such image set in {devkit.root}; {nearest(split, devkit.image_set_names)}"
+        )
 
 
 def detect(

@@ -10,7 +10,7 @@ from detpress.commands.options import Json, print_json
 
 def sensitivity(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The folder of an int8 or packed model's bundle.")],
-    data: Annotated[str, typer.Option(metavar="DEVKIT", help="A VOC devkit's folder, or builtin:digits.")],
+    data: Annotated[str, typer.Option(metavar="ROOT", help="A data set's folder, or builtin:digits.")],
     parent: Annotated[
         str | None,
         typer.Option(metavar="BUNDLE", help="The float model it was made of; in a run's folder, the stage before."),

@@ -237,8 +237,8 @@ def map_of(layer: Layer, taken: Sequence[FeatureMap]) -> FeatureMap:
 
 
 def size_text(image_size: int | tuple[int, int]) -> str:
-    """For people: `416`, or `256 x 320` of another height than width."""
-    return str(image_size) if isinstance(image_size, int) else " x ".join(map(str, image_size))
+    """For people: `416`, or the width, then the height, such as `320 x 256`."""
+    return str(image_size) if isinstance(image_size, int) else f"{image_size[1]} x {image_size[0]}"
 
 
 def _largest_stride(layers: Sequence[Layer]) -> int:

@@ -8,8 +8,8 @@ Every program has names of its own for the same convolutions:
 
 so names are not asked what they are of. A convolution is a weight of four dimensions, in the order of the file; it has
 the bias beside it, or the normalisation that comes next. The first two have the order of Darknet's layers; the third
-has the convolutions of its heads at the end, from the finest to the coarsest. A safetensors file has its names in the
-order of the alphabet; the numbers in them are its order.
+has the convolutions of its heads at the end, from the finest to the coarsest. Where the names are in the order of the
+alphabet, as in every safetensors file, the numbers in them are the order.
 
 Only tensors are read: PyTorch's loader of plain data (`weights_only`) calls no code that a file names.
 """
@@ -134,7 +134,7 @@ def _state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if path.suffix == ".safetensors":
-        return _safetensors(path), "safetensors"
+        return _by_numbers(_safetensors(path)), "safetensors"
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a spoilt file raises anything
@@ -156,7 +156,8 @@ def _state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
         names.append(f"'{inner}'")
     if not _are_tensors(found):
         raise InputError(f"{path}: has no state dict, tensors by name, by itself or as one of {', '.join(NESTED)}")
-    return dict(found), " ".join(names)
+    state = dict(found)
+    return _by_numbers(state) if list(state) == sorted(state) else state, " ".join(names)
 
 
 def _are_tensors(found: Any) -> bool:
@@ -172,9 +173,14 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
 
     try:
-        found = safetensors.torch.load_file(path)
+        found: dict[str, Tensor] = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a safetensors file: {cut_short(str(error))}") from error
+    return found
+
+
+def _by_numbers(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In the order of the modules, of names that are in the order of the alphabet."""
 
     def place(name: str) -> tuple[object, ...]:
         """By the numbers in the names of the modules that hold it; a convolution is before its normalisation."""

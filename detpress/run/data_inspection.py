@@ -16,6 +16,7 @@ from detpress.voc.annotation import Annotation
 from detpress.voc.devkit import Devkit
 from detpress.voc.lookalikes import groups_alike, hashes_or_errors
 
+SELDOM = ("texts without a picture", "boxes given twice")  # named where there are some
 NAMED = 5  # of a long list, where it is printed
 ROUNDING = 0.01  # pixels: fractions of six digits, as YOLO's texts have them, are rounded by less
 
@@ -35,7 +36,8 @@ class Inspection:
     """sizes: pictures by `width x height`, the most frequent first.
 
     broken: what cannot be read, a line each. shared: images that two image sets share, a line for each pair of sets.
-    empty_boxes: boxes without area or outside of their picture. outside: boxes that stick out of it.
+    strays: texts without a picture. empty_boxes: boxes without area or outside of their picture. outside: boxes that
+    stick out of it. twice: boxes that one image has of one class more than once.
     """
 
     data: str
@@ -43,8 +45,10 @@ class Inspection:
     sizes: dict[str, int]
     broken: list[str]
     shared: list[str]
+    strays: list[str]
     empty_boxes: list[str]
     outside: list[str]
+    twice: list[str]
 
     @property
     def text(self) -> str:
@@ -52,9 +56,13 @@ class Inspection:
         for what, found in (
             ("cannot be read", self.broken),
             ("the same picture in two image sets", self.shared),
+            ("texts without a picture", self.strays),
             ("boxes without area or outside of their picture", self.empty_boxes),
             ("boxes that stick out of their picture", self.outside),
+            ("boxes given twice", self.twice),
         ):
+            if what in SELDOM and not found:
+                continue
             lines += ["", f"{what}: {len(found)}", *(f"  {line}" for line in found[:NAMED])]
             if len(found) > NAMED:
                 lines.append(f"  and {len(found) - NAMED} more")
@@ -88,14 +96,17 @@ def inspect_data(devkit: Devkit, progress: Progress) -> Inspection:
     sizes = Counter(f"{annotation.width}x{annotation.height}" for annotation in sized if annotation.size)
     flat = [(annotation, i) for annotation in sized for i in annotation.degenerate.nonzero()[0].tolist()]
     out = [(annotation, i) for annotation in sized for i in _sticking_out(annotation)]
+    again = [(annotation, i) for annotation in sized for i in _given_before(annotation)]
     return Inspection(
         str(devkit),
         {name: _contents(devkit, found) for name, found in read.items()},
         dict(sizes.most_common()),
         list(dict.fromkeys(broken)),
         _shared(devkit, read, every, progress),
+        [str(path) for path in devkit.stray_texts()],
         [_box(*box) for box in flat],
         [_box(*box) for box in out],
+        [_box(*box) for box in again],
     )
 
 
@@ -114,6 +125,13 @@ def _sticking_out(annotation: Annotation) -> list[int]:
     out = np.maximum(np.maximum(1 - x0, 1 - y0), np.maximum(x1 - width, y1 - height)) > ROUNDING
     found: list[int] = (out & ~annotation.degenerate).nonzero()[0].tolist()
     return found
+
+
+def _given_before(annotation: Annotation) -> list[int]:
+    """The objects whose class and box an earlier one has."""
+    first: dict[tuple[str, tuple[float, ...]], int] = {}
+    objects = zip(annotation.names, map(tuple, annotation.boxes.tolist()), strict=True)
+    return [i for i, found in enumerate(objects) if first.setdefault(found, i) != i]
 
 
 def _box(annotation: Annotation, index: int) -> str:

@@ -176,12 +176,17 @@ def _contents(said: Any, path: Path) -> _Contents:
         if identity not in ids:
             raise InputError(f"{place}: image_id: {shortened(identity)} is not in images")
         objects[identity].append((i, annotation))
-    classes = {}
+    used = {annotation.get("category_id") for annotation in said["annotations"]}  # a group may have its class's name
+    classes: dict[int | str, str] = {}
     for i, category in enumerate(said["categories"]):
         place = f"{path}: categories[{i}]"
         if not isinstance(category.get("name"), str) or not category["name"].strip():
             raise InputError(f"{place}: name: expected the name of a class, got {shortened(category.get('name'))}")
-        classes[_identity(category, "id", place)] = category["name"].strip()
+        name, identity = category["name"].strip(), _identity(category, "id", place)
+        before = next((other for other, known in classes.items() if known == name), None)
+        if before in used and identity in used:
+            raise InputError(f"{place}: name: {shortened(name)} is that of id {shortened(before)}, too")
+        classes[identity] = name
     if not classes:
         raise InputError(f"{path}: categories: expected at least one")
     return _Contents(images, dict(objects), {key: classes[key] for key in sorted(classes, key=_order)})

@@ -55,9 +55,11 @@ def convert(devkit: Devkit, target: Target, folder: Path) -> list[str]:
         copy = folder / _picture_path(target, image, picture)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(picture, copy)
+    strays = devkit.stray_texts()
+    notes = [f"{len(strays)} texts without a picture are left out, such as {strays[0]}"] if strays else []
     if target == "voc":
-        return _other_classes(devkit, every.values())
-    return _unsaid(every.values()) if target == "yolo" else []
+        notes += _other_classes(devkit, every.values())
+    return notes + (_unsaid(every.values()) if target == "yolo" else [])
 
 
 def _sized(devkit: Devkit, annotation: Annotation) -> Annotation:

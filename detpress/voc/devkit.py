@@ -12,6 +12,7 @@ from detpress.errors import InputError, nearest, shortened
 from detpress.voc.annotation import Annotation
 from detpress.voc.image_sets import find_image_sets
 from detpress.voc.layout import Layout, Listed, file_digest
+from detpress.voc.yolo import Yolo
 
 
 class UnlistedClassError(InputError):
@@ -95,6 +96,10 @@ class Devkit:
         """The annotated image's file. Raises InputError where there is none."""
         return self.layout.picture(annotation)
 
+    def stray_texts(self) -> list[Path]:
+        """Of YOLO's layout, the texts that have no picture and are not read; in the others that is an error."""
+        return self.layout.strays() if isinstance(self.layout, Yolo) else []
+
     def fingerprint(self, names: Sequence[str]) -> str:
         """sha256 over the image sets, annotations and images, by content: the same wherever the data set lies."""
         asked = tuple(names)
@@ -138,7 +143,8 @@ class Devkit:
         for i, name in enumerate(annotation.names):
             if self.given_classes is not None and name not in self.given_classes:
                 raise UnlistedClassError(
-                    f"{annotation.place(i)}: class '{name}' is not in the list; {nearest(name, self.given_classes)}"
+                    f"{annotation.place(i)}: class '{name}' is not in the recipe's or detector's list; "
+                    f"{nearest(name, self.given_classes)}"
                 )
         return annotation
 

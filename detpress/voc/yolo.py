@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from detpress.errors import InputError, shortened
-from detpress.files.pictures import SUFFIXES, pictures_below, upright_size
+from detpress.files.pictures import SUFFIXES, PictureFolders, is_hidden, pictures_below, upright_size
 from detpress.files.plain import plain
 from detpress.voc.annotation import Annotation
 from detpress.voc.exact import voc_from_yolo
@@ -29,6 +29,8 @@ from detpress.voc.layout import Listed, content_digest, no_such_set, set_folders
 DESCRIPTION = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NO_SETS = ("path", "names", "nc", "download")  # keys of the description that name no image set
 SETS = ("train", "val", "test")  # keys of the description that name an image set; others may
+CLASSES = "classes.txt"
+PICTURES, LABELS = "images", "labels"  # folders of the same names below
 COLUMNS = ("class", "x", "y", "width", "height")
 NUMBER = re.compile(r"[+-]?(\d{1,60}\.?\d{0,80}|\.\d{1,80})([eE][+-]?\d{1,2})?", re.ASCII)
 LARGEST = 2.0  # of a fraction: a box may stick out of its picture, and numbers of pixels are told from fractions
@@ -90,6 +92,21 @@ class Yolo:
     def digest(self, annotation: Annotation) -> str:
         return content_digest(annotation)
 
+    def strays(self) -> list[Path]:
+        """Texts in folders `labels` that have no picture, and are not read."""
+        texts = {text_of(self._root, picture) for pictures in self._sets.values() for picture in pictures}
+        folders = {text.parent for text in texts if LABELS in text.relative_to(self._root).parts[:-1]}
+        pictures = PictureFolders()
+        return [
+            text
+            for folder in sorted(folders)
+            for text in sorted(folder.glob("*.txt"))
+            if text not in texts
+            and text.name != CLASSES
+            and not is_hidden(text, self._root)
+            and pictures.find(_picture_folder(self._root, folder), text.stem) is None
+        ]
+
 
 def find_described_yolo(root: Path) -> Yolo | None:
     """By `data.yaml`; None where there is none. Raises InputError where it names what is not there."""
@@ -102,33 +119,46 @@ def find_yolo(root: Path) -> Yolo | None:
 
     None where there is no such file. Raises InputError where no picture has a text.
     """
-    path = next((path for path in (root / "classes.txt", root / "labels/classes.txt") if path.is_file()), None)
+    path = next((path for path in (root / CLASSES, root / LABELS / CLASSES) if path.is_file()), None)
     if path is None:
         return None
     classes = tuple(line for _, line in _lines(path))
     _check_names(classes, path)
-    start = root / "images" if (root / "images").is_dir() else root
+    start = root / PICTURES if (root / PICTURES).is_dir() else root
     sets = {name: pictures_below(folder) for name, folder in set_folders(start).items()}
-    if not any(text_of(root, picture).is_file() for pictures in sets.values() for picture in pictures):
-        raise InputError(f"{path}: names classes, but no picture in {start} has a text such as labels/NAME.txt")
+    _check_texts(root, sets, path)
     return Yolo(root, classes, {name: pictures for name, pictures in sets.items() if pictures})
 
 
 def image_name(picture: Path) -> str:
     """The image's name of a picture's path below the root: without suffix, and without the folder `images`."""
     parts = list(picture.with_suffix("").parts)
-    if "images" in parts[:-1]:
-        parts.remove("images")
+    if PICTURES in parts[:-1]:
+        parts.remove(PICTURES)
     return "/".join(parts)
 
 
 def text_of(root: Path, picture: Path) -> Path:
     """Where the picture's text stands: opposite, in `labels` for the last folder `images` below the root, or beside."""
     parts = list(picture.relative_to(root).with_suffix(".txt").parts)
-    folders = [i for i, part in enumerate(parts[:-1]) if part == "images"]
+    folders = [i for i, part in enumerate(parts[:-1]) if part == PICTURES]
     if folders:
-        parts[folders[-1]] = "labels"
+        parts[folders[-1]] = LABELS
     return root.joinpath(*parts)
+
+
+def _picture_folder(root: Path, texts: Path) -> Path:
+    """Opposite a folder of texts below a folder `labels`."""
+    parts = list(texts.relative_to(root).parts)
+    parts[len(parts) - 1 - parts[::-1].index(LABELS)] = PICTURES
+    return root.joinpath(*parts)
+
+
+def _check_texts(root: Path, sets: dict[str, list[Path]], path: Path) -> None:
+    """Raises InputError where there are pictures, and none of them has a text."""
+    texts = [text_of(root, picture) for pictures in sets.values() for picture in pictures]
+    if texts and not any(text.is_file() for text in texts):
+        raise InputError(f"{path}: none of {len(texts):,} pictures has a text, such as {texts[0]}")
 
 
 def _described(root: Path, path: Path) -> Yolo:
@@ -149,6 +179,8 @@ def _described(root: Path, path: Path) -> Yolo:
         raise InputError(f"{path}: expected keys: names, and train, val or test")
     _check_quoted(loader, root_node, path)
     classes = _named_classes(said.get("names"), path)
+    if isinstance(count := said.get("nc"), int) and count != len(classes):
+        raise InputError(f"{path}: nc: {count}, but names has {len(classes)}")
     sets = {
         str(key): _pictures_of(root, path, key, value, said.get("path"))
         for key, value in said.items()
@@ -156,6 +188,7 @@ def _described(root: Path, path: Path) -> Yolo:
     }
     if not sets:
         raise InputError(f"{path}: expected train, val or test: a folder of pictures, or a file that lists them")
+    _check_texts(root, sets, path)
     return Yolo(root, classes, sets)
 
 

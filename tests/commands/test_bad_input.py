@@ -203,7 +203,7 @@ def test_a_class_that_is_not_in_the_list_is_told_with_its_place_and_the_nearest(
     spoil(data, "Annotations/000012.xml", b"<name>", b"<name>x")
     said = refusal(detpress("evaluate", bundle, "--data", "digits"))
     assert said.startswith("digits/Annotations/000012.xml:10: object 1: class 'x")
-    assert "is not in the list; did you mean '" in said
+    assert "is not in the recipe's or detector's list; did you mean '" in said
 
 
 def test_boxes_without_area_are_counted_in_the_log_or_refused_by_the_setting(

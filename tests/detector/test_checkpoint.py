@@ -106,6 +106,15 @@ def test_the_order_and_the_epsilon_of_each_program_are_known(
     assert (f"adds {ADDED.get(program, 0):g} to variances" in notes) == (program in ADDED)
 
 
+def test_names_in_the_order_of_the_alphabet_are_put_in_that_of_their_numbers(
+    tmp_path: Path, folder: Path, imported: Model
+) -> None:
+    torch.save(dict(sorted(state_as("archive", imported).items())), tmp_path / "sorted.pt")
+    found = import_checkpoint(str(folder / "tiny.cfg"), tmp_path / "sorted.pt", CLASSES)
+    for ours, theirs in zip(maps(found), maps(imported), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_an_architecture_stands_for_its_cfg_at_the_size_of_its_anchors(tmp_path: Path) -> None:
     trained = new_model(build_architecture("yolov3-tiny", CLASSES, 416), seed=1)
     torch.save(state_as("eriklindernoren", trained), tmp_path / "plain.pt")

@@ -300,7 +300,7 @@ HEAD = "[convolutional]\nfilters=6\nactivation=linear\n[yolo]\nanchors=1,2\nclas
         (
             f"[net]\nwidth=100\nheight=96\n[maxpool]\nstride=8\n[maxpool]\nstride=4\n{HEAD}",
             ":3:",
-            "image size 96 x 100: expected a positive multiple of 32",
+            "image size 100 x 96: expected a positive multiple of 32",
         ),
         ("[net]\nbatch=1\n", ":1:", "width=0, height=0"),
         ("[net]\nwidth=64\nheight=6_4\n", ":3:", "height: expected a whole number from 0 to 65536, got '6_4'"),

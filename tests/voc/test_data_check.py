@@ -68,7 +68,7 @@ def test_every_kind_of_unreadable_annotation_is_one_line_with_its_number(
     malformed, unlisted = texts(annotation_findings(read(), open_devkit(kit, ["dog"])), is_error=True)
     assert malformed.startswith(f"{kit}/Annotations/a.xml:1: malformed XML: ")
     assert malformed.endswith(" (2 such in all)")
-    assert "b.xml:8: object 2: class 'cat' is not in the list; expected one of: dog" in unlisted
+    assert "b.xml:8: object 2: class 'cat' is not in the recipe's or detector's list; expected one of: dog" in unlisted
     [absent, *_] = texts(annotation_findings(read("data.test=tset"), open_devkit(kit)), is_error=True)[1:]
     assert absent == f"{kit}: no image set 'tset'; did you mean 'test'?"
 

@@ -13,6 +13,8 @@ from voc_xml import HEIGHT, WIDTH, annotation_xml
 
 from detpress.errors import InputError
 from detpress.files.pictures import pictures_below
+from detpress.run.data_inspection import inspect_data
+from detpress.voc.convert import convert
 from detpress.voc.devkit import Devkit
 from detpress.voc.named import open_data
 
@@ -234,12 +236,41 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(yolo: Path, tmp_p
         ("data.yaml", "names: [dog]\nval: images/vla\n", r"data\.yaml: val: images/vla: nothing there within"),
         ("data.yaml", "names: [dog]\nval: /etc\n", r"data\.yaml: val: /etc: nothing there within"),
         ("data.yaml", "names: [dog]\n", r"data\.yaml: expected train, val or test"),
+        ("data.yaml", "nc: 3\nnames: [dog, cat]\nval: images/val\n", r"data\.yaml: nc: 3, but names has 2"),
     ],
 )
 def test_what_is_wrong_with_yolos_files(yolo: Path, name: str, text: str, message: str) -> None:
     write(yolo / name, text)
     with pytest.raises(InputError, match=message):
         open_data(str(yolo)).image_set("val")
+
+
+def test_a_folder_of_texts_by_another_name_is_named_and_not_read_as_no_objects(yolo: Path) -> None:
+    (yolo / "labels").rename(yolo / "Labels")
+    message = rf"data\.yaml: none of 4 pictures has a text, such as {yolo}/labels/train/a\.txt"
+    with pytest.raises(InputError, match=message):
+        open_data(str(yolo))
+
+
+def test_texts_without_a_picture_are_told(yolo: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    stray = write(yolo / "labels/val/lost.txt", "0 0.5 0.5 0.5 0.5\n")
+    write(yolo / "labels/val/classes.txt", "dog\ncat\n")
+    write(yolo / "labels/val/unlisted.txt", "")
+    picture(yolo / "images/val/unlisted.png")
+    write(yolo / "data.yaml", "train: images/train\nval: val.txt\nnames: [dog, cat]\n")
+    write(yolo / "val.txt", "images/val/c.jpg\n")
+    data = open_data(str(yolo))
+    assert data.stray_texts() == [stray]
+    assert inspect_data(data, lambda *_: None).strays == [str(stray)]
+    [note] = convert(data, "coco", tmp_path_factory.mktemp("coco"))
+    assert note == f"1 texts without a picture are left out, such as {stray}"
+
+
+def test_an_object_given_twice_is_told(yolo: Path) -> None:
+    line = "0 0.5 0.5 0.5 0.5\n"
+    text = write(yolo / "labels/val/c.txt", f"{line}1 0.5 0.5 0.5 0.5\n{line}")
+    [found] = inspect_data(open_data(str(yolo)), lambda *_: None).twice
+    assert found.startswith(f"{text}:3 (dog): ")
 
 
 BOX = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 5, 5]}
@@ -267,6 +298,19 @@ def test_what_is_wrong_with_cocos_json(tmp_path: Path, images: Any, annotations:
         open_data(str(tmp_path)).image_set("train")
 
 
+def test_two_categories_of_one_name_are_refused_where_objects_are_of_both(tmp_path: Path) -> None:
+    """Roboflow's group of all classes may have the name of one of them; no object is of it."""
+    path = tmp_path / "annotations/train.json"
+    said = json.loads(coco([image_entry(1, "a.jpg")], [BOX], ["dog"]))
+    said["categories"].append({"id": 0, "name": "dog"})
+    write(path, json.dumps(said))
+    assert open_data(str(tmp_path)).classes == ("dog",)
+    said["annotations"].append(BOX | {"category_id": 0})
+    write(path, json.dumps(said))
+    with pytest.raises(InputError, match=r"categories\[1\]: name: 'dog' is that of id 3, too"):
+        open_data(str(tmp_path)).image_set("train")
+
+
 def test_pascal_vocs_image_sets_count_before_all_else(tmp_path: Path, write_devkit: Callable[..., Path]) -> None:
     write_devkit(tmp_path, {"a": [DOG]})
     write(tmp_path / "data.yaml", "names: [dog]\ntrain: JPEGImages\n")
@@ -280,7 +324,7 @@ def test_a_folder_that_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no data set; expected Pascal VOC's folders .* or YOLO's texts with data"):
         open_data(str(tmp_path))
     write(tmp_path / "classes.txt", "dog\n")
-    with pytest.raises(InputError, match=r"classes\.txt: names classes, but no picture in .* has a text"):
+    with pytest.raises(InputError, match=r"classes\.txt: none of 1 pictures has a text, such as .*a\.txt"):
         open_data(str(tmp_path))
 
 
