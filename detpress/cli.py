@@ -4,7 +4,8 @@ import io
 import os
 import signal
 import sys
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -39,6 +40,23 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 the work failed, 2 the input was wrong, the disk full or the run stopped by Ctrl-C, "
     "143 stopped by SIGTERM.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"detpress {version('detpress')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 app.command()(running.run)
 app.command()(running.validate)
 app.command()(comparing.compare)

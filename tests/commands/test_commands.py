@@ -1,6 +1,7 @@
 """Every command: help with examples, JSON for programs, and the figures that are promised."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import onnx
@@ -45,6 +46,10 @@ def test_help_shows_examples(detpress: Command, command: tuple[str, ...]) -> Non
     examples = [line for line in said.out.splitlines() if line.strip().startswith(f"detpress {' '.join(command)}")]
     assert examples
     assert "--json" in said.out
+
+
+def test_the_version_is_that_of_the_package(detpress: Command) -> None:
+    assert detpress("--version").out == f"detpress {version('detpress')}\n"
 
 
 def test_the_help_names_every_command(detpress: Command) -> None:
