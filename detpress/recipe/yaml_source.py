@@ -276,8 +276,10 @@ def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource
         place: Place = (*at, *finding["loc"])
         where = source.where(place)
         if finding["type"] == "extra_forbidden":
-            fields = _fields_at(model, finding["loc"][:-1])
-            yield f"{where}: unknown key; {nearest(str(finding['loc'][-1]), fields)}"
+            meant = _same_key_near(model, finding["loc"])
+            known = _fields_at(model, finding["loc"][:-1])
+            way = f"did you mean {spell((*at, *meant))}?" if meant else nearest(str(finding["loc"][-1]), known)
+            yield f"{where}: unknown key; {way}"
         elif finding["type"] == "missing":
             yield f"{where}: missing"
         elif finding["type"] == "unknown_name":
@@ -290,12 +292,22 @@ def spell_out(error: ValidationError, model: type[BaseModel], source: YamlSource
             yield f"{where}: {expected[0].lower()}{expected[1:]}{got}"
 
 
+def _same_key_near(model: type[BaseModel], loc: Place) -> Place | None:
+    """Where a key of this name is known: in a section around the one that it stands in, or in one within that."""
+    *section, key = loc
+    around = [section[:depth] for depth in reversed(range(len(section)))]
+    within = [[*section, name] for name in _fields_at(model, section)]
+    return next(((*place, key) for place in [*around, *within] if key in _fields_at(model, place)), None)
+
+
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """Names of the keys allowed in the section that `loc` leads to."""
     for place, part in enumerate(loc):
         field = model.model_fields.get(str(part))
         annotation = field.annotation if field else None
         if NamedObjective in get_args(annotation):
+            if len(loc) < place + 3:  # the list, or one of its entries
+                return []
             _, name, *rest = loc[place + 1 :]
             return _fields_at(load_objective(str(name)).Config, rest)
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

@@ -63,6 +63,18 @@ def test_every_shipped_recipe_is_good() -> None:
         ("- nni.speedup", "- nni.speedup: {}\n    x: 1", "small.yaml:6: chain[1]: expected one plugin with its "),
         ('"builtin:digits"', "../other", "small.yaml:2: data.root: '../other' climbs out of the recipe's folder"),
         ("{epochs: 1}", "{epochs: -1}", "small.yaml:7: chain[2].train.finetune.epochs: "),
+        (
+            "{epochs: 1}",
+            "{epochs: 1, augmentation: {learning_rate: 0.1}}",
+            "small.yaml:7: chain[2].train.finetune.augmentation.learning_rate: unknown key; "
+            "did you mean chain[2].train.finetune.learning_rate?",
+        ),
+        (
+            "{epochs: 1}",
+            "{epochs: 1, mosaic: 0.5}",
+            "small.yaml:7: chain[2].train.finetune.mosaic: unknown key; "
+            "did you mean chain[2].train.finetune.augmentation.mosaic?",
+        ),
     ],
 )
 def test_one_mistake_gives_one_line_with_its_place(written, old: str, new: str, message: str) -> None:
