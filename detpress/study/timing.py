@@ -51,5 +51,8 @@ def time_again(outcomes: Sequence[Outcome], store: Store, progress: Callable[[st
 
 def _latencies(model: Model, measure: Measure) -> dict[str, Any]:
     """What `measure_latency` finds in each of the recipe's runtimes."""
-    runtimes = {name: open_runtime(name, model, measure.batch, measure.threads) for name in measure.runtimes}
-    return {name: measure_latency(runtime, model.architecture, measure.batch) for name, runtime in runtimes.items()}
+    found = {}
+    for name in measure.runtimes:  # one after the other: threads of an open runtime may wait busily
+        runtime = open_runtime(name, model, measure.batch, measure.threads)
+        found[name] = measure_latency(runtime, model.architecture, measure.batch)
+    return found

@@ -176,16 +176,16 @@ def _contents(said: Any, path: Path) -> _Contents:
         if identity not in ids:
             raise InputError(f"{place}: image_id: {shortened(identity)} is not in images")
         objects[identity].append((i, annotation))
-    used = {annotation.get("category_id") for annotation in said["annotations"]}  # a group may have its class's name
+    used = {str(annotation.get("category_id")) for annotation in said["annotations"]}
     classes: dict[int | str, str] = {}
     for i, category in enumerate(said["categories"]):
         place = f"{path}: categories[{i}]"
         if not isinstance(category.get("name"), str) or not category["name"].strip():
             raise InputError(f"{place}: name: expected the name of a class, got {shortened(category.get('name'))}")
         name, identity = category["name"].strip(), _identity(category, "id", place)
-        before = next((other for other, known in classes.items() if known == name), None)
-        if before in used and identity in used:
-            raise InputError(f"{place}: name: {shortened(name)} is that of id {shortened(before)}, too")
+        for other in (known for known in classes if classes[known] == name):
+            if {str(other), str(identity)} <= used:  # a group without objects may have the name of one of its classes
+                raise InputError(f"{place}: name: {shortened(name)} is that of id {shortened(other)}, too")
         classes[identity] = name
     if not classes:
         raise InputError(f"{path}: categories: expected at least one")

@@ -283,6 +283,7 @@ BOX = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 5, 5]}
         ([image_entry(1, "a.jpg")], [BOX | {"bbox": [0, 0, -5, 5]}], r"annotations\[0\]: bbox: expected"),
         ([image_entry(1, "a.jpg")], [BOX | {"bbox": [0, 0, float("nan"), 5]}], r"annotations\[0\]: bbox: expected"),
         ([image_entry(1, "a.jpg")], [BOX, BOX | {"image_id": 2}], r"annotations\[1\]: image_id: 2 is not in images"),
+        ([image_entry(1, "a.jpg")], [BOX | {"category_id": [4]}], r"annotations\[0\]: category_id: expected a number"),
         ([image_entry(1, "a.jpg")], [BOX | {"category_id": 4}], r"annotations\[0\]: category_id: 4 is not in categ"),
         ([image_entry(1, "../a.jpg")], [], r"images\[0\]: file_name: '../a.jpg' climbs out"),
         ([image_entry(1, "a.jpg"), image_entry(2, "a.png")], [], r"images\[1\]: image 'a', id 2: named before"),
