@@ -51,7 +51,7 @@ def time_again(outcomes: Sequence[Outcome], store: Store, progress: Callable[[st
 
 def _latencies(model: Model, measure: Measure) -> dict[str, Any]:
     """What `measure_latency` finds in each of the recipe's runtimes."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in measure.runtimes:  # one after the other: threads of an open runtime may wait busily
         runtime = open_runtime(name, model, measure.batch, measure.threads)
         found[name] = measure_latency(runtime, model.architecture, measure.batch)
