@@ -4,7 +4,6 @@ import io
 import os
 import signal
 import sys
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -44,6 +43,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         print(f"detpress {version('detpress')}")
         raise typer.Exit
 

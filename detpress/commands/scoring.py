@@ -108,12 +108,11 @@ def evaluate(
 
 
 def _check_split(devkit: "Devkit", split: str) -> None:
-    from detpress.errors import InputError, nearest
+    from detpress.errors import InputError
+    from detpress.voc.layout import no_such_set
 
     if split not in devkit.image_set_names:
-        raise InputError(
-            f"--split {split}: no such image set in {devkit.root}; {nearest(split, devkit.image_set_names)}"
-        )
+        raise InputError(f"--split: {no_such_set(devkit.root, split, devkit.image_set_names)}")
 
 
 def detect(

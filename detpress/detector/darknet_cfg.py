@@ -340,8 +340,8 @@ def _with_logits(section: Section, head: Layer) -> Layer:
 
 def _check_head(section: Section, before: Layer | None, anchors: int, classes: int) -> None:
     filters = anchors * (5 + classes)
-    of_all = "" if "mask" in section.options else " (all: there is no mask)"
     if not isinstance(before, Convolution) or before.filters != filters:
+        of_all = "" if "mask" in section.options else " (all: there is no mask)"
         raise section.error(
             f"with {classes} classes and {anchors} anchors{of_all} "
             f"expects a [convolutional] of {filters} filters before it"

@@ -16,7 +16,6 @@ from detpress.voc.annotation import Annotation
 from detpress.voc.devkit import Devkit
 from detpress.voc.lookalikes import groups_alike, hashes_or_errors
 
-SELDOM = ("texts without a picture", "boxes given twice")  # named where there are some
 NAMED = 5  # of a long list, where it is printed
 ROUNDING = 0.01  # pixels: fractions of six digits, as YOLO's texts have them, are rounded by less
 
@@ -53,17 +52,16 @@ class Inspection:
     @property
     def text(self) -> str:
         lines = [self.data, "", *_columns(self.sets), "", f"sizes: {_first(self.sizes_as_text, ', ')}"]
-        for what, found in (
-            ("cannot be read", self.broken),
-            ("the same picture in two image sets", self.shared),
-            ("texts without a picture", self.strays),
-            ("boxes without area or outside of their picture", self.empty_boxes),
-            ("boxes that stick out of their picture", self.outside),
-            ("boxes given twice", self.twice),
+        for what, found, also_none in (
+            ("cannot be read", self.broken, True),
+            ("the same picture in two image sets", self.shared, True),
+            ("texts without a picture", self.strays, False),
+            ("boxes without area or outside of their picture", self.empty_boxes, True),
+            ("boxes that stick out of their picture", self.outside, True),
+            ("boxes given twice", self.twice, False),
         ):
-            if what in SELDOM and not found:
-                continue
-            lines += ["", f"{what}: {len(found)}", *(f"  {line}" for line in found[:NAMED])]
+            if found or also_none:
+                lines += ["", f"{what}: {len(found)}", *(f"  {line}" for line in found[:NAMED])]
             if len(found) > NAMED:
                 lines.append(f"  and {len(found) - NAMED} more")
         return "\n".join(lines)

@@ -118,6 +118,10 @@ def test_a_mistake_in_the_recipe_is_told_before_anything_is_computed(
         ),
         (("run", "small.yaml", "--set", "data.test=tset"), "digits: no image set 'tset'; did you mean 'test'?"),
         (
+            ("evaluate", "builtin:digits", "--data", "digits", "--split", "tset"),
+            "--split: digits: no image set 'tset'; did you mean 'test'?",
+        ),
+        (
             ("run", "small.yaml", "--out", "small.yaml"),
             "--out small.yaml: cannot be written (File exists); expected a folder",
         ),

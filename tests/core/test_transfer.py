@@ -176,5 +176,5 @@ def test_published_anchors_and_weights_that_are_not_dense_are_refused(root: Path
 def test_without_it_another_data_sets_classes_are_refused_and_the_way_is_named(root: Path) -> None:
     recipe = read(root, "model={weights: 'builtin:digits'}")
     said = [finding.text for finding in annotation_findings(recipe, open_recipe_data(recipe)) if finding.is_error]
-    assert "list; " in said[0]
+    assert "is not in the recipe's or detector's list; " in said[0]
     assert said[1].endswith("`model.classes: from_data` makes its heads anew for the data set's classes")

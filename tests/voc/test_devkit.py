@@ -191,7 +191,9 @@ def test_no_such_image_set(tmp_path: Path, write_devkit: WriteDevkit, name: str)
 
 def test_a_class_that_is_not_in_the_list(tmp_path: Path, write_devkit: WriteDevkit) -> None:
     devkit = open_devkit(write_devkit(tmp_path, IMAGES), ["dog", "cats"])
-    message = r"Annotations/b\.xml:8: object 2: class 'cat' is not in .* list; did you mean 'cats'\?"
+    message = (
+        r"Annotations/b\.xml:8: object 2: class 'cat' is not in the recipe's or detector's list; did you mean 'cats'\?"
+    )
     with pytest.raises(InputError, match=message):
         devkit.image_set("test")
 
