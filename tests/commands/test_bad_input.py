@@ -388,6 +388,20 @@ def test_a_class_that_could_have_no_results_file_is_refused_with_its_line(detpre
     assert detpress(*IMPORT).code == 0, "in files' names their slashes are %2F"
 
 
+def test_a_file_of_classes_that_is_no_text_is_refused(detpress: Command, darknet: Path) -> None:
+    darknet.with_name("tiny.names").write_bytes(b"zero\n\xff\xfe\n")
+    assert refusal(detpress(*IMPORT)) == "tiny.names: not a text (UTF-8); expected class names, one a line"
+
+
+def test_a_head_without_a_mask_is_said_to_have_all_anchors(detpress: Command, darknet: Path) -> None:
+    """Which is why its number of filters does not fit."""
+    cfg = darknet.with_name("tiny.cfg")
+    cfg.write_text("\n".join(line for line in cfg.read_text().splitlines() if not line.startswith("mask")))
+    said = refusal(detpress(*IMPORT))
+    expected = "with 10 classes and 6 anchors (all: there is no mask) expects a [convolutional] of 90 filters before it"
+    assert expected in said
+
+
 def test_an_architectures_name_is_for_a_checkpoint_only(detpress: Command, darknet: Path) -> None:
     said = refusal(detpress("import", "yolov3-tiny", darknet.name, "--classes", "tiny.names"))
     assert said.startswith("yolov3-tiny: the name of an architecture, which is for a checkpoint (")
