@@ -173,7 +173,8 @@ def report(
     """
     from detpress.errors import InputError
     from detpress.report.chart_files import write_charts
-    from detpress.report.page import study_markdown, write_report
+    from detpress.report.markdown import study_markdown
+    from detpress.report.page import write_report
 
     if charts is not None:
         if not results.is_file():

@@ -80,6 +80,14 @@ def shown(name: str, value: float) -> str:
     return f"{value:,.1f} s" if name == "seconds" else f"{value:,.0f}"
 
 
+def ratio(name: str, value: float, reference: float) -> str:
+    """`x0.0331`: the figure as a multiple of the reference's, to three digits; nothing where that one shows as none."""
+    if shown(name, reference) == shown(name, 0.0):
+        return ""
+    multiple = value / reference
+    return f"x{multiple:,.0f}" if multiple >= 99.95 else f"x{multiple:#.3g}"
+
+
 def heading(name: str) -> str:
     """The figure's name for people."""
     if name.startswith("latency_ms."):

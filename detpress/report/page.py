@@ -13,19 +13,14 @@ from typing import Any
 import numpy as np
 
 from detpress.detector.images import read_image
-from detpress.measure.figures import heading, mark, shown
+from detpress.measure.figures import heading, mark, ratio, shown
 from detpress.report.charts import Chart, line_chart, pareto_charts, recovery_chart, x_axis, y_axis
 from detpress.report.drawn_pictures import Picture, as_jpeg, assets, boxes_of, open_templates
 from detpress.report.fonts import Lettering, choose_lettering
 from detpress.report.layers import LayerState, layer_rows, layer_states
+from detpress.report.markdown import markdown
 from detpress.report.pictures import SHOWN_SCORE, detections_of_image
-from detpress.report.source import (
-    RowSource,
-    Source,
-    named_in_errors,
-    read_source,
-    read_study,
-)
+from detpress.report.source import RowSource, Source, read_source
 from detpress.report.summary import scored_on, summary
 from detpress.run.remarks import remarks
 from detpress.run.stage import Stage
@@ -63,12 +58,13 @@ def page(source: Source) -> str:
     trainings = list(_trainings(source.rows))
     losses = list(dict.fromkeys(name for _, curves in trainings for name in curves.lines))
     environment = open_templates()
-    environment.globals |= {"scored_on": scored_on, "heading": heading, "shown": shown, "mark": mark}
+    environment.globals |= {"scored_on": scored_on, "heading": heading, "shown": shown, "mark": mark, "ratio": ratio}
     return environment.get_template("page.html").render(
         results=results,
         summary=summary(results),
         remarks=_remarks(source.rows),
         rows=results["rows"],
+        reference=next((row["figures"] for row in rows if row["name"] == results["baseline"]), {}),
         figures=[name for name in results["metrics"] if name != "map" and any(name in row["figures"] for row in rows)],
         classes=sorted({name for row in rows for name in row["figures"] if name.startswith("ap.")}),
         pareto=list(pareto_charts(results["rows"]).values()),
@@ -94,74 +90,27 @@ def page(source: Source) -> str:
     )
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The summary and the table."""
-    lines = [f"# {_plain(results['study'])}", ""]
-    lines += [_plain(results["description"]), ""] if results["description"] else []
-    lines += [f"- {_plain(sentence)}" for sentence in summary(results)]
-    header, *cells = _table_cells(results, people=True)
-    lines += ["", _markdown_row(header), _markdown_row(["---"] * len(header)), *map(_markdown_row, cells), ""]
-    lines += ["Versions: " + ", ".join(f"{name} {number}" for name, number in results["versions"].items()) + "."]
-    return "\n".join(lines) + "\n"
-
-
-def study_markdown(path: Path) -> str:
-    """The summary and the table of a study.json that lies alone. Raises InputError where it is no such file."""
-    with named_in_errors(path):
-        return markdown(read_study(path))
-
-
 def table(results: dict[str, Any]) -> str:
     """The rows as CSV, numbers in full."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(_table_cells(results, people=False))
-    return text.getvalue()
-
-
-def _table_cells(results: dict[str, Any], people: bool) -> Iterator[list[str]]:
     rows = results["rows"]
-    present = [name for row in rows for name in row["figures"] if name != "map"]
-    figures = [name for name in results["metrics"] if name in present] if people else sorted(set(present))
-    yield [
-        "recipe",
-        "form",
-        "seeds",
-        *("mAP", "std over seeds", "95 % low", "95 % high", "difference", "verdict"),
-        *(heading(name) if people else name for name in figures),
-    ]
+    figures = sorted({name for row in rows for name in row["figures"]} - {"map"})
+    compared = ("difference", "difference 95 % low", "difference 95 % high", "verdict")
+    columns = ("recipe", "form", "seeds", "mAP", "std over seeds", "95 % low", "95 % high", *compared, *figures)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
     for row in rows:
-        seeds = " ".join(map(str, row["seeds"]))
-        if not row["figures"]:
-            yield [row["name"], "failed", seeds, *[""] * (6 + len(figures))]
-            continue
-        found, bounds, difference = row["figures"]["map"], row["map_interval"], row["difference"]
-        spread = found["std"] if len(row["seeds"]) > 1 else None
-        numbers = [found["mean"], spread, bounds["low"], bounds["high"]]
-        yield [
-            row["name"],
-            row["form"],
-            seeds,
-            *("" if number is None else f"{number:.4f}" if people else repr(number) for number in numbers),
-            "" if difference is None else f"{difference['mean']:+.4f}" if people else repr(difference["mean"]),
-            "" if difference is None else difference["verdict"],
-            *(_cell(row, name, people) for name in figures),
-        ]
-
-
-def _cell(row: dict[str, Any], figure: str, people: bool) -> str:
-    if figure not in row["figures"]:
-        return ""
-    mean = row["figures"][figure]["mean"]
-    return f"{mark(figure, row)}{shown(figure, mean)}" if people else repr(mean)
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_plain(cell) for cell in cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#~" else letter for letter in text)
+        cells = {"recipe": row["name"], "form": row["form"] or "failed", "seeds": " ".join(map(str, row["seeds"]))}
+        if row["figures"]:
+            means = {name: found["mean"] for name, found in row["figures"].items()}
+            cells |= {"mAP": means.pop("map"), **means}
+            cells |= {f"95 % {end}": row["map_interval"][end] for end in ("low", "high")}
+            if len(row["seeds"]) > 1:
+                cells["std over seeds"] = row["figures"]["map"]["std"]
+        if found := row["difference"]:
+            cells |= dict(zip(compared, (found["mean"], found["low"], found["high"], found["verdict"]), strict=True))
+        writer.writerow(cells)
+    return text.getvalue()
 
 
 def _precision_recall_charts(

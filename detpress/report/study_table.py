@@ -6,7 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from detpress.measure.figures import heading, mark, measured_on, shown
+from detpress.measure.figures import heading, mark, measured_on, ratio, shown
 from detpress.report.summary import scored_on
 
 
@@ -61,7 +61,6 @@ def _figure(row: dict[str, Any], reference: dict[str, Any] | None, figure: str) 
     found = row["figures"].get(figure)
     if found is None:
         return "-"
-    ratio, other = "", reference["figures"].get(figure) if reference else None
-    if other and shown(figure, other["mean"]) != shown(figure, 0.0):  # of nothing, no multiple says anything
-        ratio = f"x{found['mean'] / other['mean']:.2f}"
-    return f"{mark(figure, row)}{shown(figure, found['mean'])}\n{ratio}"
+    other = reference["figures"].get(figure) if reference else None
+    multiple = ratio(figure, found["mean"], other["mean"]) if other else ""
+    return f"{mark(figure, row)}{shown(figure, found['mean'])}\n{multiple}"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from detpress.measure.figures import heading, mark, measured_on, shown
+from detpress.measure.figures import heading, mark, measured_on, ratio, shown
 
 
 def scored_on(results: dict[str, Any]) -> str:
@@ -60,9 +60,10 @@ def _cheapest(rows: Sequence[dict[str, Any]], baseline: dict[str, Any], cost: st
         return []
     best = min(having, key=lambda row: row["figures"][cost]["mean"])
     value, reference = best["figures"][cost]["mean"], baseline["figures"][cost]["mean"]
-    if value >= reference:
+    multiple = ratio(cost, value, reference)
+    if value >= reference or not multiple:
         return []
     return [
         f"Lowest {heading(cost)} among those not worse beyond noise: {best['name']}, {shown(cost, value)}, "
-        f"x{value / reference:.2f} of the baseline's."
+        f"{multiple} of the baseline's."
     ]

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from detpress.detector.form import Form
-from detpress.measure.figures import heading, measured_on, shown
+from detpress.measure.figures import heading, measured_on, ratio, shown
 
 
 def run_table(results: dict[str, Any]) -> Table:
@@ -77,7 +77,7 @@ def _beside_the_network(stage: dict[str, Any]) -> str:
 def _cells(metrics: dict[str, Any], reference: dict[str, Any], runtimes: list[str]) -> list[str]:
     def cell(figure: str, text: str, value: float, other: float) -> str:
         mark = "~" if figure in metrics["simulated"] else ""
-        return f"{mark}{text}\n" + (f"x{value / other:.2f}" if other else "")
+        return f"{mark}{text}\n{ratio(figure, value, other)}"
 
     disk, other_disk = metrics["storage_bytes"]["on_disk"], reference["storage_bytes"]["on_disk"]
     cells = [

@@ -64,7 +64,7 @@ def test_a_ratio_stands_in_the_table_but_of_what_took_no_time(finished: Finished
     pruned = next(row for row in finished.results["rows"] if row["name"] == "pruned")
     table = study_table(finished.results, [pruned], ["parameters", "seconds"])
     parameters, seconds = (str(next(column.cells)) for column in table.columns[-2:])
-    assert parameters == "643,662\nx0.66", "of 976,867"
+    assert parameters == "643,662\nx0.659", "of 976,867"
     assert seconds.endswith(" s\n"), "the whole network was there already"
 
 

@@ -16,9 +16,11 @@ from playwright.sync_api import expect, sync_playwright
 from small_study import Finished
 
 from detpress.errors import InputError
+from detpress.measure.figures import ratio
 from detpress.report.chart_files import write_charts
 from detpress.report.charts import cost_axis, nice_step, x_axis
-from detpress.report.page import markdown, study_markdown, table, write_report
+from detpress.report.markdown import markdown, study_markdown
+from detpress.report.page import table, write_report
 from detpress.report.summary import summary
 from detpress.run.stage_tables import validation_scores
 
@@ -196,9 +198,34 @@ def test_markdown_and_csv_have_the_rows(finished: Finished) -> None:
     header, *lines = table(finished.results).splitlines()
     assert header.split(",")[:4] == ["recipe", "form", "seeds", "mAP"]
     [pruned] = [line.split(",") for line in lines if line.startswith("pruned")]
-    [row] = [row for row in finished.results["rows"] if row["name"] == "pruned"]
-    assert float(pruned[3]) == row["figures"]["map"]["mean"]
-    assert f"| pruned | dense | 0 | {row['figures']['map']['mean']:.4f} |" in markdown(finished.results)
+    rows = {row["name"]: row for row in finished.results["rows"]}
+    mean, bounds, difference = (rows["pruned"][part] for part in ("figures", "map_interval", "difference"))
+    assert float(pruned[3]) == mean["map"]["mean"]
+    share = mean["map"]["mean"] / rows["whole"]["figures"]["map"]["mean"]
+    assert (
+        f"| pruned | dense | 0 | {mean['map']['mean']:.4f} (x{share:.3f}) "
+        f"| {bounds['low']:.4f} to {bounds['high']:.4f} "
+        f"| {difference['mean']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f}) "
+        f"| {difference['verdict']} | 643,662 (x0.659) |"
+    ) in markdown(finished.results), "of 976,867 parameters"
+    assert "| whole | dense | 0 |" in markdown(finished.results)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reference", "shown"),
+    [
+        ("macs", 26.0e6, 785.5e6, "x0.0331"),
+        ("parameters", 28757, 3864064, "x0.00744"),
+        ("parameters", 400, 400, "x1.00"),
+        ("latency_ms.openvino.median", 99.96, 1.0, "x100"),
+        ("seconds", 262.7, 0.001, ""),
+        ("map", 0.5, 0.0, ""),
+    ],
+)
+def test_a_ratio_has_three_digits_and_none_to_what_shows_as_nothing(
+    name: str, value: float, reference: float, shown: str
+) -> None:
+    assert ratio(name, value, reference) == shown
 
 
 def test_of_a_study_file_alone_there_is_the_table(finished: Finished, tmp_path: Path) -> None:
