@@ -31,7 +31,7 @@ def _table(results: dict[str, Any]) -> Iterator[list[str]]:
     rows = results["rows"]
     present = {name for row in rows for name in row["figures"]}
     figures = [name for name in results["metrics"] if name in present and name != "map"]
-    reference = next((row["figures"] for row in rows if row["name"] == results["baseline"]), {})
+    reference: dict[str, Any] = next((row["figures"] for row in rows if row["name"] == results["baseline"]), {})
     yield [
         "recipe",
         "form",
