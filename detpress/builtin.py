@@ -9,10 +9,14 @@ BUILTIN = "builtin:"
 DATA_SETS = ("digits",)
 
 
+def shipped_folder() -> Path:
+    """Where the recipes, studies and bundles are that come with the package."""
+    return Path(str(files("detpress.recipes")))
+
+
 def shipped_bundles() -> dict[str, Path]:
     """Name -> folder of the bundles that come with the package."""
-    folder = Path(str(files("detpress.recipes"))) / "bundles"
-    return {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
+    return {path.name: path for path in sorted(shipped_folder().glob("bundles/*")) if path.is_dir()}
 
 
 def find_bundle(name_or_path: str) -> Path:

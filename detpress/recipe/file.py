@@ -20,14 +20,13 @@ Reading it finds every mistake at once and says each in one line that names the 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError
 
-from detpress.builtin import check_data_set
+from detpress.builtin import check_data_set, shipped_folder
 from detpress.contract.plugin import Plugin
 from detpress.contract.registry import load_plugin
 from detpress.detector.form import Form
@@ -108,7 +107,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def _shipped_files() -> list[Path]:
-    return sorted(Path(str(files("detpress.recipes"))).glob("*/*.yaml"))
+    return sorted(shipped_folder().glob("*/*.yaml"))
 
 
 def find_recipe(name_or_path: str, others: Iterable[str] = ()) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 from typing import Any
 
-from detpress.builtin import BUILTIN, find_bundle
+from detpress.builtin import BUILTIN, find_bundle, shipped_folder
 from detpress.contract.plugin import Plugin
 from detpress.errors import InputError
 from detpress.options import STAGE, Options, Place, bundles_in
@@ -58,7 +58,8 @@ def _with_found(value: Any, bundles: Collection[str], place: Place, source: Yaml
 
 def resolve(value: str, place: Place, source: YamlSource, check_builtin: Callable[[str], object] = find_bundle) -> str:
     """A path of the recipe, absolute. Relative ones start at the recipe's folder and stay below it; what the user
-    gives by `--set` is the user's own and starts at the working directory. Of what is built in, the name is checked."""
+    gives by `--set` is the user's own and starts at the working directory, and so does what a shipped recipe names,
+    which has nothing of the user's in its folder. Of what is built in, the name is checked."""
     if value.startswith(BUILTIN):
         try:
             check_builtin(value)
@@ -73,4 +74,5 @@ def resolve(value: str, place: Place, source: YamlSource, check_builtin: Callabl
             f"{source.where(place)}: '{value}' climbs out of the recipe's folder; "
             f"expected a path below it, an absolute one, or --set {option}=PATH"
         )
-    return str(source.path.parent.absolute() / value)
+    home = source.path.parent.absolute()
+    return str((Path() if home.is_relative_to(shipped_folder()) else home).absolute() / value)

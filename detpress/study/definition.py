@@ -22,12 +22,12 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from detpress.builtin import shipped_folder
 from detpress.errors import InputError, nearest
 from detpress.files.folders import FOLDER_NAME
 from detpress.measure.figures import DEFAULT_FIGURES, check_figure
@@ -128,8 +128,7 @@ class Study:
 
 def shipped_studies() -> dict[str, Path]:
     """Name -> file of the studies that come with the package."""
-    folder = Path(str(files("detpress.recipes"))) / "studies"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(shipped_folder().glob("studies/*.yaml"))}
 
 
 def open_studies(names: Sequence[str], seeds: int | None = None, assignments: Sequence[str] = ()) -> Study:

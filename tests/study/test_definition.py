@@ -189,3 +189,17 @@ def test_a_teacher_beside_a_recipe_or_a_study_gives_the_keys_that_run_gives(
     [job] = open_studies([str(alone)], None, ["chain[0].teacher=../teacher"]).jobs
     copied.write_text(job.text)
     assert keys(job.recipe) == keys(read_recipe(copied))
+
+
+def test_a_shipped_study_takes_data_and_weights_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where `detpress run cells-128 --out cells-128` has left them."""
+    monkeypatch.chdir(tmp_path)
+    bundle = tmp_path / "cells-128/1-train.scratch/bundle"
+    save_bundle(new_model(build_architecture("yolov3", ["Platelets", "RBC", "WBC"], 64, width=0.0625), seed=0), bundle)
+    jobs = by_name(open_studies(["distillers-cells"]))
+    assert {job.model.weights for job in jobs.values()} == {str(bundle)}
+    assert {job.data.root for job in jobs.values()} == {str(tmp_path / "BCCD")}
+    teachers = {step.config.teacher for job in jobs.values() for step in job.chain if hasattr(step.config, "teacher")}
+    assert teachers == {str(bundle)}
