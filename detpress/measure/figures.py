@@ -81,8 +81,8 @@ def shown(name: str, value: float) -> str:
 
 
 def ratio(name: str, value: float, reference: float) -> str:
-    """`x0.0331`: the figure as a multiple of the reference's, to three digits; nothing where that one shows as none."""
-    if shown(name, reference) == shown(name, 0.0):
+    """`x0.0331`: the figure as a multiple of the reference's, to three digits; nothing where either shows as none."""
+    if shown(name, 0.0) in (shown(name, value), shown(name, reference)):
         return ""
     multiple = value / reference
     return f"x{multiple:,.0f}" if multiple >= 99.95 else f"x{multiple:#.3g}"

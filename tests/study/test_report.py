@@ -219,10 +219,11 @@ def test_markdown_and_csv_have_the_rows(finished: Finished) -> None:
         ("parameters", 400, 400, "x1.00"),
         ("latency_ms.openvino.median", 99.96, 1.0, "x100"),
         ("seconds", 262.7, 0.001, ""),
+        ("seconds", 0.001, 262.7, ""),
         ("map", 0.5, 0.0, ""),
     ],
 )
-def test_a_ratio_has_three_digits_and_none_to_what_shows_as_nothing(
+def test_a_ratio_has_three_digits_and_is_left_out_where_a_figure_shows_as_nothing(
     name: str, value: float, reference: float, shown: str
 ) -> None:
     assert ratio(name, value, reference) == shown
