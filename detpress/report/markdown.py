@@ -6,7 +6,7 @@ from typing import Any
 
 from detpress.measure.figures import heading, mark, ratio, shown
 from detpress.report.source import named_in_errors, read_study
-from detpress.report.summary import summary
+from detpress.report.summary import baseline_figures, summary
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -16,6 +16,7 @@ def markdown(results: dict[str, Any]) -> str:
     lines += [f"- {_plain(sentence)}" for sentence in summary(results)]
     header, *rows = _table(results)
     lines += ["", _line(header), _line(["---"] * len(header)), *map(_line, rows), ""]
+    lines += [f"x: ratio to {_plain(results['baseline'])}. ~: simulated. !: the machine was busy meanwhile.", ""]
     lines += ["Versions: " + ", ".join(f"{name} {number}" for name, number in results["versions"].items()) + "."]
     return "\n".join(lines) + "\n"
 
@@ -31,7 +32,6 @@ def _table(results: dict[str, Any]) -> Iterator[list[str]]:
     rows = results["rows"]
     present = {name for row in rows for name in row["figures"]}
     figures = [name for name in results["metrics"] if name in present and name != "map"]
-    reference: dict[str, Any] = next((row["figures"] for row in rows if row["name"] == results["baseline"]), {})
     yield [
         "recipe",
         "form",
@@ -47,7 +47,7 @@ def _table(results: dict[str, Any]) -> Iterator[list[str]]:
         if not row["figures"]:
             yield [row["name"], "failed", seeds, *[""] * (4 + len(figures))]
             continue
-        others = reference if row["name"] != results["baseline"] else {}
+        others = baseline_figures(results) if row["name"] != results["baseline"] else {}
         bounds, difference = row["map_interval"], row["difference"]
         yield [
             row["name"],

@@ -21,7 +21,7 @@ from detpress.report.layers import LayerState, layer_rows, layer_states
 from detpress.report.markdown import markdown
 from detpress.report.pictures import SHOWN_SCORE, detections_of_image
 from detpress.report.source import RowSource, Source, read_source
-from detpress.report.summary import scored_on, summary
+from detpress.report.summary import baseline_figures, scored_on, summary
 from detpress.run.remarks import remarks
 from detpress.run.stage import Stage
 from detpress.run.stage_tables import Curves, kept_tables, training_tables
@@ -64,7 +64,7 @@ def page(source: Source) -> str:
         summary=summary(results),
         remarks=_remarks(source.rows),
         rows=results["rows"],
-        reference=next((row["figures"] for row in rows if row["name"] == results["baseline"]), {}),
+        reference=baseline_figures(results),
         figures=[name for name in results["metrics"] if name != "map" and any(name in row["figures"] for row in rows)],
         classes=sorted({name for row in rows for name in row["figures"] if name.startswith("ap.")}),
         pareto=list(pareto_charts(results["rows"]).values()),

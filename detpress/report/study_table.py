@@ -7,12 +7,12 @@ from rich import box
 from rich.table import Table
 
 from detpress.measure.figures import heading, mark, measured_on, ratio, shown
-from detpress.report.summary import scored_on
+from detpress.report.summary import baseline_figures, scored_on
 
 
 def study_table(results: dict[str, Any], rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> Table:
     """results: as study.json has them; rows: those of its rows to show, with the figures beside mAP."""
-    reference = next((row for row in results["rows"] if row["name"] == results["baseline"]), None)
+    reference = baseline_figures(results)
     latency = ""
     if any(figure.startswith("latency_ms.") for figure in figures):
         latency = " " + measured_on((row["name"], processor) for row in rows for processor in row["processors"])
@@ -57,10 +57,9 @@ def difference_cell(row: dict[str, Any]) -> str:
     return f"{found['mean']:+.4f}\n{found['verdict']}" if found else ""
 
 
-def _figure(row: dict[str, Any], reference: dict[str, Any] | None, figure: str) -> str:
+def _figure(row: dict[str, Any], reference: dict[str, Any], figure: str) -> str:
     found = row["figures"].get(figure)
     if found is None:
         return "-"
-    other = reference["figures"].get(figure) if reference else None
-    multiple = ratio(figure, found["mean"], other["mean"]) if other else ""
+    multiple = ratio(figure, found["mean"], reference[figure]["mean"]) if figure in reference else ""
     return f"{mark(figure, row)}{shown(figure, found['mean'])}\n{multiple}"

@@ -13,6 +13,11 @@ def scored_on(results: dict[str, Any]) -> str:
     return f"{found} of {len(folds)} folds together" if folds else found
 
 
+def baseline_figures(results: dict[str, Any]) -> dict[str, Any]:
+    """The baseline's figures by name, to compare with; none where it failed."""
+    return next((row["figures"] for row in results["rows"] if row["name"] == results["baseline"]), {})
+
+
 def summary(results: dict[str, Any]) -> list[str]:
     """Sentences; results: as study.json has them."""
     rows = [row for row in results["rows"] if row["figures"]]
