@@ -29,7 +29,7 @@ def study_markdown(path: Path) -> str:
 
 def _table(results: dict[str, Any]) -> Iterator[list[str]]:
     """The cells of each line, the header's first; of a row that failed there is the name alone."""
-    rows = results["rows"]
+    rows, reference = results["rows"], baseline_figures(results)
     present = {name for row in rows for name in row["figures"]}
     figures = [name for name in results["metrics"] if name in present and name != "map"]
     yield [
@@ -47,7 +47,7 @@ def _table(results: dict[str, Any]) -> Iterator[list[str]]:
         if not row["figures"]:
             yield [row["name"], "failed", seeds, *[""] * (4 + len(figures))]
             continue
-        others = baseline_figures(results) if row["name"] != results["baseline"] else {}
+        others = reference if row["name"] != results["baseline"] else {}
         bounds, difference = row["map_interval"], row["difference"]
         yield [
             row["name"],

@@ -199,16 +199,21 @@ def test_markdown_and_csv_have_the_rows(finished: Finished) -> None:
     assert header.split(",")[:4] == ["recipe", "form", "seeds", "mAP"]
     [pruned] = [line.split(",") for line in lines if line.startswith("pruned")]
     rows = {row["name"]: row for row in finished.results["rows"]}
-    mean, bounds, difference = (rows["pruned"][part] for part in ("figures", "map_interval", "difference"))
-    assert float(pruned[3]) == mean["map"]["mean"]
-    share = mean["map"]["mean"] / rows["whole"]["figures"]["map"]["mean"]
+    figures, bounds, difference = (rows["pruned"][part] for part in ("figures", "map_interval", "difference"))
+    assert float(pruned[3]) == figures["map"]["mean"]
+    said = dict(zip(header.split(","), pruned, strict=True))
+    assert [float(said[f"difference{end}"]) for end in ("", " 95 % low", " 95 % high")] == [
+        difference[part] for part in ("mean", "low", "high")
+    ]
+    whole = rows["whole"]["figures"]["map"]["mean"]
+    share = figures["map"]["mean"] / whole
     assert (
-        f"| pruned | dense | 0 | {mean['map']['mean']:.4f} (x{share:.3f}) "
+        f"| pruned | dense | 0 | {figures['map']['mean']:.4f} (x{share:.3f}) "
         f"| {bounds['low']:.4f} to {bounds['high']:.4f} "
         f"| {difference['mean']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f}) "
         f"| {difference['verdict']} | 643,662 (x0.659) |"
     ) in markdown(finished.results), "of 976,867 parameters"
-    assert "| whole | dense | 0 |" in markdown(finished.results)
+    assert f"| whole | dense | 0 | {whole:.4f} |" in markdown(finished.results), "the baseline is beside nothing"
 
 
 @pytest.mark.parametrize(
