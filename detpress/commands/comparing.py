@@ -25,6 +25,10 @@ def compare(
     baseline: Annotated[
         str | None, typer.Option(metavar="ROW", help="Compare with this row instead of the study's baseline.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROW", help="Run this row and the baseline alone; `*` is for any name; may be repeated."),
+    ] = None,
     where: Annotated[
         str | None, typer.Option(metavar="CONDITION", help='Only rows such as "storage_bytes.on_disk < 2e6".')
     ] = None,
@@ -52,6 +56,7 @@ def compare(
     detpress compare quickstart my-recipe.yaml --seeds 3
     detpress compare six-compressors --ray auto
     detpress compare pruners --baseline nni-l1norm-parameters-0.5
+    detpress compare pruners --only "tp-*" --only "nni-*"
     detpress compare pruners --time-again
     detpress compare six-compressors --where "latency_ms.openvino.median < 5 and map > 0.9" --best storage_bytes.on_disk
     """
@@ -77,6 +82,8 @@ def compare(
     study = open_studies(recipes, seeds, assignments or [])
     if baseline is not None:
         study = study.beside(baseline)
+    if only:
+        study = study.only(only)
     folder = out or Path("runs") / study.name
     make_folder(folder)
     store = open_store()

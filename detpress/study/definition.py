@@ -22,6 +22,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,6 +125,18 @@ class Study:
         if baseline not in self.variants:
             raise InputError(f"--baseline {baseline}: no row of that name; {nearest(baseline, self.variants)}")
         return replace(self, baseline=baseline)
+
+    def only(self, patterns: Sequence[str]) -> "Study":
+        """The same with the rows that one of the shell-style `patterns` matches, and the baseline.
+
+        Raises InputError for a pattern that no row matches.
+        """
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in self.variants):
+                raise InputError(f"--only {pattern}: no row of that name; {nearest(pattern, self.variants)}")
+        kept = [*patterns, self.baseline]
+        jobs = tuple(job for job in self.jobs if any(fnmatchcase(job.variant, pattern) for pattern in kept))
+        return replace(self, jobs=jobs)
 
 
 def shipped_studies() -> dict[str, Path]:

@@ -94,6 +94,16 @@ def test_another_row_is_the_baseline_where_it_is_asked_for(written) -> None:
         study.beside("quikstart")
 
 
+def test_some_of_the_rows_are_run_beside_the_baseline(written) -> None:
+    study = read_study(written())
+    assert study.only(["quickstart"]).variants == ["whole", "quickstart"]
+    assert study.only(["quickstart", "*-0.7"]).variants == ["whole", "pruned-sparsity-0.7", "quickstart"]
+    assert study.beside("quickstart").only(["pruned-*"]).variants == [v for v in study.variants if v != "whole"]
+    assert {job.seed for job in study.only(["whole"]).jobs} == {0, 7}
+    with pytest.raises(InputError, match=r"^--only prune: no row of that name; expected one of: pruned-sparsity-0.3, "):
+        study.only(["quickstart", "prune"])
+
+
 def test_every_shipped_study_is_good() -> None:
     assert "six-compressors" in shipped_studies()
     for path in shipped_studies().values():
