@@ -67,7 +67,7 @@ def compare(
     from detpress.report.whole import WholeFigures
     from detpress.run.store import open_store
     from detpress.study.choose import parse_condition
-    from detpress.study.comparison import best_row, means, write_study_folder
+    from detpress.study.comparison import best_row, check_folder, means, write_study_folder
     from detpress.study.comparison import compare as compare_outcomes
     from detpress.study.definition import open_studies
     from detpress.study.running import open_study_data, plan_study, run_study
@@ -86,6 +86,7 @@ def compare(
         study = study.only(only)
     folder = out or Path("runs") / study.name
     make_folder(folder)
+    check_folder(study, folder)
     store = open_store()
     tracking = open_tracking(mlflow)
     outcomes: list[Outcome] = []
@@ -112,6 +113,7 @@ def compare(
     if tracking:
         tracking.log(results, folder)
     rows = [row for row in results["rows"] if row["figures"]]
+    _check_measured([*(condition.names if condition else ()), *([best] if best is not None else ())], rows)
     if condition:
         rows = [row for row in rows if condition.holds(means(row))]
     chosen = best_row(rows, best) if best is not None else None
@@ -134,6 +136,16 @@ def compare(
         console.print(f"Results: {folder / 'study.json'}", soft_wrap=True, highlight=False, markup=False)
     if failed or nothing_fits:
         raise typer.Exit(1)
+
+
+def _check_measured(figures: "Sequence[str]", rows: "Sequence[dict[str, Any]]") -> None:
+    """Raises InputError for a figure that none of the finished rows has: nothing could be chosen by it."""
+    from detpress.errors import InputError, nearest
+
+    known = {name for row in rows for name in row["figures"]}
+    for name in figures:
+        if known and name not in known:
+            raise InputError(f"{name} was not measured: no row has it; {nearest(name, known)}")
 
 
 def _check_data(recipes: "Sequence[Recipe]", devkit: "Devkit", terminal: "StudyTerminal") -> None:

@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detpress.contract.registry import engine_version
+from detpress.errors import InputError, shortened
 from detpress.files.folders import write_atomically
+from detpress.files.plain_json import read_json
 from detpress.measure.figures import flat_figures, higher_is_better, is_simulated
 from detpress.measure.scoring import protocol_id
 from detpress.measure.section import Measure
@@ -158,6 +160,18 @@ def compare_rows(candidates: Mapping[str, Sequence[Scored]], baseline: str, scor
         rows.append(row)
     _mark_fronts(rows)
     return rows
+
+
+def check_folder(study: Study, folder: Path) -> None:
+    """Raises InputError where `folder` has the results of a study of another name, which would be overwritten."""
+    path = folder / "study.json"
+    if path.is_file():
+        found = read_json(path)
+        there = found.get("study") if isinstance(found, dict) else None
+        if there != study.name:
+            raise InputError(
+                f"{path}: holds the results of {shortened(there)}, not of {shortened(study.name)}; expected another --out"
+            )
 
 
 def write_study_folder(study: Study, results: dict[str, Any], folder: Path) -> None:

@@ -133,7 +133,7 @@ class Study:
         """
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in self.variants):
-                raise InputError(f"--only {pattern}: no row of that name; {nearest(pattern, self.variants)}")
+                raise InputError(f"--only {pattern!r}: no row of that name; {nearest(pattern, self.variants)}")
         kept = [*patterns, self.baseline]
         jobs = tuple(job for job in self.jobs if any(fnmatchcase(job.variant, pattern) for pattern in kept))
         return replace(self, jobs=jobs)

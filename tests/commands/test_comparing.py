@@ -1,0 +1,57 @@
+"""`detpress compare` by its options: which rows run, what they are chosen by, and where results go."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import Command
+
+STUDY = """\
+name: {name}
+shared:
+  data: {{root: digits}}
+  model: {{arch: yolov3-tiny, width: 0.0625, image_size: 64}}
+  measure: {{runtimes: [], memory: false}}
+recipes:
+  - {{name: whole, chain: []}}
+  - {{name: half, chain: [nni.l1norm: {{sparsity: 0.5}}]}}
+  - {{name: third, chain: [nni.l1norm: {{sparsity: 0.3}}]}}
+"""
+
+
+@pytest.fixture
+def study(workplace: Path) -> str:
+    (workplace / "two.yaml").write_text(STUDY.format(name="two"))
+    return "two.yaml"
+
+
+def test_some_rows_run_alone_and_the_rest_later(detpress: Command, study: str) -> None:
+    assert [row["name"] for row in detpress("compare", study, "--only", "third", "--json").json["rows"]] == [
+        "whole",
+        "third",
+    ]
+    later = detpress("compare", study, "--json").json
+    made = {job["row"]: [not stage["reused"] for stage in job["stages"]] for job in later["jobs"]}
+    assert made == {"whole": [False], "half": [False, True], "third": [False, False]}
+
+
+def test_nothing_is_chosen_by_a_figure_that_no_row_has(detpress: Command, study: str) -> None:
+    for choice in (["--where", "latency_ms.torch.median < 5"], ["--best", "latency_ms.torch.median"]):
+        said = detpress("compare", study, "--only", "whole", "--json", "--quiet", *choice)
+        assert (said.code, said.out) == (2, "")
+        assert said.err.startswith("detpress: latency_ms.torch.median was not measured: no row has it; ")
+    assert Path("runs/two/study.json").is_file(), "what was computed is kept"
+
+
+def test_results_of_another_study_are_not_overwritten(detpress: Command, study: str) -> None:
+    assert detpress("compare", study, "--only", "whole", "--out", "here").code == 0
+    before = Path("here/study.json").read_bytes()
+    Path("three.yaml").write_text(STUDY.format(name="three"))
+    said = detpress("compare", "three.yaml", "--only", "whole", "--out", "here")
+    assert said.code == 2
+    assert said.err == (
+        "detpress: here/study.json: holds the results of 'two', not of 'three'; expected another --out\n"
+    )
+    assert Path("here/study.json").read_bytes() == before
+    Path("here/study.json").write_text(json.dumps([]))
+    assert "holds the results of None" in detpress("compare", study, "--out", "here").err
