@@ -169,9 +169,8 @@ def check_folder(study: Study, folder: Path) -> None:
         found = read_json(path)
         there = found.get("study") if isinstance(found, dict) else None
         if there != study.name:
-            raise InputError(
-                f"{path}: holds the results of {shortened(there)}, not of {shortened(study.name)}; expected another --out"
-            )
+            here = shortened(study.name)
+            raise InputError(f"{path}: holds the results of {shortened(there)}, not of {here}; expected another --out")
 
 
 def write_study_folder(study: Study, results: dict[str, Any], folder: Path) -> None:

@@ -100,7 +100,7 @@ def test_some_of_the_rows_are_run_beside_the_baseline(written) -> None:
     assert study.only(["quickstart", "*-0.7"]).variants == ["whole", "pruned-sparsity-0.7", "quickstart"]
     assert study.beside("quickstart").only(["pruned-*"]).variants == [v for v in study.variants if v != "whole"]
     assert {job.seed for job in study.only(["whole"]).jobs} == {0, 7}
-    with pytest.raises(InputError, match=r"^--only 'prune': no row of that name; expected one of: pruned-sparsity-0.3, "):
+    with pytest.raises(InputError, match=r"^--only 'prune': no row of that name; expected one of: pruned-sparsity"):
         study.only(["quickstart", "prune"])
 
 
