@@ -3,6 +3,7 @@
 import copy
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -93,7 +94,7 @@ class SparseTrainingOptions(Options):
     def cuts(self, whole: "Size") -> list[tuple[float, float]]:
         """Shares of parameters and MACs that each cut removes, 0 where that is no budget; the last as asked for.
 
-        Raises InputError where the network has no more than may be left.
+        None where the network has no more than may be left.
         """
         parameters, macs = self.parameters or 0.0, self.macs or 0.0
         if self.max_parameters is not None:
@@ -102,10 +103,7 @@ class SparseTrainingOptions(Options):
             macs = max(0.0, 1 - self.max_macs / whole.macs)
         most = max(parameters, macs)
         if not most:
-            option = "max_macs" if self.max_parameters is None else "max_parameters"
-            raise InputError(
-                f"{option}: the network has {whole.parameters:,} parameters and {whole.macs:,} MACs, no more"
-            )
+            return []
         on_the_way = [(share * parameters / most, share * macs / most) for share in self.steps if share < most]
         return [*on_the_way, (parameters, macs)]
 
@@ -141,11 +139,15 @@ class SparseTraining(Plugin):
         from detpress.detector.model import new_model
         from detpress.pruning.budgets import cut_to
 
+        budgets = budgets_of(model.architecture, config)
+        if not budgets:
+            option = "max_macs" if config.max_parameters is None else "max_parameters"
+            raise InputError(f"{option}: the network has {size_text(model.architecture)}, no more")
         evenly = {
             group: torch.arange(1, len(units) + 1) / len(units)
             for group, units in prunable(model.architecture, config).items()
         }
-        cut = cut_to(model.architecture, evenly, budgets_of(model.architecture, config)[-1], config.floor)
+        cut = cut_to(model.architecture, evenly, budgets[-1], config.floor)
         names = tuple(model.architecture.names[i] for i in sorted({i for group in cut.kept for i in group}))
         left = new_model(cut.architecture, seed=0).network
         note = "all filters are ranked together; figures from here on are as if each layer lost the same share"
@@ -160,7 +162,11 @@ class SparseTraining(Plugin):
             images.check_asked(config, "reconstruction_images")
 
     def apply(self, model: "Model", config: SparseTrainingOptions, bench: Workbench) -> "Model":
-        for number, budget in enumerate(budgets_of(model.architecture, config), start=1):
+        budgets = budgets_of(model.architecture, config)
+        if not budgets:  # earlier stages took more than `plan` could know
+            note = f"nothing was cut: {size_text(model.architecture)} are no more than may be left"
+            return replace(model, notes=(*model.notes, note))
+        for number, budget in enumerate(budgets, start=1):
             epochs = config.epochs if number == 1 else config.epochs_per_step
 
             def trained_and_cut(model: "Model" = model, budget: "Budget" = budget, epochs: int = epochs) -> "Model":
@@ -190,7 +196,7 @@ def prunable(architecture: "Architecture", config: SparseTrainingOptions) -> "di
 
 
 def budgets_of(architecture: "Architecture", config: SparseTrainingOptions) -> "list[Budget]":
-    """What each cut may leave of this network. Raises InputError where the last may leave all."""
+    """What each cut may leave of this network; none where it has no more than the last may leave."""
     import math
 
     from detpress.pruning.budgets import Budget, size_of
@@ -202,6 +208,13 @@ def budgets_of(architecture: "Architecture", config: SparseTrainingOptions) -> "
     return [
         Budget(left(parameters, whole.parameters), left(macs, whole.macs)) for parameters, macs in config.cuts(whole)
     ]
+
+
+def size_text(architecture: "Architecture") -> str:
+    from detpress.pruning.budgets import size_of
+
+    whole = size_of(architecture)
+    return f"{whole.parameters:,} parameters and {whole.macs:,} MACs"
 
 
 def trained(model: "Model", epochs: int, config: SparseTrainingOptions, bench: Workbench) -> "Model":
