@@ -94,7 +94,7 @@ class SparseTrainingOptions(Options):
     def cuts(self, whole: "Size") -> list[tuple[float, float]]:
         """Shares of parameters and MACs that each cut removes, 0 where that is no budget; the last as asked for.
 
-        None where the network has no more than may be left.
+        A single cut of nothing where the network has no more than may be left.
         """
         parameters, macs = self.parameters or 0.0, self.macs or 0.0
         if self.max_parameters is not None:
@@ -102,8 +102,6 @@ class SparseTrainingOptions(Options):
         if self.max_macs is not None:
             macs = max(0.0, 1 - self.max_macs / whole.macs)
         most = max(parameters, macs)
-        if not most:
-            return []
         on_the_way = [(share * parameters / most, share * macs / most) for share in self.steps if share < most]
         return [*on_the_way, (parameters, macs)]
 
@@ -137,17 +135,17 @@ class SparseTraining(Plugin):
         import torch
 
         from detpress.detector.model import new_model
-        from detpress.pruning.budgets import cut_to
+        from detpress.pruning.budgets import Budget, cut_to
 
-        budgets = budgets_of(model.architecture, config)
-        if not budgets:
+        budget = budgets_of(model.architecture, config)[-1]
+        if budget == Budget():
             option = "max_macs" if config.max_parameters is None else "max_parameters"
             raise InputError(f"{option}: the network has {size_text(model.architecture)}, no more")
         evenly = {
             group: torch.arange(1, len(units) + 1) / len(units)
             for group, units in prunable(model.architecture, config).items()
         }
-        cut = cut_to(model.architecture, evenly, budgets[-1], config.floor)
+        cut = cut_to(model.architecture, evenly, budget, config.floor)
         names = tuple(model.architecture.names[i] for i in sorted({i for group in cut.kept for i in group}))
         left = new_model(cut.architecture, seed=0).network
         note = "all filters are ranked together; figures from here on are as if each layer lost the same share"
@@ -162,10 +160,10 @@ class SparseTraining(Plugin):
             images.check_asked(config, "reconstruction_images")
 
     def apply(self, model: "Model", config: SparseTrainingOptions, bench: Workbench) -> "Model":
-        budgets = budgets_of(model.architecture, config)
-        if not budgets:  # earlier stages took more than `plan` could know
-            note = f"nothing was cut: {size_text(model.architecture)} are no more than may be left"
-            return replace(model, notes=(*model.notes, note))
+        from detpress.pruning.budgets import Budget
+
+        whole = model.architecture
+        budgets = budgets_of(whole, config)
         for number, budget in enumerate(budgets, start=1):
             epochs = config.epochs if number == 1 else config.epochs_per_step
 
@@ -173,6 +171,9 @@ class SparseTraining(Plugin):
                 return cut_down(trained(model, epochs, config, bench), budget, config, bench)
 
             model = bench.remember_model({"cut": number}, trained_and_cut)
+        if budgets == [Budget()]:  # earlier stages took more than `plan` could know
+            note = f"nothing was cut: {size_text(whole)} are no more than may be left"
+            model = replace(model, notes=(*model.notes, note))
         return model
 
 
@@ -196,7 +197,7 @@ def prunable(architecture: "Architecture", config: SparseTrainingOptions) -> "di
 
 
 def budgets_of(architecture: "Architecture", config: SparseTrainingOptions) -> "list[Budget]":
-    """What each cut may leave of this network; none where it has no more than the last may leave."""
+    """What each cut may leave of this network; all of it where it has no more than the last may leave."""
     import math
 
     from detpress.pruning.budgets import Budget, size_of
