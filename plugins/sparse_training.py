@@ -117,6 +117,7 @@ class SparseTraining(Plugin):
 
     Between cuts it trains on under the same penalties; after each BatchNorm's statistics are taken anew. The last cut
     is not trained on: `train.finetune` does that. What goes is taken out at once, with no mask left behind.
+    Where earlier stages have left no more than `max_...` says, it trains as asked and takes nothing out.
 
     Changed: both penalties at once, under AdamW; two budgets, met together by tilting the ranking towards groups with
     many MACs a parameter or few; down to 3 filters a layer (slimming on YOLOv3 kept 10 %), and residual blocks whose
