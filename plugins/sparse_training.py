@@ -136,12 +136,12 @@ class SparseTraining(Plugin):
         import torch
 
         from detpress.detector.model import new_model
-        from detpress.pruning.budgets import Budget, cut_to
+        from detpress.pruning.budgets import Budget, cut_to, size_of
 
         budget = budgets_of(model.architecture, config)[-1]
         if budget == Budget():
             option = "max_macs" if config.max_parameters is None else "max_parameters"
-            raise InputError(f"{option}: the network has {size_text(model.architecture)}, no more")
+            raise InputError(f"{option}: the network has {size_of(model.architecture)}, no more")
         evenly = {
             group: torch.arange(1, len(units) + 1) / len(units)
             for group, units in prunable(model.architecture, config).items()
@@ -161,10 +161,10 @@ class SparseTraining(Plugin):
             images.check_asked(config, "reconstruction_images")
 
     def apply(self, model: "Model", config: SparseTrainingOptions, bench: Workbench) -> "Model":
-        from detpress.pruning.budgets import Budget
+        from detpress.pruning.budgets import Budget, size_of
 
-        whole = model.architecture
-        budgets = budgets_of(whole, config)
+        whole = size_of(model.architecture)
+        budgets = budgets_of(model.architecture, config)
         for number, budget in enumerate(budgets, start=1):
             epochs = config.epochs if number == 1 else config.epochs_per_step
 
@@ -173,7 +173,7 @@ class SparseTraining(Plugin):
 
             model = bench.remember_model({"cut": number}, trained_and_cut)
         if budgets == [Budget()]:  # earlier stages took more than `plan` could know
-            note = f"nothing was cut: {size_text(whole)} are no more than may be left"
+            note = f"nothing was cut: {whole} are no more than may be left"
             model = replace(model, notes=(*model.notes, note))
         return model
 
@@ -210,13 +210,6 @@ def budgets_of(architecture: "Architecture", config: SparseTrainingOptions) -> "
     return [
         Budget(left(parameters, whole.parameters), left(macs, whole.macs)) for parameters, macs in config.cuts(whole)
     ]
-
-
-def size_text(architecture: "Architecture") -> str:
-    from detpress.pruning.budgets import size_of
-
-    whole = size_of(architecture)
-    return f"{whole.parameters:,} parameters and {whole.macs:,} MACs"
 
 
 def trained(model: "Model", epochs: int, config: SparseTrainingOptions, bench: Workbench) -> "Model":

@@ -37,6 +37,9 @@ class Size:
     parameters: int
     macs: int
 
+    def __str__(self) -> str:
+        return f"{self.parameters:,} parameters and {self.macs:,} MACs"
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -119,6 +119,8 @@ def test_a_network_that_is_small_enough_is_refused_by_the_plan_but_in_a_chain_tr
     has = f"{whole.parameters:,} parameters and {whole.macs:,} MACs"
     with pytest.raises(InputError, match=f"^max_macs: the network has {has}, no more$"):
         SparseTraining().plan(model, config)
+    with pytest.raises(InputError, match=f"^max_parameters: the network has {has}, no more$"):
+        SparseTraining().plan(model, SparseTrainingOptions(max_parameters=whole.parameters, max_macs=whole.macs))
     left = SparseTraining().apply(model, config, small_bench(devkit, model, tmp_path))
     assert left.architecture == model.architecture
     assert not torch.equal(next(left.network.parameters()), next(model.network.parameters())), "it was trained"
