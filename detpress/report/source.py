@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from detpress.detector.form import Form
 from detpress.errors import InputError, cut_short, shortened
@@ -49,7 +49,7 @@ def read_source(folder: Path) -> Source:
     for name, read in (("study.json", _read_study), ("results.json", _read_run)):
         path = folder / name
         if path.is_file():
-            results = read_json(path)
+            results = _read_results(path)
             with named_in_errors(path):
                 return read(folder, results)
     raise InputError(f"{folder}: expected the folder of a run (results.json) or of a study (study.json)")
@@ -57,7 +57,7 @@ def read_source(folder: Path) -> Source:
 
 def read_study(path: Path) -> dict[str, Any]:
     """A study.json that lies alone. Raises InputError where it is no such file."""
-    results = read_json(path)
+    results = _read_results(path)
     if not isinstance(results, dict) or "rows" not in results:
         raise InputError(f"{path}: expected a study.json, or the folder of a run or a study")
     return results
@@ -73,6 +73,15 @@ def named_in_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: names {named}, which cannot be read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not what detpress writes: {_missing(error)}") from error
+
+
+def _read_results(path: Path) -> Any:
+    """What the file says. Raises InputError for NaN and Infinity, too, which Python's JSON has beyond the standard's."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise InputError(f"{path}: holds {constant}; expected finite numbers")
+
+    return read_json(path, parse_constant=refuse)
 
 
 def _read_study(folder: Path, results: dict[str, Any]) -> Source:

@@ -483,10 +483,11 @@ def test_a_misspelled_option_is_named_before_torch_is_imported(workplace: Path, 
         ("[" * 100_000 + "]" * 100_000, ": not what detpress writes: nested too deep"),
         ("9" * 5000, ": not what detpress writes: a number of thousands of digits"),
         ('{"rows": [}', ":1: not JSON: Expecting value"),
+        ('{"rows": [{"figures": {"map": {"mean": NaN}}}]}', ": holds NaN; expected finite numbers"),
         ("[]", ": not what detpress writes: a value of another kind"),
         ("{}", " is missing"),
     ],
-    ids=["brackets", "digits", "comma", "list", "empty"],
+    ids=["brackets", "digits", "comma", "nan", "list", "empty"],
 )
 def test_a_report_of_what_no_run_wrote_is_refused(
     detpress: Command, workplace: Path, name: str, content: str, message: str
