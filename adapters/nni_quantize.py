@@ -246,10 +246,10 @@ def _inputs_and_outputs(
 
 
 def _largest_difference(network: nn.Module, expected: Mapping[int, tuple[Tensor, Tensor]]) -> float:
-    """Of a layer's output from the one expected for this input, relative to the largest of it."""
-    worst = 0.0
+    """Of a layer's output from the one expected for this input, relative to the largest of it; NaN where any is."""
     with torch.no_grad():
-        for i, (given, output) in expected.items():
-            difference = (network.get_submodule(f"layers.{i}")(given) - output).abs().max()
-            worst = max(worst, float(difference / output.abs().max().clamp(min=1e-12)))
-    return worst
+        differences = [
+            (network.get_submodule(f"layers.{i}")(given) - output).abs().max() / output.abs().max().clamp(min=1e-12)
+            for i, (given, output) in expected.items()
+        ]
+    return float(torch.stack(differences).max())

@@ -94,7 +94,7 @@ def emptied_layer(model: "Model") -> str | None:
 def largest_difference(model: "Model", other: "Model") -> float:
     """Between the raw maps that two models give for one random image, relative to the map's largest element.
 
-    In float64: sums of fewer channels are rounded otherwise, and a BatchNorm that takes a large mean off leaves little
+    NaN where any element is. In float64: sums of fewer channels are rounded otherwise, and a BatchNorm that takes a large mean off leaves little
     but rounding.
     """
     import torch
@@ -103,4 +103,5 @@ def largest_difference(model: "Model", other: "Model") -> float:
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).double()
     with torch.inference_mode():
         one, two = (copy.deepcopy(each.network).double()(image) for each in (model, other))
-    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in zip(one, two, strict=True))
+    differences = [(a - b).abs().max() / a.abs().max().clamp(min=1e-12) for a, b in zip(one, two, strict=True)]
+    return float(torch.stack(differences).max())

@@ -76,6 +76,7 @@ class RewriteImageSize(Plugin):
     accepts = frozenset({Form.DENSE, Form.MASKED})
     returns = None
     resizes = True
+    version = 2  # what came after the first calibrated on images of the old size
 
     def plan(self, model: "Model", config: ImageSizeOptions) -> Plan:
         if config.to == max(model.architecture.input_size):

@@ -29,7 +29,7 @@ def small_bench(
 ) -> StageWorkbench:
     scratch.mkdir(exist_ok=True)
     log, data = logging.getLogger("tests.small_training"), Data(root=str(devkit.root))
-    return StageWorkbench(0, scratch, log, progress, devkit, model.architecture, data, Measure())
+    return StageWorkbench(0, scratch, log, progress, devkit, data, Measure(), architecture=model.architecture)
 
 
 def same_bits(one: Model, other: Model) -> bool:

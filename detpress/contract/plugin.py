@@ -112,7 +112,7 @@ class Workbench(Protocol):
         """Images and objects of `train` or `val` at this input size, for an engine that trains by itself."""
 
     def calibration(self, images: int, or_fewer: bool = False) -> "Tensor":
-        """That many training images, drawn by the seed: float32 (images, 3, H, W) in [0, 1].
+        """That many training images, drawn by the seed: float32 (images, 3, H, W) in [0, 1], as the model takes them.
 
         or_fewer: all there are where these are fewer, which the stage's notes say; otherwise InputError is raised.
         """

@@ -58,6 +58,7 @@ class Application:
         before = self.parent()
         given = copied(before)
         config = with_bundles(step.config, self.earlier)
+        workbench.architecture = before.architecture
         workbench.bundles = step.plugin.bundles(config)
         workbench.environment, workbench.memory = environment_of(step.plugin), step.running.memory
         after = step.plugin.apply(before, config, workbench)

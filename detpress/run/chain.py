@@ -83,7 +83,7 @@ class Chain:
         self.model = initial_model(recipe, devkit)
         self.keys = chain_keys(recipe, devkit, self.model)
         self.names = stage_names(recipe)
-        self.maker = StageMaker(recipe, devkit, self.model.architecture, store, listener, split or recipe.data.test)
+        self.maker = StageMaker(recipe, devkit, store, listener, split or recipe.data.test)
 
     def stage(self, index: int) -> Stage:
         """Stage `index`, made if need be, and measured; the one before must be in the store.

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from detpress.detector.architecture import Architecture
 from detpress.detector.model import Model
 from detpress.doors import Entry
 from detpress.doors.broken import place_of
@@ -55,7 +54,6 @@ class Task:
     scratch: Path
     seed: int
     devkit: Devkit
-    architecture: Architecture
     data: Data
     measure: Measure
 
@@ -91,7 +89,6 @@ def make(task: Task, progress: Callable[[str, int, int], None]) -> Made:
             log,
             progress,
             task.devkit,
-            task.architecture,
             task.data,
             task.measure,
             files=task.unfinished / "files",

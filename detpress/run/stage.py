@@ -23,7 +23,6 @@ from typing import Any, Protocol
 
 from detpress.contract.registry import PLUGINS
 from detpress.detector import images
-from detpress.detector.architecture import Architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.detector.promises import check_layers
@@ -119,7 +118,6 @@ class StageMaker:
 
     recipe: Recipe
     devkit: Devkit
-    architecture: Architecture
     store: Store
     listener: Listener
     split: str  # the image set that stages are scored on
@@ -176,9 +174,7 @@ class StageMaker:
 
     def _make(self, key: str, work: Work) -> None:
         recipe = self.recipe
-        task = Task(
-            work, self.store.scratch(key), recipe.seed, self.devkit, self.architecture, recipe.data, recipe.measure
-        )
+        task = Task(work, self.store.scratch(key), recipe.seed, self.devkit, recipe.data, recipe.measure)
         shutil.rmtree(task.unfinished, ignore_errors=True)
         task.unfinished.mkdir()
         made = (make_apart if work.apart else make)(task, self.listener.progress)

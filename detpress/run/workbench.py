@@ -50,10 +50,10 @@ class StageWorkbench:
     log: logging.Logger
     progress: Callable[[str, int, int], None]
     devkit: Devkit  # the image set that the result is scored on is hidden
-    architecture: Architecture  # of the model before the first plugin: input size and resize hold for the whole chain
     data: Data
     measure: Measure
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    architecture: Architecture | None = None  # of the model that the plugin is given
     files: Path | None = None  # see `keep`
     notes: list[str] = field(default_factory=list)  # what a person should be told of how the stage went
     bundles: tuple[str, ...] = ()  # those that the plugin's options name: what they hold is in the stage's key
@@ -159,6 +159,7 @@ class StageWorkbench:
         return TrainingSet(self.devkit, name, architecture)
 
     def calibration(self, images: int, or_fewer: bool = False) -> Tensor:
+        assert self.architecture is not None
         annotations = self.devkit.image_set(self.data.train)
         chosen = [annotations[i] for i in self._drawn(images, or_fewer, "calibration images")]
         return read_squares(

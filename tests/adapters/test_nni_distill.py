@@ -50,7 +50,8 @@ def workbench(devkit: Devkit, model: Model, scratch: Path, stop_at: int | None =
             raise KilledError
 
     scratch.mkdir(exist_ok=True)
-    return StageWorkbench(0, scratch, LOG, progress, devkit, model.architecture, Data(root=str(devkit.root)), Measure())
+    data = Data(root=str(devkit.root))
+    return StageWorkbench(0, scratch, LOG, progress, devkit, data, Measure(), architecture=model.architecture)
 
 
 def distilled(

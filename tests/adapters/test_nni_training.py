@@ -47,8 +47,7 @@ def workbench(
     devkit: Devkit, scratch: Path, progress: Callable[[str, int, int], None] = lambda what, done, total: None
 ) -> StageWorkbench:
     scratch.mkdir(exist_ok=True)
-    architecture = small_model(devkit).architecture
-    return StageWorkbench(0, scratch, LOG, progress, devkit, architecture, Data(root=str(devkit.root)), Measure())
+    return StageWorkbench(0, scratch, LOG, progress, devkit, Data(root=str(devkit.root)), Measure())
 
 
 def convolutions(architecture: Architecture) -> list[str]:

@@ -1,11 +1,14 @@
-"""`teacher: stage:N`: what a step of the same chain left, known by the step's number, teaches a later one."""
+"""What a step left decides later ones of its chain: `teacher: stage:N` teaches, a new image size is calibrated on."""
 
 from pathlib import Path
 
 import pytest
+import torch
 
 from detpress.detector.architecture import build_architecture
 from detpress.detector.model import new_model
+from detpress.detector.network import Network
+from detpress.detector.rewriting import at_side
 from detpress.encodings.bundle import load_bundle, save_bundle
 from detpress.errors import InputError
 from detpress.options import with_bundles
@@ -67,6 +70,25 @@ def test_it_teaches_as_its_bundle_in_a_folder_does(folder: Path, tmp_path: Path)
     assert one.history[-1]["config"]["teacher"] == "stage:1"
     mine, theirs = one.network.state_dict(), two.network.state_dict()
     assert all((tensor == theirs[name]).all() for name, tensor in mine.items())
+
+
+def test_images_to_calibrate_on_are_of_the_size_that_an_earlier_step_gave(folder: Path, tmp_path: Path) -> None:
+    """A network of 64 pixels brought to 96 gets the statistics that it gets where it is of 96 from the beginning."""
+    given = load_bundle(folder / "given")
+    save_bundle(given.with_network(at_side(given.own_network, 96)), tmp_path / "larger")
+    store = Store(tmp_path / "store")
+
+    def last(*settings: str) -> Network:
+        recipe = read(folder, *settings)
+        chain = Chain(recipe, open_recipe_data(recipe), store, Silent())
+        for index in range(len(chain.keys)):
+            chain.made(index)
+        return load_bundle(store.stage(chain.keys[-1]) / "bundle").own_network
+
+    batchnorm = "train.batchnorm: {images: 8}"
+    brought = last(f"chain=[rewrite.image_size: {{to: 96}}, {batchnorm}]").state_dict()
+    expected = last(f"model.weights={tmp_path / 'larger'}", f"chain=[{batchnorm}]").state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in brought.items())
 
 
 def test_an_option_that_the_recipe_leaves_out_stays_a_default_beside_it(folder: Path) -> None:

@@ -30,9 +30,7 @@ def test_an_int8_model_is_scored_in_the_runtime_that_the_recipe_scores_in(
     write_digits(tmp_path / "digits", {"train": 1, "val": 4, "test": 1})
     devkit = open_devkit(tmp_path / "digits", dense.architecture.classes)
     measure = Measure(runtimes=["onnxruntime"], threads=1, memory=False)
-    bench = StageWorkbench(
-        0, tmp_path, log, lambda *_: None, devkit, dense.architecture, Data(root=str(tmp_path)), measure
-    )
+    bench = StageWorkbench(0, tmp_path, log, lambda *_: None, devkit, Data(root=str(tmp_path)), measure)
 
     def forward(images: torch.Tensor) -> None:
         raise AssertionError("computed in PyTorch")
@@ -48,9 +46,7 @@ def test_a_file_is_kept_in_the_stage_and_nowhere_else(tmp_path: Path) -> None:
     write_digits(tmp_path / "digits", {"train": 1, "val": 1, "test": 1})
     devkit, data = open_devkit(tmp_path / "digits", architecture.classes), Data(root=str(tmp_path))
     log = logging.getLogger("tests.workbench")
-    bench = StageWorkbench(
-        0, tmp_path, log, lambda *_: None, devkit, architecture, data, Measure(), files=tmp_path / "files"
-    )
+    bench = StageWorkbench(0, tmp_path, log, lambda *_: None, devkit, data, Measure(), files=tmp_path / "files")
     assert bench.keep("table.csv") == tmp_path / "files/table.csv"
     for name in ("", "..", "../up.csv", "down/table.csv", "/away.csv"):
         with pytest.raises(ValueError, match="expected the name of a file, without folders"):

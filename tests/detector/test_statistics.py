@@ -60,9 +60,8 @@ def test_what_the_statistics_were_before_does_not_matter_and_weights_stay(tmp_pa
     write_digits(tmp_path / "digits", {"train": 6})
     devkit = open_devkit(tmp_path / "digits")
     log = logging.getLogger("tests.statistics")
-    bench = StageWorkbench(
-        0, tmp_path, log, lambda *_: None, devkit, model.architecture, Data(root=str(devkit.root)), Measure()
-    )
+    data = Data(root=str(devkit.root))
+    bench = StageWorkbench(0, tmp_path, log, lambda *_: None, devkit, data, Measure(), architecture=model.architecture)
     wrong = spoilt(model)
     before = copy.deepcopy(wrong.network.state_dict())
     config = StatisticsOptions(images=6, batch_size=3)

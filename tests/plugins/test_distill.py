@@ -81,9 +81,9 @@ def workbench(devkit: Devkit, model: Model, teacher: Path, scratch: Path, stop_a
         LOG,
         progress,
         devkit,
-        model.architecture,
         Data(root=str(devkit.root)),
         Measure(),
+        architecture=model.architecture,
         bundles=(str(teacher),),
     )
 

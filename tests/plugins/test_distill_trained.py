@@ -56,9 +56,9 @@ def bench(trained: Model, tmp_path_factory: pytest.TempPathFactory) -> StageWork
         logging.getLogger("tests.distill"),
         lambda *_: None,
         devkit,
-        trained.architecture,
         Data(root=str(folder / "digits")),
         Measure(runtimes=["torch"], threads=1, memory=False),
+        architecture=trained.architecture,
         bundles=(TEACHER,),
     )
 

@@ -289,11 +289,8 @@ def devkit(tmp_path_factory: pytest.TempPathFactory) -> Devkit:
 
 def training_bench(devkit: Devkit, scratch: Path) -> StageWorkbench:
     scratch.mkdir(exist_ok=True)
-    architecture = build_architecture("yolov3-tiny", devkit.classes, 64, 0.0625)
     log = logging.getLogger("tests.nni_prune")
-    return StageWorkbench(
-        0, scratch, log, lambda what, done, total: None, devkit, architecture, Data(root=""), Measure()
-    )
+    return StageWorkbench(0, scratch, log, lambda what, done, total: None, devkit, Data(root=""), Measure())
 
 
 def tiny(devkit: Devkit, name: str = "yolov3-tiny") -> Model:

@@ -55,7 +55,7 @@ def bench(scratch: Path, devkit: Devkit, architecture: Architecture) -> StageWor
     log = logging.getLogger("tests.nni_search")
     data, measure = Data(root=str(devkit.root)), Measure()
     return StageWorkbench(
-        0, scratch, log, lambda *_: None, devkit, architecture, data, measure, files=scratch / "files"
+        0, scratch, log, lambda *_: None, devkit, data, measure, architecture=architecture, files=scratch / "files"
     )
 
 
