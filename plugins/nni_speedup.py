@@ -94,8 +94,8 @@ def emptied_layer(model: "Model") -> str | None:
 def largest_difference(model: "Model", other: "Model") -> float:
     """Between the raw maps that two models give for one random image, relative to the map's largest element.
 
-    NaN where any element is. In float64: sums of fewer channels are rounded otherwise, and a BatchNorm that takes a large mean off leaves little
-    but rounding.
+    NaN where any element is. In float64: sums of fewer channels are rounded otherwise, and a BatchNorm that takes a
+    large mean off leaves little but rounding.
     """
     import torch
 

@@ -76,7 +76,7 @@ def named_in_errors(path: Path) -> Iterator[None]:
 
 
 def _read_results(path: Path) -> Any:
-    """What the file says. Raises InputError for NaN and Infinity, too, which Python's JSON has beyond the standard's."""
+    """What the file says. Raises InputError for NaN and Infinity, too, which are no JSON but Python's."""
 
     def refuse(constant: str) -> NoReturn:
         raise InputError(f"{path}: holds {constant}; expected finite numbers")
