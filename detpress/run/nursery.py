@@ -113,16 +113,16 @@ def _tell(channel: socket.socket, event: str, told: Any) -> None:
 
 def _end_of(child: int, channel: socket.socket, timeout: float | None) -> tuple[int, bool]:
     """The status with which it ended, and whether that was because it took too long."""
-    latest = time.monotonic() + (timeout + GRACE if timeout else float("inf"))
+    due = time.monotonic() + (timeout or float("inf"))
     late = False
     with suppress(OSError):  # it may have done so itself, and be gone
         os.setpgid(child, child)
     try:
         while True:
             ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                return status, late
-            if time.monotonic() > latest:
+            if ended:  # it may crash of saying where it is, which reads the frames of threads that run
+                return status, late or (os.WIFSIGNALED(status) and time.monotonic() > due)
+            if time.monotonic() > due + GRACE:
                 late = True
                 os.killpg(child, signal.SIGKILL)
             if select([channel], [], [], LOOKED)[0]:  # nothing is asked meanwhile: it was closed

@@ -151,6 +151,8 @@ def open_studies(names: Sequence[str], seeds: int | None = None, assignments: Se
     assignments: `--set` of every recipe.
     Raises InputError with one line a mistake.
     """
+    if seed := next((text for text in assignments if text.partition("=")[0].strip() == "seed"), None):
+        raise InputError(f"--set {seed}: a study's rows all have its seeds; expected --seeds COUNT, from 0 on")
     chosen = None if seeds is None else tuple(range(seeds))
     if len(names) == 1 and names[0] in shipped_studies():
         return read_study(shipped_studies()[names[0]], chosen, assignments)
@@ -248,7 +250,7 @@ def _variant(source: YamlSource, name: str, parameters: dict[str, Any], assignme
         raise InputError(f"{source.where(('search',))}: a study compares recipes that search nothing")
     recipe = check_recipe(source)
     parts = [name, *(f"{key.rpartition('.')[2]}-{value}" for key, value in parameters.items())]
-    full = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:100]
+    full = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).lstrip("._-")[:100]
     source.data["name"] = full
     return Variant(full, parameters, source, recipe)
 
@@ -302,4 +304,5 @@ def _scored_by(recipe: Recipe) -> dict[str, Any]:
         "data.test": recipe.data.test,
         "measure.protocol": recipe.measure.protocol,
         "measure.iou": recipe.measure.iou,
+        "measure.max_detections": recipe.measure.max_detections,
     }

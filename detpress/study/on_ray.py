@@ -29,6 +29,7 @@ from detpress.cache import cache_root
 from detpress.errors import DetpressError, InputError
 from detpress.options import Options
 from detpress.recipe.file import Recipe
+from detpress.recipe.sections import Running
 from detpress.run.chain import Chain, find_chain
 from detpress.run.initial_model import recipe_classes
 from detpress.run.stage import measurement_digest
@@ -100,7 +101,7 @@ def run_study_on_ray(
 
 def _submit(plan: Plan, store: Store, cluster: Cluster, events: Queue) -> list[list[tuple[str, Task]]]:
     """Of each job the keys of the stages that are not there, and their tasks; one that jobs share is the same task."""
-    submitted: dict[tuple[str, str], Task] = {}
+    submitted: dict[tuple[str, str, Running | None], Task] = {}
     jobs: list[list[tuple[str, Task]]] = []
     threads = torch.get_num_threads()
     for planned in plan.jobs:
@@ -109,16 +110,16 @@ def _submit(plan: Plan, store: Store, cluster: Cluster, events: Queue) -> list[l
         tasks: list[tuple[str, Task]] = []
         shipped = ray.put(recipe)  # once, not with each task
         for index in range(len(find_chain(recipe, planned.keys, planned.devkit, store)), len(planned.keys)):
-            key = planned.keys[index]
-            if (key, measured) not in submitted:
+            key, running = planned.asked[index]
+            if (key, measured, running) not in submitted:
                 options = _make_stage.options(
                     name=f"{planned.plugins[index]} of {planned.job.name}",
                     num_cpus=cluster.cpus if recipe.measure.runtimes else min(threads, cluster.cpus),
                     num_gpus=min(_gpus(recipe, index), cluster.gpus),
                 )
                 before = tasks[-1][1] if tasks else None
-                submitted[key, measured] = options.remote(shipped, index, key, threads, before, events)
-            tasks.append((key, submitted[key, measured]))
+                submitted[key, measured, running] = options.remote(shipped, index, key, threads, before, events)
+            tasks.append((key, submitted[key, measured, running]))
         jobs.append(tasks)
     return jobs
 

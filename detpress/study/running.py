@@ -17,10 +17,11 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from detpress.detector.model import Model
-from detpress.errors import StageError, ending
+from detpress.errors import InputError, StageError, ending
 from detpress.progress import Progress
+from detpress.recipe.sections import Running
 from detpress.run.chain import check_map_loss, find_chain, stage_names
-from detpress.run.initial_model import initial_model, open_recipe_data
+from detpress.run.initial_model import initial_model, open_recipe_data, recipe_classes
 from detpress.run.keys import chain_keys
 from detpress.run.run_folder import copy_stage
 from detpress.run.stage import Stage
@@ -40,6 +41,11 @@ class PlannedJob:
     @property
     def plugins(self) -> list[str]:
         return stage_names(self.job.recipe)
+
+    @property
+    def asked(self) -> list[tuple[str, Running | None]]:
+        """Each stage's key with the limits of its step: what fails within some need not within others."""
+        return list(zip(self.keys, (None, *(step.running for step in self.job.recipe.chain)), strict=True))
 
 
 @dataclass
@@ -114,16 +120,25 @@ def open_study_data(study: Study, progress: Progress | None = None) -> dict[int 
 
 
 def plan_study(study: Study, store: Store, devkits: Mapping[int | None, Devkit]) -> Plan:
-    """devkits: the data set by fold. Raises InputError where it or weights cannot be read."""
+    """devkits: the data set by fold. Raises InputError where it or weights cannot be read, or rows know other classes."""
     models: dict[str, Model] = {}
+    known: dict[str, list[str] | None] = {}
+    named: dict[tuple[int | None, str], Devkit] = {}
     jobs: list[PlannedJob] = []
     plugins: dict[str, str] = {}
     there: set[str] = set()
     for job in study.jobs:
-        recipe, devkit = job.recipe, devkits[job.fold]
+        recipe = job.recipe
+        same_classes = digest([recipe.model.model_dump(), recipe.data.classes])
+        if same_classes not in known:
+            known[same_classes] = recipe_classes(recipe)
+        if (job.fold, same_classes) not in named:
+            named[job.fold, same_classes] = devkits[job.fold].naming(known[same_classes])
+            _check_classes(job, named[job.fold, same_classes], study.jobs[0], devkits[job.fold])
+        devkit = named[job.fold, same_classes]
         drawn = recipe.model.weights is None or recipe.model.classes is not None
-        decides = (recipe.seed, job.fold) if drawn else None  # anchors are those of the training set
-        same_model = digest([recipe.model.model_dump(), recipe.data.classes, decides])
+        decides = (recipe.seed, job.fold, recipe.data.train) if drawn else None  # anchors are those of the training set
+        same_model = digest([same_classes, decides])
         if same_model not in models:
             models[same_model] = initial_model(recipe, devkit)
         planned = PlannedJob(job, devkit, tuple(chain_keys(recipe, devkit, models[same_model])))
@@ -133,6 +148,15 @@ def plan_study(study: Study, store: Store, devkits: Mapping[int | None, Devkit])
     return Plan(jobs, plugins, there)
 
 
+def _check_classes(job: Job, devkit: Devkit, first: Job, its_devkit: Devkit) -> None:
+    """Raises InputError where one detector looks for what another does not: mAP is a mean over the classes."""
+    if set(devkit.classes) != set(its_devkit.classes):
+        raise InputError(
+            f"{job.recipe.where(('data', 'classes'))}: {job.variant} cannot be compared with {first.variant}: "
+            f"its classes are {', '.join(devkit.classes)}, not {', '.join(its_devkit.classes)}"
+        )
+
+
 def run_study(plan: Plan, store: Store, folder: Path, listener: StudyListener) -> Iterator[Outcome]:
     """The jobs' outcomes, one after the other; one that fails is an outcome, too.
 
@@ -140,12 +164,12 @@ def run_study(plan: Plan, store: Store, folder: Path, listener: StudyListener) -
     for each stage.
     """
     prepare_folder(plan, folder)
-    failures: dict[str, str] = {}  # key of a stage that was given up -> why
+    failures: dict[tuple[str, Running | None], str] = {}  # key and limits of a stage that was given up -> why
     for number, planned in enumerate(plan.jobs, start=1):
         job = planned.job
         listener.begin_job(number, job)
         there = len(find_chain(job.recipe, planned.keys, planned.devkit, store))
-        failure = next((failures[key] for key in planned.keys if key in failures), None)
+        failure = next((failures[asked] for asked in planned.asked if asked in failures), None)
         made: set[str] = set()
         if there < len(planned.keys) and failure is None:
             process = _Process(planned, plan, store, listener)
@@ -153,9 +177,10 @@ def run_study(plan: Plan, store: Store, folder: Path, listener: StudyListener) -
             made = process.made
         outcome = conclude(planned, store, folder, failure, made)
         if outcome.failure is not None and len(outcome.stages) < len(planned.keys):
-            lost = planned.keys[len(outcome.stages)]
-            failures[lost] = outcome.failure
-            plan.given_up.add(lost)
+            lost = len(outcome.stages)
+            plan.given_up.add(planned.keys[lost])
+            if _lost_map(job, outcome.stages) is None:  # which another recipe may allow
+                failures[planned.asked[lost]] = outcome.failure
         listener.end_job(number, outcome)
         yield outcome
 

@@ -72,6 +72,13 @@ class Devkit:
         """The same data set, but for the image set `name`."""
         return replace(self, hidden=self.hidden | {name})
 
+    def naming(self, classes: Sequence[str] | None) -> "Devkit":
+        """The same data set with other class names given, as `open_devkit` takes them."""
+        given = None if classes is None else tuple(classes)
+        if given == self.given_classes:
+            return self
+        return replace(self, given_classes=given, _sets={}, _annotations={}, _fingerprints={})
+
     def image_set(self, name: str) -> list[Annotation]:
         """Annotations of the image set, in its order.
 

@@ -167,6 +167,23 @@ def test_recipes_that_are_not_scored_alike_are_not_compared(written) -> None:
     assert line.endswith("quickstart-iou-0.75 cannot be compared with whole: measure.iou is 0.75, not 0.5")
 
 
+def test_recipes_that_keep_another_number_of_detections_are_not_compared(written) -> None:
+    path = written("- quickstart", "- {recipe: quickstart, matrix: {measure.max_detections: [1]}}")
+    [line] = mistakes(path)
+    assert line.endswith("cannot be compared with whole: measure.max_detections is 1, not 100")
+
+
+def test_a_seed_is_no_setting_of_a_row(written) -> None:
+    with pytest.raises(InputError, match=r"^--set seed=7: a study's rows all have its seeds; expected --seeds COUNT"):
+        open_studies(["quickstart"], None, ["seed=7"])
+
+
+def test_a_recipe_whose_file_begins_with_a_line_below_is_a_row_by_the_rest_of_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "_draft.yaml"
+    path.write_text('name: p1\ndata: {root: "builtin:digits"}\nmodel: {weights: "builtin:digits"}\nchain: []\n')
+    assert open_studies([str(path)]).variants == ["draft"]
+
+
 def test_an_unknown_study_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match="no study or recipe 'six-compresors'; did you mean 'six-compressors'"):
         open_studies(["six-compresors"])

@@ -7,10 +7,18 @@ from pathlib import Path
 import psutil
 import pytest
 from processes import begin, detpress, is_gone
-from small_study import Finished
+from small_study import Finished, run
 
-from detpress.study.definition import open_studies
-from detpress.study.running import Plan
+from detpress.detector.architecture import build_architecture
+from detpress.detector.model import new_model
+from detpress.encodings.bundle import save_bundle
+from detpress.errors import InputError
+from detpress.run.initial_model import initial_model, open_recipe_data
+from detpress.run.keys import chain_keys
+from detpress.run.store import Store
+from detpress.study.definition import open_studies, read_study
+from detpress.study.running import Plan, open_study_data, plan_study
+from detpress.voc.digits import write_digits
 
 
 def test_shared_stages_are_counted_and_made_once(killed: Finished) -> None:
@@ -80,6 +88,62 @@ def test_time_left_is_the_mean_of_the_plugins_own_stages_or_else_of_all() -> Non
     plan.made("a", 10.0)
     plan.made("c", 2.0)
     assert plan.seconds_left() == 10.0 + 6.0
+
+
+PLANNED = """\
+name: planned
+shared:
+  data: {root: digits}
+recipes:
+  - {name: known, chain: [], model: {weights: "builtin:digits"}}
+  - {name: new, chain: [], model: &new {arch: yolov3, width: 0.0625, image_size: 64, anchors: kmeans}}
+  - {name: of-val, chain: [], data: {root: digits, train: val}, model: *new}
+"""
+
+
+def test_planned_keys_are_those_that_a_recipe_by_itself_has(tmp_path: Path) -> None:
+    """Whether classes come of the weights or of the annotations, and by whichever images anchors are found."""
+    write_digits(tmp_path / "digits", {"train": 24, "val": 24, "test": 4})
+    (tmp_path / "planned.yaml").write_text(PLANNED)
+    study = read_study(tmp_path / "planned.yaml")
+    plan = plan_study(study, Store(tmp_path / "store"), open_study_data(study))
+    for planned in plan.jobs:
+        recipe = planned.job.recipe
+        devkit = open_recipe_data(recipe)
+        assert list(planned.keys) == chain_keys(recipe, devkit, initial_model(recipe, devkit))
+    assert len({planned.keys[0] for planned in plan.jobs}) == 3
+
+
+def test_detectors_of_other_classes_are_not_compared(tmp_path: Path) -> None:
+    write_digits(tmp_path / "digits", {"train": 2, "test": 2})
+    save_bundle(new_model(build_architecture("yolov3-tiny", ["0", "ten"], 64, 0.0625), seed=0), tmp_path / "two")
+    text = PLANNED.replace(
+        "{name: new", f"{{name: two, chain: [], model: {{weights: {tmp_path / 'two'}}}}}\n  - {{name: new"
+    )
+    (tmp_path / "planned.yaml").write_text(text)
+    study = read_study(tmp_path / "planned.yaml")
+    with pytest.raises(InputError, match=r"two cannot be compared with known: its classes are 0, ten, not eight, five"):
+        plan_study(study, Store(tmp_path / "store"), open_study_data(study))
+
+
+def test_a_limit_that_one_recipe_has_stops_no_other_with_the_same_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a share of mAP nor seconds, which are in no key."""
+    write_digits(tmp_path / "digits", {"train": 4, "test": 8})
+    (tmp_path / "limits.yaml").write_text(
+        "name: limits\nshared:\n  data: {root: digits}\n  model: {weights: 'builtin:digits'}\nrecipes:\n"
+        "  - {name: strict, chain: &pruned [nni.l1norm: {sparsity: 0.4}, nni.speedup],\n"
+        "     measure: {runtimes: [], memory: false, max_map_loss: 0.001}}\n"
+        "  - {name: hasty, chain: [nni.l1norm: {sparsity: 0.4}, {nni.speedup: {}, timeout: 0.001}],\n"
+        "     measure: &quick {runtimes: [], memory: false}}\n"
+        "  - {name: free, chain: *pruned, measure: *quick}\n"
+    )
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "cache"))
+    outcomes = run(tmp_path / "limits.yaml", tmp_path / "cache", tmp_path / "out").outcomes
+    assert "measure.max_map_loss stops the chain" in str(outcomes["strict"].failure)
+    assert "0.001" in str(outcomes["hasty"].failure)
+    assert outcomes["free"].failure is None
 
 
 INTERRUPTED = """\
