@@ -22,9 +22,13 @@ def model(
         str | None,
         typer.Argument(metavar="ARCH", help="One of the architectures, or a bundle's folder."),
     ] = None,
-    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 20,
-    image_size: Annotated[int, typer.Option(help="Side of the input in pixels, a multiple of 32.")] = 416,
-    width: Annotated[float, typer.Option(min=0.001, max=4.0, help="Multiplies the filters of every layer.")] = 1.0,
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes; 20 by default.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the input in pixels, a multiple of 32; 416 by default.")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(min=0.001, max=4.0, help="Multiplies the filters of every layer; 1 by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The architectures; or layers, parameters and MACs (multiply-accumulates with weights for one image) of a network.
@@ -39,16 +43,20 @@ def model(
     from detpress.builtin import BUILTIN, find_bundle
     from detpress.detector.architecture import build_architecture, size_text
     from detpress.encodings.bundle import load_bundle
+    from detpress.errors import InputError
     from detpress.measure.size import layer_table, stored_table
 
     if arch is None:
         list_architectures(as_json)
         return
     if arch.startswith(BUILTIN) or Path(arch).is_dir():
+        if (classes, image_size, width) != (None, None, None):
+            raise InputError(f"--classes, --image-size and --width are for an architecture: {arch} has its own")
         stored = load_bundle(find_bundle(arch))
         architecture, rows = stored.architecture, stored_table(stored)
     else:
-        architecture = build_architecture(arch, [f"class{i}" for i in range(classes)], image_size, width)
+        names = [f"class{i}" for i in range(classes or 20)]
+        architecture = build_architecture(arch, names, image_size or 416, width or 1.0)
         rows = layer_table(architecture)
     totals = {"parameters": sum(row.parameters for row in rows), "macs": sum(row.macs for row in rows)}
     if as_json:
@@ -56,8 +64,8 @@ def model(
         return
     print(f"{'layer':<12}{'type':<13}{'output':>16}{'parameters':>14}{'MACs':>17}")
     for row in rows:
-        height, width = row.side if isinstance(row.side, tuple) else (row.side, row.side)
-        output = f"{row.channels}x{height}x{width}"
+        rows_of_cells, columns = row.side if isinstance(row.side, tuple) else (row.side, row.side)
+        output = f"{row.channels}x{rows_of_cells}x{columns}"
         print(f"{row.name:<12}{row.type:<13}{output:>16}{row.parameters:>14,}{row.macs:>17,}")
     print(
         f"{architecture.name}, {len(architecture.classes)} classes: {totals['parameters']:,} parameters, "

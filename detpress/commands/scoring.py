@@ -60,6 +60,8 @@ def evaluate(
         raise InputError(f"--protocol {protocol}: {nearest(protocol, PROTOCOLS)}")
     if not 0 < iou < 1:
         raise InputError(f"--iou {iou}: expected a number above 0 and below 1")
+    if results is not None and (runtime is not None or max_detections != 100):
+        raise InputError("--runtime and --max-detections are for a BUNDLE: --results are scored as they are")
     runtime_name, full = None, 0
     if results is not None:
         devkit = open_data(data)

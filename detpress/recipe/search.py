@@ -220,14 +220,15 @@ def check_metric(name: str, runtimes: Sequence[str]) -> None:
     if name == "seconds":
         raise InputError("seconds: expected a figure of the model, such as macs or latency_ms.torch.median")
     family, _, rest = name.partition(".")
-    runtime, _, statistic = rest.rpartition(".")
-    if family != "latency_ms":
+    if family not in ("latency_ms", "map_by_runtime"):
         return
+    runtime, _, statistic = rest.rpartition(".") if family == "latency_ms" else (rest, "", "")
     if runtime not in runtimes:
+        what = "latency" if family == "latency_ms" else "mAP"
         raise InputError(
-            f"no latency of '{runtime}' is measured; expected one of measure.runtimes: {', '.join(runtimes)}"
+            f"no {what} of '{runtime}' is measured; expected one of measure.runtimes: {', '.join(runtimes)}"
         )
-    if statistic not in ("median", "p95"):
+    if family == "latency_ms" and statistic not in ("median", "p95"):
         raise InputError(f"expected latency_ms.{runtime}.median or latency_ms.{runtime}.p95, got '{name}'")
 
 

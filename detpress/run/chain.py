@@ -21,7 +21,7 @@ from detpress.errors import InputError, StageError
 from detpress.files.folders import write_atomically
 from detpress.measure.scoring import protocol_id
 from detpress.options import STAGE
-from detpress.recipe.file import Recipe
+from detpress.recipe.file import Recipe, recipe_text
 from detpress.run.application import runs_apart, work_of
 from detpress.run.initial_model import initial_model
 from detpress.run.keys import chain_keys
@@ -159,6 +159,7 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[
     for name, entry in zip(copies, found["stages"], strict=True):
         entry["bundle"] = str(folder / name / "bundle")
     exchange_stages(copies, folder)
-    (folder / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
+    text = recipe_text(recipe, recipe.name) if recipe.assignments else recipe.text
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     write_atomically(folder / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found

@@ -87,7 +87,8 @@ def _copy(stage: Stage, unfinished: Path) -> None:
     for name in ("training", "validation", "files"):
         if (stage.folder / name).is_dir():
             shutil.copytree(stage.folder / name, unfinished / name)
-    shutil.copyfile(stage.folder / "stage.log", unfinished / "stage.log")
+    with suppress(FileNotFoundError):  # a log that was lost is no reason to train again
+        shutil.copyfile(stage.folder / "stage.log", unfinished / "stage.log")
 
 
 def _remove_parts(target: Path) -> None:

@@ -138,8 +138,9 @@ def score(trial: Trial, search: Search, reference: dict[str, float]) -> float:
 
     The order is that of Deb, "An efficient constraint handling method for genetic algorithms", 2000: a feasible trial
     is better than one that misses a limit; of two feasible ones, the objective decides; of two others, by how much
-    they miss. So feasible ones score above 0, r / (1 + r) when the objective r, relative to stage 0's, shall be
-    large and 1 / (1 + r) when it shall be small; others score -v / (1 + v) by violation v, and a failed one -1.
+    they miss. So feasible ones score above 0: by the objective r, relative to the size of stage 0's, (1 + s) / 2 when
+    it shall be large and (1 - s) / 2 when it shall be small, with s = r / (1 + |r|); others score -v / (1 + v) by
+    violation v, and a failed one -1.
     """
     if trial.status == "failed":
         return -1.0
@@ -149,8 +150,9 @@ def score(trial: Trial, search: Search, reference: dict[str, float]) -> float:
 
 
 def _objective_score(value: float, search: Search, reference: dict[str, float]) -> float:
-    relative = value / (reference.get(search.metric) or 1.0)
-    return relative / (1 + relative) if search.maximize else 1 / (1 + relative)
+    relative = value / (abs(reference.get(search.metric, 0.0)) or 1.0)
+    between = relative / (1 + abs(relative))  # -1 and 1, in the same order
+    return (1 + between) / 2 if search.maximize else (1 - between) / 2
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,8 @@ class _TrialRunner:
         form = Form.DENSE
         for step in recipe.chain:
             form = step.plugin.returns or form
-        asked = {metric.split(".")[1] for metric in self.search.metrics if metric.startswith("latency_ms.")}
+        by_runtime = ("latency_ms.", "map_by_runtime.")
+        asked = {metric.split(".")[1] for metric in self.search.metrics if metric.startswith(by_runtime)}
         scored_in = scoring_runtime(form, list(recipe.measure.runtimes))
         runtimes = [name for name in recipe.measure.runtimes if name in asked or name == scored_in != "torch"]
         memory = "peak_memory_bytes" in self.search.metrics

@@ -58,7 +58,7 @@ class SharedStore:
             raise kind(f"the shared store {self.url} failed: {type(error).__name__}: {error}") from error
 
     def fetch(self, name: str, target: Path) -> bool:
-        """Makes the folder `target` what was published as `name`; False where nothing was."""
+        """Makes the folder `target` what was published as `name`; False where nothing was, or what is of no use."""
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=FETCHING) as temporary:
             archive, unpacked = Path(temporary) / "archive.tar", Path(temporary) / "folder"
@@ -66,8 +66,14 @@ class SharedStore:
                 if not self.files.exists(f"{self.root}/{name}.tar"):
                     return False
                 self.files.get_file(f"{self.root}/{name}.tar", str(archive))
-            with tarfile.open(archive) as packed:
-                packed.extractall(unpacked, filter="data")
+            try:
+                with tarfile.open(archive) as packed:
+                    packed.extractall(unpacked, filter="data")
+            except (tarfile.TarError, EOFError) as error:
+                LOG.warning("%s/%s.tar is broken, and made again: %s", self.url, name, error)
+                with self._errors_named(), suppress(FileNotFoundError):  # another process was faster
+                    self.files.rm_file(f"{self.root}/{name}.tar")
+                return False
             with suppress(OSError):  # not empty: another process was faster
                 unpacked.rename(target)
         return True

@@ -32,11 +32,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from detpress.cache import cache_root
+from detpress.detector.form import Form
 from detpress.errors import InputError, no_room
 from detpress.files.folders import open_to_group, put_in_place, remove_folder, remove_rests, write_atomically
 from detpress.run.shared_store import FETCHING, SharedStore
 
 LOG = logging.getLogger(__name__)
+NEEDED = {"stage.json": {"plugin", "form", "seconds"}, "metrics.json": {"map"}}  # keys that are read
 SHORTEST_BEGINNING = 4  # letters of a key: one would remove a stage by a slip of the hand
 ABANDONED = 24 * 3600.0  # seconds after which nobody is still fetching a stage
 
@@ -86,8 +88,8 @@ class Store:
 
     def has_measurement(self, key: str, measured: str) -> bool:
         """Whether the stage and this measurement of it are there; they are fetched if another machine made them."""
-        name = _measurement_name(key, measured)
-        return self.has(key) and self._found(self.measurement(key, measured), "metrics.json", name)
+        folder, name = self.measurement(key, measured), _measurement_name(key, measured)
+        return self.has(key) and self._found(folder, "metrics.json", name) and (folder / "results").is_dir()
 
     def _found(self, folder: Path, record: str, name: str) -> bool:
         if folder.is_dir():
@@ -305,8 +307,8 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    whole = isinstance(record, dict) and (path.name != "stage.json" or {"plugin", "form", "seconds"} <= record.keys())
-    return record if whole else None
+    whole = isinstance(record, dict) and NEEDED[path.name] <= record.keys()
+    return record if whole and record.get("form") in (None, *Form) else None
 
 
 def _bytes_below(folder: Path) -> int:

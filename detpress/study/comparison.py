@@ -9,8 +9,10 @@ seen. Their detections are put together and scored at once, as those of one dete
 """
 
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -184,12 +186,12 @@ def resampled_maps(ends: Sequence[Stage], scoring: Scoring, counts: Counts) -> N
     measure = scoring.measure
     others = f"-{digest([stage.key for stage in ends])[:16]}" if len(ends) > 1 else ""
     kept = ends[0].detections.parent / f"resampled-{len(counts)}{others}.npy"
-    if kept.is_file():
+    with suppress(OSError, EOFError, ValueError):  # not there, or cut short where the disk was full
         return np.asarray(np.load(kept, allow_pickle=False))
     matches = find_matches(scoring.annotations, scoring.detections(ends), measure.protocol, measure.iou)
     found = resampled_map(matches, measure.protocol, counts)
     if scoring.keep:
-        unfinished = kept.with_suffix(".unfinished.npy")
+        unfinished = kept.with_suffix(f".{os.getpid()}.npy")
         np.save(unfinished, found, allow_pickle=False)
         unfinished.replace(kept)
     return found

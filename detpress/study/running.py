@@ -120,7 +120,7 @@ def open_study_data(study: Study, progress: Progress | None = None) -> dict[int 
 
 
 def plan_study(study: Study, store: Store, devkits: Mapping[int | None, Devkit]) -> Plan:
-    """devkits: the data set by fold. Raises InputError where it or weights cannot be read, or rows know other classes."""
+    """devkits: the data set by fold. Raises InputError where it or weights cannot be read, or classes differ."""
     models: dict[str, Model] = {}
     known: dict[str, list[str] | None] = {}
     named: dict[tuple[int | None, str], Devkit] = {}

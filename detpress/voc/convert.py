@@ -20,7 +20,7 @@ from detpress.voc.annotation import Annotation
 from detpress.voc.devkit import Devkit
 from detpress.voc.exact import coco_from_voc, yolo_from_voc
 from detpress.voc.layout import climbs, content_digest
-from detpress.voc.yolo import LARGEST
+from detpress.voc.yolo import LARGEST, NO_SETS
 
 Target = Literal["voc", "yolo", "coco"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -141,6 +141,8 @@ def _as_yolo(
     texts = {
         Path(f"{name}.txt"): _lines(f"./{places[a.image].as_posix()}" for a in found) for name, found in sets.items()
     }
+    if taken := sets.keys() & set(NO_SETS):
+        raise InputError(f"an image set called {min(taken)}, which in YOLO's data.yaml is a key of another kind")
     described = {"path": ".", **{name: f"{name}.txt" for name in sets}, "names": list(classes)}
     texts[Path("data.yaml")] = yaml.safe_dump(described, sort_keys=False, allow_unicode=True)
     for image, annotation in every.items():

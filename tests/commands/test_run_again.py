@@ -33,6 +33,16 @@ def test_a_run_folder_used_again_holds_the_stages_and_pictures_of_its_results(
     assert "not a bundle" in lost.err
 
 
+def test_the_recipe_in_a_runs_folder_says_what_was_run(detpress: Command, workplace: Path) -> None:
+    settings = ("--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]", "--set", "measure.runtimes=[]", "--set", "seed=3")
+    assert detpress("run", "small.yaml", *settings, "--out", "out").code == 0
+    again = detpress("run", "out/recipe.yaml", "--out", "again", "--json")
+    assert again.code == 0, again.err
+    assert [stage["plugin"] for stage in again.json["stages"]] == ["model", "nni.l1norm"]
+    assert (again.json["seed"], again.json["recipe"]["name"]) == (3, "small")
+    assert all(stage["reused"] for stage in again.json["stages"])
+
+
 def test_a_changed_byte_in_a_stored_bundle_is_said_and_the_stage_made_again(
     detpress: Command, workplace: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

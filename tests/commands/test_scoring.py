@@ -52,6 +52,17 @@ def test_detect_takes_a_folder_and_replaces_nothing_that_is_there(
     assert "each with an --out of its own" in detpress("detect", bundle, "a.jpg", "a.png").err
 
 
+def test_an_option_that_would_be_passed_over_is_refused(detpress: Command, bundle: Path, workplace: Path) -> None:
+    Path("results").mkdir()
+    for option in (("--runtime", "torch"), ("--max-detections", "5")):
+        said = detpress("evaluate", "--data", "digits", "--results", "results", *option)
+        assert (said.code, said.err.count("\n")) == (2, 1)
+        assert "--runtime and --max-detections are for a BUNDLE" in said.err
+    said = detpress("model", str(bundle), "--image-size", "320")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "are for an architecture" in said.err
+
+
 def test_how_many_objects_an_image_may_hold_is_an_option_and_its_reach_is_said(
     detpress: Command, bundle: Path, workplace: Path
 ) -> None:

@@ -95,6 +95,7 @@ def search(recipe: Recipe, store: Path, out: Path) -> SearchResult:
         ("trials: 5", "trials: 0", "11: trials: expected greater than or equal to 1, got 0"),
         ("maximize: map", "maximize: mpa", "12: maximize: no figure 'mpa'; did you mean 'map'?"),
         ("nonzero_parameters: ", "latency_ms.openvino.p95: ", "13: subject_to.latency_ms.openvino.p95: no latency of "),
+        ("maximize: map", "maximize: map_by_runtime.onnx", "12: maximize: no mAP of 'onnx' is measured; "),
         ("<= 0.5x", "0.5x", "13: subject_to.nonzero_parameters: expected a limit such as "),
         ("trials: 5", "trials: 5\n  stop_early: nni.median", "12: stop_early: unknown assessor 'nni.median'; did you "),
     ],
@@ -145,6 +146,39 @@ def test_feasible_trials_come_first_then_those_that_miss_least_then_the_failed(t
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == 5
     assert all(-1 <= each <= 1 for each in scores)
+
+
+@pytest.mark.parametrize("reference", [-0.5, 0.0, 0.5])
+@pytest.mark.parametrize("sense", ["maximize", "minimize"])
+def test_an_objective_may_be_below_0_which_a_plugins_own_figure_can_be(
+    tmp_path: Path, sense: str, reference: float
+) -> None:
+    wanted = read_recipe(written(tmp_path, ("maximize: map", f"{sense}: plugin.gain"))).search
+    assert wanted is not None
+    values = [-2.0, -1.0, -0.5, 0.0, 0.5, 3.0]
+    found = [Trial(0, "", {}, "done", {"plugin.gain": value}, 0.0) for value in values]
+    scores = [score(trial, wanted, {"plugin.gain": reference}) for trial in found]
+    assert scores == sorted(scores, reverse=sense == "minimize")
+    assert len(set(scores)) == len(values)
+    assert all(0 < each <= 1 for each in scores)
+
+
+def test_a_runtimes_map_is_measured_where_it_is_the_objective(root: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(
+        written(
+            root,
+            ("maximize: map", "maximize: map_by_runtime.onnxruntime"),
+            ("trials: 5", "trials: 1"),
+            ('  subject_to: {nonzero_parameters: "<= 0.5x"}\n', ""),
+            ("nni.l1norm: {sparsity: 0.5}", "inc.static_int8: {calibration_images: 2}"),
+            ("    chain[0].sparsity: {uniform: [0.01, 0.9]}\n", ""),
+            ("chain[0].round_to: {choice: [1, 2]}", "chain[0].per_channel: {choice: [true]}"),
+        ),
+        ["measure.runtimes=[openvino, onnxruntime]"],
+    )
+    [trial] = search(recipe, tmp_path / "store", tmp_path / "run").trials
+    assert trial.status == "done", trial.reason
+    assert trial.metrics.keys() == {"map_by_runtime.onnxruntime"}
 
 
 def test_trials_are_scored_on_the_validation_images_and_the_winner_is_a_plain_recipe(

@@ -33,12 +33,13 @@ def test_what_one_machine_finished_is_found_by_another(url: str, tmp_path: Path)
     one, other = (Store(tmp_path / name, SharedStore(url)) for name in ("one", "other"))
     assert not other.has(KEY)
     finish(one)
-    (one.scratch(KEY) / "measurement").mkdir()
-    (one.scratch(KEY) / "measurement/metrics.json").write_text("{}")
+    (one.scratch(KEY) / "measurement/results").mkdir(parents=True)
+    (one.scratch(KEY) / "measurement/results/comp4_det_test_cat.txt").write_text("")
+    (one.scratch(KEY) / "measurement/metrics.json").write_text('{"map": 0.5}')
     one.finish_measurement(KEY, "m", one.scratch(KEY) / "measurement")
     assert other.has_measurement(KEY, "m")
     assert (other.stage(KEY) / "bundle/model.json").read_text() == "model"
-    assert (other.measurement(KEY, "m") / "metrics.json").read_text() == "{}"
+    assert (other.measurement(KEY, "m") / "metrics.json").read_text() == '{"map": 0.5}'
     assert [entry.key for entry in other.listing()] == [KEY]
     assert not other.has_measurement(KEY, "another")
 
@@ -47,6 +48,20 @@ def test_a_stage_made_before_there_was_a_shared_store_can_be_shared(url: str, tm
     finish(Store(tmp_path / "one"))
     Store(tmp_path / "one", SharedStore(url)).share(KEY)
     assert Store(tmp_path / "other", SharedStore(url)).has(KEY)
+
+
+def test_a_damaged_archive_is_no_stage_and_the_next_one_takes_its_place(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = SharedStore(url)
+    finish(Store(tmp_path / "one", shared))
+    [archive] = shared.files.find(f"{shared.root}/stages")
+    shared.files.pipe_file(archive, shared.files.cat_file(archive)[:700])
+    other = Store(tmp_path / "other", shared)
+    assert not other.has(KEY)
+    assert f"{url}/stages/ab/{KEY}.tar is broken, and made again" in caplog.text
+    finish(other)
+    assert Store(tmp_path / "third", shared).has(KEY)
 
 
 def test_an_upload_that_stops_half_way_is_never_seen(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

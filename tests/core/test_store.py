@@ -55,6 +55,32 @@ def test_a_finished_stage_is_there_and_its_scratch_gone(tmp_path: Path) -> None:
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "record",
+    ["", "[]", '{"plugin": "p"}', '{"plugin": "p", "form": "nope", "seconds": 1}', '{"plugin": "p", "form": []}'],
+)
+def test_a_stage_whose_record_no_detpress_wrote_is_not_there(tmp_path: Path, record: str) -> None:
+    store = Store(tmp_path)
+    finish(store)
+    (store.stage(KEY) / "stage.json").write_text(record)
+    assert not store.has(KEY)
+
+
+def test_a_measurement_without_its_figures_or_its_detections_is_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    finish(store)
+    for figures, folder, there in (
+        ('{"map": 0.5}', "results", True),
+        ("{}", "results", False),
+        ('{"map": 0}', "x", False),
+    ):
+        unfinished = store.scratch(KEY) / "measurement"
+        (unfinished / folder).mkdir(parents=True)
+        (unfinished / "metrics.json").write_text(figures)
+        store.finish_measurement(KEY, "m", unfinished)
+        assert store.has_measurement(KEY, "m") is there
+
+
 def test_four_processes_make_one_stage_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     log = tmp_path / "log"

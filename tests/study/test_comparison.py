@@ -1,12 +1,13 @@
 """What is said of a difference, and that a study's intervals are those of the bootstrap."""
 
+import numpy as np
 import pytest
 from small_study import Finished
 
 from detpress.measure.figures import flat_figures
 from detpress.report.study_table import study_table
-from detpress.study.comparison import best_row, spread, verdict
-from detpress.voc.bootstrap import centred, draw_images, interval, resampled_map
+from detpress.study.comparison import best_row, compare, spread, verdict
+from detpress.voc.bootstrap import RESAMPLES, centred, draw_images, interval, resampled_map
 from detpress.voc.evaluate import find_matches
 from detpress.voc.results import read_results
 
@@ -50,6 +51,17 @@ def test_a_row_has_the_interval_of_its_detections_and_the_paired_one_of_the_diff
     bounds = {key: pruned["difference"][key] for key in ("low", "high")}
     assert bounds == pytest.approx({"low": paired.low, "high": paired.high}, abs=1e-12)
     assert pruned["difference"]["mean"] == pruned["figures"]["map"]["mean"] - whole["figures"]["map"]["mean"]
+
+
+def test_resampled_figures_that_were_cut_short_are_computed_anew(finished: Finished) -> None:
+    kept = list(finished.store.root.rglob("resampled-*.npy"))
+    assert len(kept) == 3, "whole, pruned, trained"
+    kept[0].write_bytes(kept[0].read_bytes()[:1000])
+    kept[1].write_bytes(b"")
+    devkits = {None: finished.plan.jobs[0].devkit}
+    again = compare(finished.study, list(finished.outcomes.values()), devkits)
+    assert again["rows"] == finished.results["rows"]
+    assert all(np.load(path).shape == (RESAMPLES,) for path in kept)
 
 
 def test_figures_are_those_of_the_last_stage(finished: Finished) -> None:

@@ -95,6 +95,16 @@ def test_cocos_own_tools_read_the_same(devkit: Devkit, tmp_path: Path) -> None:
     ]
 
 
+def test_an_image_set_that_yolos_description_would_take_for_something_else_is_refused(
+    tmp_path: Path, write_devkit: Callable[..., Path]
+) -> None:
+    root = write_devkit(tmp_path / "kit", {"a": [("dog", (1, 1, 20, 20), False)]})
+    (root / "ImageSets/Main/names.txt").write_text("a\n")
+    with pytest.raises(InputError, match=r"an image set called names, which in YOLO's data\.yaml is a key of another"):
+        convert(open_data(str(root)), "yolo", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("box", "target", "message"),
     [
