@@ -47,9 +47,10 @@ def terminate(number: int, frame: object) -> None:
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The end of an error message: the nearest of `choices`, or all of them when none is near and they are few."""
     known = sorted(choices)
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    by_letters = {name.casefold(): name for name in reversed(known)}
+    close = get_close_matches(word.casefold(), by_letters, n=1, cutoff=0.6)
     if close:
-        return f"did you mean '{close[0]}'?"
+        return f"did you mean '{by_letters[close[0]]}'?"
     if not known:
         return "expected none"
     if len(known) <= 12:

@@ -112,7 +112,7 @@ def _run_chain(
     import tempfile
     from contextlib import ExitStack
 
-    from detpress.errors import InputError
+    from detpress.errors import DetpressError, InputError
     from detpress.report.pictures import draw_stage_pictures
     from detpress.run.chain import run_chain, write_run_folder
     from detpress.run.remarks import remarks
@@ -120,6 +120,7 @@ def _run_chain(
 
     stages: list[Stage] = []
     results: dict[str, Any] = {}
+    failed: str | None = "stopped before its end"
     with ExitStack() as in_use:
         try:
             for stage in run_chain(recipe, devkit, store, listener, fresh=fresh):
@@ -127,9 +128,13 @@ def _run_chain(
                 stages.append(stage)
                 for remark in remarks(stages):
                     listener.say(f"  {remark}")
+            failed = None
+        except DetpressError as error:
+            failed = str(error)
+            raise
         finally:
             if stages:  # a run that fails at once leaves the results of an earlier one
-                results = write_run_folder(recipe, stages, folder)
+                results = write_run_folder(recipe, stages, folder, failed)
     named = [
         (f"{stage.index} {stage.plugin}", folder / f"{stage.index}-{stage.plugin}" / "results") for stage in stages
     ]
@@ -195,10 +200,10 @@ def validate(
         if devkit is not None:
             listener.say(str(devkit))
             report(annotation_findings(checked, devkit), listener.say)
-        elif not no_data:
-            listener.say(f"the data set {checked.data.root} is not there: only the recipe is checked")
         count_images(checked, devkit)
         planned = [plan_chain(end, devkit) for end in (end_recipes(checked) if checked.search else [checked])]
+        if devkit is None and not no_data:
+            listener.say(f"the data set {checked.data.root} is not there: only the recipe is checked")
         if devkit is not None:
             report(picture_findings(checked, devkit, listener.progress), listener.say)
     if checked.search is not None:

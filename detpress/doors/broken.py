@@ -41,10 +41,15 @@ def words_of(error: BaseException) -> str:
 
 def place_of(error: BaseException, entry: Entry) -> str:
     """Where in its package it was raised, as `file:line`, or where the class begins; empty where that is nowhere."""
+    return place_raised(error, entry) or _nearest_place(_beginning(entry), entry)
+
+
+def place_raised(error: BaseException, entry: Entry) -> str:
+    """Where in its package it was raised, as `file:line`; empty where it passed through nothing of it."""
     frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         frames.append((error.filename, error.lineno or 0))
-    return _nearest_place(reversed(frames), entry) or _nearest_place(_beginning(entry), entry)
+    return _nearest_place(reversed(frames), entry)
 
 
 def place_in(dump: str, entry: Entry) -> str:

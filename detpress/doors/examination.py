@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TextIO
 from detpress.doors.broken import place_in, place_of, sentence, words_of
 from detpress.doors.door import Door, imported, named
 from detpress.doors.entries import Entry
+from detpress.doors.examined import SECONDS
 
 WITHIN = "DETPRESS_EXAMINATION"  # environment variable: set where packages are being examined
 
@@ -108,7 +109,7 @@ def _end_of(child: int, limit: float) -> int:
 
 def _what_happened(status: int, dump: str, limit: float) -> str:
     if "Timeout (" in dump:
-        return f"importing it takes longer than {limit:g} s"
+        return f"importing it takes longer than {limit:g} s; {SECONDS} gives it more"
     if os.WIFSIGNALED(status):
         return f"importing it ends the process with {signal.Signals(os.WTERMSIG(status)).name}"
     return f"importing it ends the process with exit code {os.waitstatus_to_exitcode(status)}"

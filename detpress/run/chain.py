@@ -136,8 +136,8 @@ def check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
         )
 
 
-def results(recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
-    """What results.json holds and `--json` prints."""
+def results(recipe: Recipe, stages: list[Stage], failed: str | None = None) -> dict[str, Any]:
+    """What results.json holds and `--json` prints. failed: why there are not all stages; None where there are."""
     engines = {step.plugin.engine for step in recipe.chain if step.plugin.engine}
     runtimes = {name.split("-")[0] for name in recipe.measure.runtimes}  # openvino-bf16 is of the package openvino
     packages = sorted(engines | {"detpress", "torch", "torchvision"} | runtimes)
@@ -147,14 +147,15 @@ def results(recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
         "seed": recipe.seed,
         "protocol": protocol_id(recipe.measure),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages} | theirs,
+        "failed": failed,
         "stages": [stage.as_dict() | {"remarks": remarks(stages[: i + 1])} for i, stage in enumerate(stages)],
     }
 
 
-def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path) -> dict[str, Any]:
+def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path, failed: str | None = None) -> dict[str, Any]:
     """Writes the run's folder (see detpress/run/run_folder.py) and returns `results`, its bundles being those in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = results(recipe, stages)
+    found = results(recipe, stages, failed)
     copies = {f"{stage.index}-{stage.plugin}": stage for stage in stages}
     for name, entry in zip(copies, found["stages"], strict=True):
         entry["bundle"] = str(folder / name / "bundle")

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from detpress.detector.model import Model
-from detpress.doors import Entry
-from detpress.doors.broken import place_of
+from detpress.doors import Entry, entries_of
+from detpress.doors.broken import place_of, place_raised
 from detpress.encodings.bundle import save_bundle
 from detpress.engine_log import standard_output_into
 from detpress.errors import DetpressError, InputError, StageError, no_room
 from detpress.measure.section import Measure
 from detpress.recipe.sections import Data, Running
+from detpress.run.keys import DOORS
 from detpress.run.workbench import StageWorkbench
 from detpress.training.process import seeded
 from detpress.voc.devkit import Devkit
@@ -172,9 +173,17 @@ def _errors_named(task: Task, log: logging.Logger) -> Iterator[None]:
             raise
         log.exception("%s failed", task.work)
         what = f"{type(error).__name__}: {_own_words(error).splitlines()[0]}"
-        if task.work.entry and (place := place_of(error, task.work.entry)):
-            what += f", at {place}"
-        raise StageError(f"{task.work} failed: {what}; see {task.log}") from error
+        raise StageError(f"{task.work} failed: {what}{_culprit(error, task.work.entry)}; see {task.log}") from error
+
+
+def _culprit(error: Exception, entry: Entry | None) -> str:
+    """Where it was raised: in the plugin's package, or in that of an objective, layer or encoding that it used."""
+    if entry and (place := place_of(error, entry)):
+        return f", at {place}"
+    for other in (other for door in DOORS for other in entries_of(door.group).values() if not other.built_in):
+        if place := place_raised(error, other):
+            return f", in {other}, at {place}"
+    return ""
 
 
 def _own_words(error: Exception) -> str:

@@ -10,14 +10,14 @@ import json
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
 from detpress.detector.model import Model
-from detpress.errors import InputError, StageError, ending
+from detpress.errors import InputError, StageError, ending, nearest
 from detpress.progress import Progress
 from detpress.recipe.sections import Running
 from detpress.run.chain import check_map_loss, find_chain, stage_names
@@ -121,6 +121,7 @@ def open_study_data(study: Study, progress: Progress | None = None) -> dict[int 
 
 def plan_study(study: Study, store: Store, devkits: Mapping[int | None, Devkit]) -> Plan:
     """devkits: the data set by fold. Raises InputError where it or weights cannot be read, or classes differ."""
+    _check_metrics(study, next(iter(devkits.values())).classes)
     models: dict[str, Model] = {}
     known: dict[str, list[str] | None] = {}
     named: dict[tuple[int | None, str], Devkit] = {}
@@ -146,6 +147,13 @@ def plan_study(study: Study, store: Store, devkits: Mapping[int | None, Devkit])
         plugins |= dict(zip(planned.keys, planned.plugins, strict=True))
         there |= {stage.key for stage in find_chain(recipe, planned.keys, devkit, store)}
     return Plan(jobs, plugins, there)
+
+
+def _check_metrics(study: Study, classes: Sequence[str]) -> None:
+    """Raises InputError for the AP of a class that there is not."""
+    for name in (metric.removeprefix("ap.") for metric in study.metrics if metric.startswith("ap.")):
+        if name not in classes:
+            raise InputError(f"{study.name}: metrics: ap.{name}: no class '{name}'; {nearest(name, classes)}")
 
 
 def _check_classes(job: Job, devkit: Devkit, first: Job, its_devkit: Devkit) -> None:

@@ -1,5 +1,6 @@
 """A run's folder that is used again, and stages that are found broken."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_the_recipe_in_a_runs_folder_says_what_was_run(detpress: Command, workpl
     assert [stage["plugin"] for stage in again.json["stages"]] == ["model", "nni.l1norm"]
     assert (again.json["seed"], again.json["recipe"]["name"]) == (3, "small")
     assert all(stage["reused"] for stage in again.json["stages"])
+
+
+def test_results_say_whether_the_run_came_to_its_end_and_if_not_why(detpress: Command, workplace: Path) -> None:
+    assert detpress("run", "small.yaml", *MASKED, "--out", "whole", "--json").json["failed"] is None
+    chain = "chain=[{nni.l1norm: {sparsity: 0.5}}, {nni.speedup: {}, timeout: 0.001}]"
+    said = detpress("run", "small.yaml", "--set", chain, "--set", "measure.runtimes=[]", "--out", "ended")
+    assert said.code == 1, said.err
+    results = json.loads(Path("ended/results.json").read_text())
+    assert [stage["plugin"] for stage in results["stages"]] == ["model", "nni.l1norm"]
+    assert f"detpress: {results['failed']}" in said.err
 
 
 def test_a_changed_byte_in_a_stored_bundle_is_said_and_the_stage_made_again(

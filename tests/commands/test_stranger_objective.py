@@ -109,6 +109,18 @@ def test_an_objective_is_checked_before_anything_is_computed(detpress: Command, 
 
 
 @pytest.mark.usefixtures("recipe")
+def test_an_objective_that_raises_is_named_with_its_package_and_place(detpress: Command, stranger: Path) -> None:
+    """And not only the built-in step that trains with it."""
+    text = f"{example()}\n\ndef broken(self, step):\n    raise ValueError('no such luck')\n\n\nCritic.terms = broken\n"
+    stranger.write_text(text)
+    line = text.splitlines().index("    raise ValueError('no such luck')") + 1
+    said = detpress("run", "small.yaml")
+    assert (said.code, "Traceback" in said.err) == (1, False)
+    expected = "train.scratch failed: ValueError: no such luck, in objective 'mine.critic' (stranger 1.2), at "
+    assert f"{expected}stranger_critic.py:{line}; see " in said.err
+
+
+@pytest.mark.usefixtures("recipe")
 def test_the_key_has_what_decides_what_an_objective_does(stranger: Path, workplace: Path) -> None:
     def key(*assignments: str) -> str:
         recipe = read_recipe(Path("small.yaml"), assignments)

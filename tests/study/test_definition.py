@@ -135,6 +135,7 @@ def test_a_study_wide_matrix_is_for_recipes_without_their_own(written) -> None:
         ("[0, 7]", "[7, 7]", "two.yaml:2: seeds: a seed is given twice"),
         ("baseline: whole", "baseline: hole", "two.yaml:3: baseline: no recipe 'hole'; did you mean 'whole'?"),
         ("macs]", "mac]", "two.yaml:4: metrics[1]: no figure 'mac'; did you mean 'macs'?"),
+        ("macs]", "mAP]", "two.yaml:4: metrics[1]: no figure 'mAP'; did you mean 'map'?"),
         ("  data:", "  dat:", "two.yaml:6: shared.dat: expected data, model, measure or requires"),
         ("width: 0.0625", "width: wide", "two.yaml:7: shared.model.width: expected a valid number, got 'wide'"),
         ("name: whole", "nam: whole", "two.yaml:9: recipes[0].nam: unknown key; did you mean 'name'?"),

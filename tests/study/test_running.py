@@ -126,6 +126,14 @@ def test_detectors_of_other_classes_are_not_compared(tmp_path: Path) -> None:
         plan_study(study, Store(tmp_path / "store"), open_study_data(study))
 
 
+def test_the_ap_of_a_class_that_there_is_not_is_refused_before_the_work(tmp_path: Path) -> None:
+    write_digits(tmp_path / "digits", {"train": 2, "test": 2})
+    (tmp_path / "planned.yaml").write_text(PLANNED.replace("shared:", "metrics: [map, ap.Seven]\nshared:"))
+    study = read_study(tmp_path / "planned.yaml")
+    with pytest.raises(InputError, match=r"metrics: ap\.Seven: no class 'Seven'; did you mean 'seven'\?"):
+        plan_study(study, Store(tmp_path / "store"), open_study_data(study))
+
+
 def test_a_limit_that_one_recipe_has_stops_no_other_with_the_same_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
