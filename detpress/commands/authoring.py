@@ -59,7 +59,8 @@ def new(
         return
     for file in written:
         print(file)
-    print(f"\ncd {made}\npip install -e '.[dev]'\npytest\ndetpress run recipe.yaml")
+    print("\nIt rounds weights, and is to be changed into yours:\n")
+    print(f"cd {made}\npip install -e '.[dev]'\npytest\ndetpress plugins check {name}\ndetpress run recipe.yaml")
 
 
 @plugins.command()
