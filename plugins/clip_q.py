@@ -9,7 +9,7 @@ import csv
 import json
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
@@ -39,10 +39,19 @@ class ClipQOptions(Options):
     trials: int = Field(12, ge=3, le=1000, description="pairs of share and bits tried for each layer")
     images: int = Field(4, ge=1, description="training images that the error of a trial is measured on")
     largest_share: float = Field(0.9, gt=0, le=0.99, description="of a layer's weights that may be clipped to zero")
-    bits: tuple[int, int] = Field((2, 8), description="fewest and most bits of a code, from 2 to 8")
+    bits: list[int] = Field(
+        [2, 8], min_length=2, max_length=2, description="fewest and most bits of a code, from 2 to 8"
+    )
     exclude: list[str] = Field([], description="patterns of layers that stay in float, such as `layers.0`")
     epochs: int = Field(ge=1, le=10_000, description="in which the weights learn, clipped and rounded")
     training: TrainingOptions = TrainingOptions()
+
+    @field_validator("bits")
+    @classmethod
+    def _from_fewest_to_most(cls, bits: list[int]) -> list[int]:
+        if not 2 <= bits[0] <= bits[1] <= 8:
+            raise ValueError("expected [fewest, most] from 2 to 8")
+        return bits
 
 
 class ClipQ(Plugin):
@@ -75,8 +84,6 @@ class ClipQ(Plugin):
 
         from detpress.encodings.shared import planned_clusters, shared_network
 
-        if not 2 <= config.bits[0] <= config.bits[1] <= 8:
-            raise InputError(f"bits: expected [fewest, most] from 2 to 8, got {list(config.bits)}")
         layers = layers_of(model, config)
         ones = {i: torch.ones_like(model.network.get_parameter(f"layers.{i}.convolution.weight")) for i in layers}
         planned = {i: planned_clusters(weight, None, config.bits[1]) for i, weight in ones.items()}

@@ -15,6 +15,7 @@ from detpress.encodings.shared import Shared
 from detpress.errors import InputError
 from detpress.plugins.clip_q import ClipQ, ClipQOptions
 from detpress.plugins.deep_compression import Encode, EncodeOptions
+from detpress.recipe.file import read_recipe
 from detpress.training.config import TrainingOptions
 
 OPTIONS = ClipQOptions(epochs=1, trials=3, images=2, trade_off=1.0, training=TrainingOptions(batch_size=4))
@@ -50,7 +51,23 @@ def test_plans_and_what_does_not_fit(tmp_path: Path) -> None:
     plan = ClipQ().plan(model, OPTIONS.model_copy(update={"exclude": ["layers.0"]}))
     assert plan.model.form is Form.PACKED
     assert len(plan.layers) == len(model.encodings) - 1
-    with pytest.raises(InputError, match=r"^bits: expected \[fewest, most\] from 2 to 8, got \[1, 8\]"):
-        ClipQ().plan(model, ClipQOptions(epochs=1, bits=(1, 8)))
     with pytest.raises(InputError, match=r"^exclude: all convolutions"):
         ClipQ().plan(model, ClipQOptions(epochs=1, exclude=["*"]))
+
+
+def test_a_recipe_says_the_fewest_and_the_most_bits(tmp_path: Path) -> None:
+    def recipe(bits: str) -> Path:
+        (tmp_path / "small.yaml").write_text(
+            "name: small\ndata: {root: 'builtin:digits'}\nmodel: {arch: yolov3-tiny, image_size: 64}\n"
+            f"chain:\n  - clip_q: {{epochs: 1, bits: {bits}}}\n"
+        )
+        return tmp_path / "small.yaml"
+
+    assert read_recipe(recipe("[3, 5]")).chain[0].config.bits == [3, 5]
+    for bits in ("[1, 8]", "[2, 9]", "[5, 3]"):
+        with pytest.raises(InputError) as error:
+            read_recipe(recipe(bits))
+        expected = f"expected [fewest, most] from 2 to 8, got {bits}"
+        assert str(error.value) == f"{tmp_path / 'small.yaml'}:5: chain[0].clip_q.bits: {expected}"
+    with pytest.raises(InputError, match=r"chain\[0\]\.clip_q\.bits: "):
+        read_recipe(recipe("[4]"))
