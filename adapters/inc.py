@@ -54,6 +54,10 @@ class Scheme:
         """Where a layer has one scale for all its weights, factors would cost the smaller ones."""
         return self.corrected and self.per_channel
 
+    def network_to_round(self, network: Network, images: Tensor) -> Network:
+        """What is rounded: the same function, equalized on the calibration images where the scheme says so."""
+        return equalized(network, images) if self.equalizes else network
+
     def config(self, float_layers: Collection[int]) -> Any:
         """INC's StaticQuantConfig, the convolutions of `float_layers` left in float.
 
@@ -84,7 +88,7 @@ def quantize_static(
     quantized no convolution or something else than convolutions.
     """
     assert isinstance(network, Network)
-    network = equalized(network, images) if scheme.equalizes else network
+    network = scheme.network_to_round(network, images)
     return corrected_network(inc_program(network, images, scheme, float_layers, log), network, images, scheme)
 
 

@@ -69,7 +69,7 @@ class Autotune(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.INT8
     engine = "neural-compressor"
-    version = 6
+    version = 7
     chooses_by_map = True
 
     def plan(self, model: "Model", config: AutotuneOptions) -> Plan:
@@ -101,15 +101,11 @@ class Autotune(Plugin):
         candidates = [Candidate(scheme, kept) for scheme in schemes][: config.trials]
         found = tune(network, images, candidates, criterion, trials.score, bench.log)
         best = max(found, key=lambda trial: trial.map)
-        left = replace(
-            criterion,
-            trials=config.trials - len(found),
-            seconds=None if seconds is None else seconds - sum(trial.seconds for trial in found),
-        )
-        if not criterion.met(best) and left.trials and (left.seconds is None or left.seconds > 0):
+        if left := criterion.after(found):
             probes = bench.calibration(config.sensitivity_images, config.is_default("sensitivity_images"))
-            order = trials.by_sensitivity(best.candidate, probes)
-            candidates = [Candidate(best.candidate.scheme, kept + tuple(order[:n])) for n in range(1, len(quantized))]
+            scheme = best.candidate.scheme
+            order = trials.by_sensitivity(best.candidate, scheme.network_to_round(network, images), probes)
+            candidates = [Candidate(scheme, kept + tuple(order[:n])) for n in range(1, len(quantized))]
             found += tune(network, images, candidates[: left.trials], left, trials.score, bench.log)
             best = max(found, key=lambda trial: trial.map)
         bench.log.info("%s", _table(found, criterion, best))
@@ -131,7 +127,7 @@ class _Trials:
 
         return float(_read(self.bench.remember({"autotune": "baseline"}, compute))["map"])
 
-    def score(self, candidate: "Candidate", network: "Network") -> "Trial":
+    def score(self, candidate: "Candidate", network: "Network", started: float) -> "Trial":
         from detpress.adapters.inc_autotune import Trial
         from detpress.encodings.bundle import save_bundle
 
@@ -139,7 +135,6 @@ class _Trials:
         self.bench.progress(f"trial {self.begun} of at most {self.most}", self.begun, self.most)
 
         def compute(folder: "Path") -> None:
-            started = time.perf_counter()
             model = self.parent.with_network(network, Form.INT8)
             save_bundle(model, folder / "bundle")
             score = self._map(model)
@@ -157,15 +152,18 @@ class _Trials:
 
         return load_bundle(self.bench.remember(_key(candidate), compute) / "bundle")
 
-    def by_sensitivity(self, candidate: "Candidate", images: "Tensor") -> list[int]:
-        """Layer numbers of the convolutions in int8, first those whose rounding costs the raw maps most."""
+    def by_sensitivity(self, candidate: "Candidate", rounded: "Network", images: "Tensor") -> list[int]:
+        """Layer numbers of the convolutions in int8, first those whose rounding costs the raw maps most.
+
+        rounded: the float network that the candidate's was made of.
+        """
         from detpress.detector.network import Network
         from detpress.measure.sensitivity import measure_sensitivity
 
         def compute(folder: "Path") -> None:
             quantized = self.model(candidate).network
             assert isinstance(quantized, Network)
-            found = measure_sensitivity(quantized, self.parent.own_network, images, self.bench.progress)
+            found = measure_sensitivity(quantized, rounded, images, self.bench.progress)
             _write(folder, {"order": [layer.index for layer in found.by_gain()]})
 
         order: list[int] = _read(self.bench.remember({"sensitivity": _key(candidate)}, compute))["order"]

@@ -28,7 +28,7 @@ quantize_static(network, architecture, images, Scheme("kl"), (), log)
 quantize_dynamic(network, architecture, images, True, (), log)
 to_half_precision(network, "bf16", (), images, log)
 fake_quantized(network, (), False, log)
-tune(network, images, [Candidate(Scheme(), ())], Criterion(1.0, 0.1, 1, None), lambda c, _: Trial(c, 1.0, 0.0), log)
+tune(network, images, [Candidate(Scheme(), ())], Criterion(1.0, 0.1, 1, None), lambda c, *_: Trial(c, 1.0, 0.0), log)
 for algorithm in ("rtn", "hqq", "gptq"):
     pack_weights(network, Packed(4, 32, False), [2], algorithm, False, images, log, lambda *_: None)
 """

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from seen_images import let_see
 from torch import Tensor
 
-from detpress.detector.architecture import build_architecture
+from detpress.adapters import inc_autotune
+from detpress.adapters.inc import Scheme, quantize_static
+from detpress.detector.architecture import Architecture, Convolution, Yolo, build_architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
+from detpress.encodings.equalization import equalized
 from detpress.encodings.int8 import input_scales
 from detpress.errors import StageError
+from detpress.measure.sensitivity import measure_sensitivity
 from detpress.plugins.inc_autotune import Autotune, AutotuneOptions, SchemeOptions
 from detpress.run.store import remember
 
@@ -53,6 +59,23 @@ def tiny() -> Model:
     return model
 
 
+@pytest.fixture(scope="module")
+def separable(images: Tensor) -> Model:
+    """What its depthwise convolutions are given has channels of very different ranges."""
+    one = (Convolution(16, size=1), Convolution(16, size=3, groups=16))
+    head = Convolution(21, size=1, batch_normalize=False, activation="linear")
+    layers = (Convolution(8, size=3, stride=2), *one, *one, head, Yolo(((8.0, 8.0), (16.0, 16.0), (32.0, 32.0))))
+    model = new_model(Architecture("separable", layers, ("cat", "dog"), image_size=64), seed=0)
+    let_see(model.network, images)
+    factors = torch.logspace(-1, 1, 16)
+    for expanded in (1, 3):
+        for name in ("weight", "bias"):
+            model.network.get_parameter(f"layers.{expanded}.norm.{name}").data *= factors
+        model.network.get_parameter(f"layers.{expanded + 1}.convolution.weight").data /= factors[:, None, None, None]
+    model.network.requires_grad_(False)
+    return model
+
+
 def options(**more: Any) -> AutotuneOptions:
     one = {"calibration_images": 4, "sensitivity_images": 2, "schemes": [SchemeOptions()]}
     return AutotuneOptions(**(one | more))
@@ -67,8 +90,6 @@ def test_the_first_candidate_that_loses_little_enough_ends_it(tiny: Model, image
 
 
 def test_layers_fall_back_one_by_one_those_that_gain_most_first(tiny: Model, images: Tensor, tmp_path: Path) -> None:
-    from detpress.measure.sensitivity import measure_sensitivity
-
     bench = Bench(images, tmp_path, lambda quantized: 0.8 if quantized <= ALL - 3 else 0.5)
     schemes = [SchemeOptions(), SchemeOptions(full_range=True)]  # for INC the same
     model = Autotune().apply(tiny, options(schemes=schemes), bench)
@@ -78,6 +99,43 @@ def test_layers_fall_back_one_by_one_those_that_gain_most_first(tiny: Model, ima
         row.index for row in measure_sensitivity(every.network, tiny.network, images[:2], lambda *_: None).by_gain()
     ]
     assert set(input_scales(every.network)) - set(input_scales(model.network)) == set(order[:3])
+
+
+def test_what_equalizing_did_is_no_rounding_and_moves_no_layer_forward(
+    separable: Model, images: Tensor, tmp_path: Path
+) -> None:
+    every = Autotune().apply(separable, options(), Bench(images, tmp_path / "all", lambda _: 0.8))
+    first, unequalized = (
+        measure_sensitivity(every.own_network, parent, images[:2], lambda *_: None).by_gain()[0].index
+        for parent in (equalized(separable.own_network, images[:4]), separable.own_network)
+    )
+    assert first != unequalized
+    bench = Bench(images, tmp_path / "one", lambda quantized: 0.5 if quantized == 6 else 0.8)
+    model = Autotune().apply(separable, options(), bench)
+    assert set(input_scales(every.network)) - set(input_scales(model.network)) == {first}
+
+
+def test_a_scheme_gives_the_network_that_it_gives_alone_whatever_else_is_tried(
+    separable: Model, images: Tensor, tmp_path: Path
+) -> None:
+    schemes = [SchemeOptions(corrected=False), SchemeOptions(), SchemeOptions(per_channel=False)]
+    for number, scheme in enumerate(schemes):
+        scores = iter([0.8, *[0.5] * number, 0.8])
+        bench = Bench(images, tmp_path / str(number), lambda _, scores=scores: next(scores))
+        found = Autotune().apply(separable, options(schemes=schemes), bench).network.state_dict()
+        alone = quantize_static(
+            separable.network, separable.architecture, images[:4], Scheme(**scheme.model_dump()), (), bench.log
+        ).state_dict()
+        assert found.keys() == alone.keys()
+        assert all(torch.equal(tensor, alone[name]) for name, tensor in found.items()), scheme
+    assert bench.evaluated == [0, 6, 6, 6], "in the order in which they are listed"
+
+
+def test_trials_of_all_schemes_share_one_budget(separable: Model, images: Tensor, tmp_path: Path) -> None:
+    schemes = [SchemeOptions(), SchemeOptions(corrected=False), SchemeOptions()]
+    bench = Bench(images, tmp_path, lambda quantized: 0.5 if quantized else 0.8)
+    Autotune().apply(separable, options(schemes=schemes, trials=2), bench)
+    assert bench.evaluated == [0, 6, 6]
 
 
 def test_where_nothing_meets_the_criterion_the_best_is_kept_and_it_is_said(
@@ -111,6 +169,23 @@ def test_a_budget_of_time_ends_it_after_the_trial_that_used_it_up(tiny: Model, i
     model = Autotune().apply(tiny, options(minutes=1e-9), bench)
     assert bench.evaluated == [0, ALL]
     assert "none of 1 trials" in model.notes[0]
+
+
+def test_calibration_counts_towards_the_budget_of_time(
+    tiny: Model, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def calibrated(*arguments: Any) -> None:
+        calibrate(*arguments)
+        now[0] += 40
+
+    calibrate = inc_autotune.calibrate_convolutions
+    monkeypatch.setattr(inc_autotune, "calibrate_convolutions", calibrated)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    bench = Bench(images, tmp_path, lambda quantized: 0.5 if quantized else 0.8)
+    Autotune().apply(tiny, options(minutes=1.0), bench)
+    assert bench.evaluated == [0, ALL, ALL - 1]
 
 
 @pytest.mark.parametrize(("score", "message"), [(0.0, "mAP on the validation images is 0"), (math.nan, "gave NaN")])
