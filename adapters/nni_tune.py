@@ -8,7 +8,8 @@ How they are brought to propose the same values again for the same seed, on curr
   wrapped;
 - annealing compares hyperopt's NumPy numbers with an empty list, which NumPy refuses: they are made Python's;
 - the Gaussian process rounds to whole numbers whatever the step is, fails on `randint`, and expects choices in order:
-  whatever has steps is given to it as a choice among sorted numbers.
+  whatever has steps is given to it as a choice among sorted numbers;
+- the assessor that fits curves draws from NumPy's global generator, too.
 """
 
 import logging
@@ -54,6 +55,26 @@ gp_util.minimize = _minimize
 BUDGET = "TRIAL_BUDGET"  # NNI's key of what Hyperband grants a trial
 
 
+class _Draws:
+    """States for Python's and NumPy's global generators."""
+
+    def __init__(self, seed: int) -> None:
+        self.states = random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Of the global generators' own states, which are put back."""
+        outside = random.getstate(), np.random.get_state()
+        random.setstate(self.states[0])
+        np.random.set_state(self.states[1])
+        try:
+            yield
+        finally:
+            self.states = random.getstate(), np.random.get_state()
+            random.setstate(outside[0])
+            np.random.set_state(outside[1])
+
+
 class TunerProposals:
     """One of NNI's tuners behind `detpress.contract.tuner.Proposals`."""
 
@@ -63,21 +84,13 @@ class TunerProposals:
         self.log = log
         self.trials = 0
         self.raw: dict[str, Any] = {}
-        self.states = random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
+        self.draws = _Draws(seed)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """NNI's messages go to the log, and its draws come from states of this tuner's own."""
-        outside = random.getstate(), np.random.get_state()
-        random.setstate(self.states[0])
-        np.random.set_state(self.states[1])
-        try:
-            with engine_messages(self.log, "nni"):
-                yield
-        finally:
-            self.states = random.getstate(), np.random.get_state()
-            random.setstate(outside[0])
-            np.random.set_state(outside[1])
+        with self.draws.in_place(), engine_messages(self.log, "nni"):
+            yield
 
     def ask(self) -> dict[str, Any] | None:
         with self.at_work():
@@ -142,7 +155,7 @@ def regularized_evolution(
 ) -> TunerProposals:
     proposals = TunerProposals(_RegularizedEvolution("maximize", population, tournament), space, seed, log)
     with proposals.at_work():  # it draws its first population now
-        proposals.tuner.update_search_space(_search_space({key: _in_order(of) for key, of in space.items()}))
+        proposals.tuner.update_search_space(_search_space({key: _as_choice(of) for key, of in space.items()}))
     return proposals
 
 
@@ -156,7 +169,7 @@ def gaussian_process(space: Space, options: dict[str, Any], seed: int, log: logg
             selection_num_starting_points=options["starts"],
         )
         tuner._random_state.seed(seed)
-        tuner.update_search_space(_search_space({key: _in_order(of) for key, of in space.items()}))
+        tuner.update_search_space(_search_space({key: _in_order(_as_choice(of)) for key, of in space.items()}))
     return TunerProposals(tuner, space, seed, log)
 
 
@@ -220,14 +233,17 @@ class HyperbandProposals:
 
 
 class AssessorJudge:
-    """One of NNI's assessors behind `detpress.contract.tuner.Judge`."""
+    """One of NNI's assessors behind `detpress.contract.tuner.Judge`.
+
+    Each judgement draws the same numbers, so that it depends on the trials alone and not on what was asked before.
+    """
 
     def __init__(self, assessor: MedianstopAssessor | CurvefittingAssessor, log: logging.Logger) -> None:
         self.assessor = assessor
         self.log = log
 
     def hopeless(self, trial: int, history: list[float]) -> bool:
-        with engine_messages(self.log, "nni", "medianstop_Assessor", "curvefitting_Assessor"):
+        with _Draws(0).in_place(), engine_messages(self.log, "nni", "medianstop_Assessor", "curvefitting_Assessor"):
             return self.assessor.assess_trial(str(trial), list(history)) is AssessResult.Bad
 
     def end(self, trial: int, history: list[float], finished: bool) -> None:
@@ -249,9 +265,12 @@ def _search_space(space: Space) -> dict[str, Any]:
 
 
 def _in_order(of: Distribution) -> Distribution:
-    """What has steps, as a choice among its values in rising order."""
-    if of.kind == "choice":
-        return Distribution("choice", tuple(sorted(of.arguments)))
+    """A choice with its values, which are numbers, in rising order."""
+    return Distribution("choice", tuple(sorted(of.arguments))) if of.kind == "choice" else of
+
+
+def _as_choice(of: Distribution) -> Distribution:
+    """What has steps, as a choice among its values."""
     if of.kind == "randint":
         return Distribution("choice", tuple(range(*of.arguments)))
     if of.kind == "quniform":

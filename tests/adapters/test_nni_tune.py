@@ -3,6 +3,7 @@
 import logging
 import math
 import random
+from logging.handlers import BufferingHandler
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,21 @@ def test_regularized_evolution_mutates_one_number_of_the_best_of_the_living() ->
             assert any(sum(parent[key] != values[key] for key in space) <= 1 for parent in parents)
 
 
+def test_regularized_evolution_chooses_among_values_of_several_types() -> None:
+    tuner = load_tuner("nni.regularized_evolution")
+    config = tuner.Config(population=2, tournament=2)
+    space = {"a": Distribution("choice", (True, "padded", False)), "b": Distribution("choice", (4, 0.5))}
+    trials = []
+    proposals = tuner.start(tuner.space(space, config), config, 0, LOG)
+    for _ in range(30):
+        values = proposals.ask()
+        assert values is not None
+        proposals.tell(values, 0.0)
+        trials.append(values)
+    assert {values["a"] for values in trials} == {True, "padded", False}
+    assert {values["b"] for values in trials} == {4, 0.5}
+
+
 def test_regularized_evolution_refuses_what_has_no_steps() -> None:
     tuner = load_tuner("nni.regularized_evolution")
     with pytest.raises(InputError, match="expected choice, randint or quniform for a, not loguniform"):
@@ -155,6 +171,8 @@ def test_a_gaussian_process_refuses_what_is_no_number() -> None:
     tuner = load_tuner("nni.gp")
     with pytest.raises(InputError, match=r"nni\.gp takes numbers only, and a may be 'minmax'"):
         tuner.space({"a": Distribution("choice", ("minmax", "kl"))}, tuner.Config())
+    with pytest.raises(InputError, match=r"nni\.gp takes numbers only, and a may be True"):
+        tuner.space({"a": Distribution("choice", (1, True, "padded"))}, tuner.Config())
 
 
 def test_the_median_rule_ends_a_trial_that_stays_below_the_others() -> None:
@@ -178,3 +196,29 @@ def test_a_curve_that_levels_off_below_the_best_ends_its_trial() -> None:
     low = [0.4 - 0.2 * 0.6**i for i in range(10)]
     assert [judge.hopeless(1, low[: i + 1]) for i in range(5)] == [False] * 5
     assert judge.hopeless(1, low[:8])
+
+
+def test_a_curve_is_judged_by_the_trials_alone_and_the_global_generators_stay_as_they_were(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "curvefitting_Assessor")
+    assessor = load_assessor("nni.curvefitting")
+    log = logging.Logger("tests.nni_tune.curvefitting")
+    log.addHandler(said := BufferingHandler(1000))
+
+    def judged(seed: int) -> list[str]:
+        said.buffer.clear()
+        np.random.seed(seed)
+        before = np.random.get_state()[1].tolist()
+        judge = assessor.start(10, assessor.Config(start=6), log)
+        judge.hopeless(0, [0.9 - 0.5 * 0.6**i for i in range(10)])
+        judge.end(0, [], True)
+        for steps in range(6 + seed % 2, 9):
+            judge.hopeless(1, [0.6 - 0.3 * 0.6**i for i in range(steps)])
+        assert np.random.get_state()[1].tolist() == before
+        return [message for record in said.buffer if "Predict value" in (message := record.getMessage())]
+
+    first, again, one_less = judged(0), judged(2), judged(1)
+    assert len(first) == 3
+    assert again == first
+    assert one_less == first[1:]
