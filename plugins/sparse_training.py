@@ -131,6 +131,7 @@ class SparseTraining(Plugin):
     Config = SparseTrainingOptions
     accepts = frozenset({Form.DENSE})
     returns = Form.DENSE
+    version = 2  # what is excluded was drawn towards zero
 
     def plan(self, model: "Model", config: SparseTrainingOptions) -> Plan:
         import torch
@@ -218,7 +219,8 @@ def trained(model: "Model", epochs: int, config: SparseTrainingOptions, bench: W
 
     if not epochs:
         return model
-    return bench.fit(model, config.training.for_epochs(epochs), (Sparsity(config.penalties),))
+    penalties = Sparsity(config.penalties, prunable(model.architecture, config))
+    return bench.fit(model, config.training.for_epochs(epochs), (penalties,))
 
 
 def cut_down(model: "Model", budget: "Budget", config: SparseTrainingOptions, bench: Workbench) -> "Model":

@@ -1,5 +1,10 @@
 """Sparse training, as an objective."""
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from detpress.detector.coupling import Group
 from detpress.detector.model import Model
 from detpress.errors import InputError
 from detpress.pruning.coupled_tensors import coupled_tensors, group_penalty, scale_penalty
@@ -17,17 +22,24 @@ class Sparsity(Objective):
     gradient of every weight w that goes with filter k, with gamma_k from 1 for the group's most important filter to 16
     for the least, and reg 1e-4. Here both are terms of the loss with that gradient, under the trainer's AdamW and its
     clipping; there they are added for SGD, unclipped. Heads' own filters, and those that cannot be taken out, are free.
+
+    drawn: groups as `coupled_filters` has them, where it is not all that can be taken out.
     """
 
     Config = SparsityOptions
     on_several_devices = True
+
+    def __init__(self, config: SparsityOptions, drawn: Mapping[Group, Tensor] | None = None) -> None:
+        super().__init__(config)
+        self.drawn = drawn
 
     def check(self, model: Model) -> None:
         if not prunable_groups(model.architecture):
             raise InputError("groups: the network has no filter that can be taken out")
 
     def prepare(self, start: TrainingStart) -> None:
-        self.coupled = coupled_tensors(start.architecture, prunable_groups(start.architecture))
+        drawn = prunable_groups(start.architecture) if self.drawn is None else self.drawn
+        self.coupled = coupled_tensors(start.architecture, drawn)
 
     def terms(self, step: TrainingStep) -> Terms:
         terms = {}

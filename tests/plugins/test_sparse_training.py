@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +15,13 @@ from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError
 from detpress.measure.size import macs, parameter_count
-from detpress.plugins.sparse_training import SparseTraining, SparseTrainingOptions, budgets_of
+from detpress.plugins.sparse_training import SparseTraining, SparseTrainingOptions, budgets_of, trained
 from detpress.plugins.train import TrainOptions
 from detpress.pruning.budgets import Budget, Size, size_of
 from detpress.pruning.sparsity import Sparsity
 from detpress.pruning.sparsity_options import SparsityOptions
 from detpress.training import module as training_module
-from detpress.training.config import TrainingOptions
+from detpress.training.config import TrainingConfig, TrainingOptions
 from detpress.voc.devkit import Devkit
 
 CONFIG = SparseTrainingOptions(
@@ -78,8 +79,6 @@ def test_it_meets_both_budgets_and_ends_in_the_same_bits_when_it_is_killed_betwe
 
 def test_the_penalties_shrink_what_a_plain_training_does_not(devkit: Devkit, model: Model, tmp_path: Path) -> None:
     def scales(penalties: SparsityOptions) -> float:
-        from detpress.plugins.sparse_training import trained
-
         config = CONFIG.model_copy(update={"penalties": penalties})
         scratch = tmp_path / f"{penalties.scales}-{penalties.groups}"
         network = trained(model, 2, config, small_bench(devkit, model, scratch)).network
@@ -90,6 +89,25 @@ def test_the_penalties_shrink_what_a_plain_training_does_not(devkit: Devkit, mod
     plain = scales(SparsityOptions(scales=0.0, groups=0.0))
     assert scales(SparsityOptions(scales=10.0, groups=0.0)) < plain
     assert scales(SparsityOptions(scales=0.0, groups=10.0)) < plain
+
+
+def test_what_is_excluded_is_not_drawn_to_zero(model: Model) -> None:
+    drawn = []
+
+    class Bench:
+        """Whose training is one step of the penalties alone."""
+
+        def fit(self, model: Model, training: TrainingConfig, objectives: tuple[Sparsity]) -> Model:
+            network = copy.deepcopy(model.network)
+            objectives[0].prepare(SimpleNamespace(architecture=model.architecture))
+            sum(objectives[0].terms(SimpleNamespace(network=network)).values()).backward()
+            drawn.extend(name for name, parameter in network.named_parameters() if parameter.grad is not None)
+            return model
+
+    trained(model, 1, CONFIG.model_copy(update={"exclude": ["layers.1?", "layers.2?"]}), Bench())
+    assert {name for name in drawn if name.endswith("norm.weight")} == {
+        f"layers.{i}.norm.weight" for i in (0, 2, 4, 6, 8)
+    }
 
 
 def test_a_cut_by_the_loss_and_refitted_weights_meets_the_budget_and_is_the_same_again(
