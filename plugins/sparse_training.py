@@ -79,17 +79,28 @@ class SparseTrainingOptions(Options):
 
     @model_validator(mode="after")
     def _is_read(self) -> Self:
-        trains = self.epochs > 0 or (self.epochs_per_step > 0 and bool(self.steps))
+        between = not self.epochs_per_step or self.steps_before_last
+        epochs = "`epochs` or, where `steps` are below the share that goes, `epochs_per_step` above 0"
         unread = {
-            "epochs_per_step": "" if self.steps else "`steps`, between which it trains",
+            "epochs_per_step": "" if between else "`steps` below the share that goes, between which it trains",
             "taylor_images": "" if self.criterion == "taylor" else "`criterion: taylor`, which asks them",
-            "penalties": "" if trains else "`epochs` or `epochs_per_step` above 0",
-            "training": "" if trains or self.criterion == "taylor" else "`epochs` or `epochs_per_step` above 0",
+            "penalties": "" if self.trains else epochs,
+            "training": "" if self.trains or self.criterion == "taylor" else epochs,
         }
         for option, beside in unread.items():
             if beside and not self.is_default(option):
                 raise ValueError(f"{option}: not read: expected beside {beside}")
         return self
+
+    @property
+    def steps_before_last(self) -> bool:
+        """Whether a cut comes before the last; with `max_...` it may, which the network's size tells."""
+        by_size = self.max_parameters is not None or self.max_macs is not None
+        return bool(self.steps) and (by_size or self.steps[0] < max(self.parameters or 0.0, self.macs or 0.0))
+
+    @property
+    def trains(self) -> bool:
+        return self.epochs > 0 or (self.epochs_per_step > 0 and self.steps_before_last)
 
     def cuts(self, whole: "Size") -> list[tuple[float, float]]:
         """Shares of parameters and MACs that each cut removes, 0 where that is no budget; the last as asked for.
@@ -132,6 +143,9 @@ class SparseTraining(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.DENSE
     version = 2  # what is excluded was drawn towards zero
+
+    def trains(self, config: SparseTrainingOptions) -> bool:
+        return config.trains
 
     def plan(self, model: "Model", config: SparseTrainingOptions) -> Plan:
         import torch

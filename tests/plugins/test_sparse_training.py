@@ -184,6 +184,17 @@ def test_the_penalties_are_an_objective_of_any_training_by_their_name(model: Mod
     objective.check(model)
 
 
+def test_it_trains_where_an_epoch_comes_before_a_cut() -> None:
+    def trains(**options: Any) -> bool:
+        return SparseTraining().trains(SparseTrainingOptions(**options))
+
+    assert trains(parameters=0.4)
+    assert trains(macs=0.6, epochs=0)
+    assert not trains(macs=0.6, epochs=0, epochs_per_step=0)
+    assert not trains(parameters=0.4, macs=0.5, epochs=0), "the first of the steps takes a half"
+    assert trains(parameters=0.4, max_macs=1000, epochs=0), "which may be less than a half of them"
+
+
 def test_what_cannot_be_done_is_refused_before(model: Model) -> None:
     with pytest.raises(
         ValidationError, match=r"expected a share that goes \(`parameters`, `macs`\), or what may be left"
@@ -200,8 +211,9 @@ def test_what_cannot_be_done_is_refused_before(model: Model) -> None:
         with pytest.raises(ValidationError, match=f"{option}: not read: expected beside `epochs` or"):
             SparseTrainingOptions(**without, **{option: {}})
     for option in ({"epochs_per_step": 4}, {"epochs": 0, "penalties": {}}):
-        with pytest.raises(ValidationError, match=r"not read: expected beside `(steps|epochs)`"):
-            SparseTrainingOptions(macs=0.5, steps=[], **option)
+        for steps in ([], [0.5, 0.75]):
+            with pytest.raises(ValidationError, match=r"not read: expected beside `(steps|epochs)`"):
+                SparseTrainingOptions(macs=0.5, steps=steps, **option)
     assert SparseTrainingOptions(**without, criterion="taylor", training={}), "whose loss weighs its terms by it"
     with pytest.raises(ValidationError, match="steps: expected shares between 0 and 1, each larger"):
         SparseTrainingOptions(macs=0.5, steps=[0.75, 0.5])
