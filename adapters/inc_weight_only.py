@@ -173,7 +173,10 @@ def _by_groups(matrix: Tensor, inputs: list[Tensor], layer: Convolution, packing
 def _patches(x: Tensor, layer: Convolution) -> Tensor:
     """What a convolution's matrix is multiplied with: (1, I, H, W) -> (patches, I * k * k)."""
     columns = functional.unfold(x, layer.kernel, layer.dilation, layer.padding, layer.stride)[0]
-    return columns[:, :: -(-columns.shape[1] // PATCHES)].t()
+    every = columns.shape[1]
+    taken = min(every, PATCHES)
+    # From the first to the last one: a whole number of places between them would often divide the rows.
+    return columns[:, torch.arange(taken) * (every - 1) // max(1, taken - 1)].t()
 
 
 @torch.no_grad()

@@ -213,6 +213,7 @@ class WeightOnly(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.PACKED
     engine = "neural-compressor"
+    version = 2
 
     def plan(self, model: "Model", config: WeightOnlyOptions) -> Plan:
         from detpress.detector.network import Network, folded_but

@@ -12,6 +12,7 @@ from detpress.adapters.inc_weight_only import (
     Algorithm,
     Codes,
     _OneLinear,
+    _patches,
     gptq,
     half_quadratic,
     pack_weights,
@@ -154,6 +155,15 @@ def test_grouped_convolutions_are_calibrated_on_their_own_channels() -> None:
     both = _by_groups(weights, [x], layer, how, False)
     alone = functional.unfold(x[:, 2:], 3, padding=1)[0].t()
     assert torch.equal(both.codes[2:], gptq(weights[2:], [alone], how, False).codes)
+
+
+@pytest.mark.parametrize("size", [1, 20, 32, 33, 64, 256])
+def test_gptq_is_shown_patches_of_all_rows_and_most_columns_of_a_map(size: int) -> None:
+    places = torch.arange(size * size, dtype=torch.float32).reshape(1, 1, size, size)
+    found = _patches(places, Convolution(1, size=1)).flatten().long()
+    assert len(found) == len(found.unique()) == min(size * size, 1024)
+    assert len((found // size).unique()) == size
+    assert len((found % size).unique()) > 0.75 * size
 
 
 def test_weights_that_are_not_finite_are_an_error(few_layers: Model) -> None:
