@@ -54,7 +54,8 @@ def pack_weights(
     search_range: of each group a smaller range, where its squared error is less (rtn and gptq).
     images: float32 (N, 3, H, W) in [0, 1], for gptq: layer after layer, the inputs are those that the layers before
         give with their codes.
-    Raises StageError where a weight or an input is not finite.
+    Raises StageError where a weight or an input is not finite, and where scales in 16 bits would be infinite, or leave
+    nothing of a convolution's weights.
     """
     current = copy.deepcopy(network).eval().requires_grad_(False)
     tensors: dict[str, Tensor] = {}
@@ -82,7 +83,11 @@ def pack_weights(
                     inputs = list(_inputs(current, name, images))
                     found = _by_groups(matrix, inputs, layer, packing, search_range)
         zero = None if packing.symmetric else found.zero
-        weight.copy_(decode(found.codes, found.scale, zero, packing).reshape(weight.shape))
+        decoded = decode(found.codes, found.scale, zero, packing)
+        if not decoded.isfinite().all() or (matrix.any() and not decoded.any()):
+            largest = float(matrix.abs().max())
+            raise StageError(f"{name}: 16 bits hold no scale for its weights, the largest of which is {largest:.4g}")
+        weight.copy_(decoded.reshape(weight.shape))
         gain, bias = batch_norm_of(network, i)
         tensors |= {
             f"{name}.codes": pack(found.codes, packing.bits),

@@ -172,3 +172,27 @@ def test_weights_that_are_not_finite_are_an_error(few_layers: Model) -> None:
     how = Packed(4, 32, False)
     with pytest.raises(StageError, match=r"layers\.1\.convolution: a weight is not finite"):
         pack_weights(model.network, how, [1], "rtn", False, None, LOG, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "factor"), [("rtn", 1e-9), ("gptq", 1e-9), ("rtn", 1e9), ("gptq", 1e9), ("hqq", 1e9)]
+)
+def test_weights_that_16_bits_hold_no_scale_for_are_an_error(
+    few_layers: Model, images: Tensor, algorithm: Algorithm, factor: float
+) -> None:
+    model = new_model(few_layers.architecture, seed=0)
+    model.network.requires_grad_(False)
+    weight = model.network.get_parameter("layers.1.convolution.weight")
+    weight *= factor
+    how = Packed(4, 32, False)
+    with pytest.raises(StageError, match=r"layers\.1\.convolution: 16 bits hold no scale for its weights, the largest"):
+        pack_weights(model.network, how, [1], algorithm, False, images[:2], LOG, lambda *_: None)
+
+
+def test_a_filter_that_hardly_has_weights_goes_with_the_others_of_its_layer(few_layers: Model) -> None:
+    """As weight decay leaves those that nothing needs."""
+    model = new_model(few_layers.architecture, seed=0)
+    model.network.requires_grad_(False)
+    model.network.get_parameter("layers.1.convolution.weight")[0] = 1e-12
+    packed = pack_weights(model.network, Packed(4, 32, False), [1], "rtn", False, None, LOG, lambda *_: None)
+    assert not packed.get_buffer("layers.1.convolution.decoded")[0].any()
