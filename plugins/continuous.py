@@ -135,7 +135,7 @@ class Sparsify(Plugin):
         while len(trials) < config.trials and not any(config.met_by(trial.removed) for trial in trials):
             strength = next_strength(trials, config.goal)
             last = last_round(strength, model, config, bench)
-            removed = share_removed(model, ticket_of(last, model, config.at_strength(strength)), config)
+            removed = removed_by(last, model, config.at_strength(strength))
             trials.append(Trial(strength, removed))
             bench.log.info("strength %.4g: %.4f removed", strength, removed)
         best = best_trial(trials, config.goal)
@@ -187,9 +187,16 @@ def threshold_for(goal: float, last: Round, given: "Model", config: ContinuousOp
     import torch
 
     every: list[float] = torch.cat([s.flatten() for s in last.values.values()]).sort().values.tolist()
-    return every[
-        bisect_left(every, goal, key=lambda s: share_removed(given, ticket_of(last, given, config, s), config))
-    ]
+    return every[bisect_left(every, goal, key=lambda s: removed_by(last, given, config, s))]
+
+
+def removed_by(last: Round, given: "Model", config: ContinuousOptions, threshold: float = 0.0) -> float:
+    """What goes of the parameters or MACs by `ticket_of`; nothing where all gates are open."""
+    from detpress.pruning.gates import kept_by
+
+    if all(bool(kept_by(s, threshold).all()) for s in last.values.values()):
+        return 0.0
+    return share_removed(given, ticket_of(last, given, config, threshold), config)
 
 
 def share_removed(model: "Model", ticket: "Model", config: ContinuousOptions) -> float:

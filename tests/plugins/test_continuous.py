@@ -14,6 +14,7 @@ from detpress.detector.channels import masked_filters
 from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.errors import InputError
+from detpress.plugins import continuous
 from detpress.plugins.continuous import ContinuousOptions, Sparsify, last_round, share_removed, threshold_for, ticket_of
 from detpress.training import module as training_module
 from detpress.training.config import TrainingOptions
@@ -130,6 +131,30 @@ def test_a_share_of_the_parameters_is_searched_for_and_gates_decide_what_two_tra
     assert share_removed(model, ticket_of(last, model, setting, one_less), config) < 0.3, (
         "not one gate too many is shut"
     )
+
+
+@pytest.mark.parametrize("masks", ["filters", "weights"])
+def test_a_training_in_which_no_gate_shuts_removes_nothing_and_the_search_goes_on(
+    devkit: Devkit, model: Model, tmp_path: Path, masks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def half_open(strength: float, model: Model, config: ContinuousOptions, bench: Any) -> continuous.Round:
+        tried.append(strength)
+        gates, _ = continuous.gates_of(model, config)
+        lowest = 1.0 if strength == 1 else -1.0
+        return continuous.Round(
+            model, {name: torch.linspace(lowest, 2, s.numel()).view_as(s) for name, s in gates.items()}, model
+        )
+
+    monkeypatch.setattr(continuous, "last_round", half_open)
+    config = ContinuousOptions(masks=masks, epochs=2, parameters=0.2, trials=2)
+    bench = small_bench(devkit, model, tmp_path)
+    removed = share_removed(model, Sparsify().apply(model, config, bench), config)
+    assert tried[:2] == [1.0, 3.0]
+    assert 0.2 <= removed < 0.25
+    only_open = config.model_copy(update={"trials": 1})
+    assert 0.2 <= share_removed(model, Sparsify().apply(model, only_open, bench), only_open) < 0.25
 
 
 def test_goals_that_contradict_each_other_are_refused() -> None:
