@@ -49,19 +49,13 @@ class WorkbenchEvaluator(TorchEvaluator):  # type: ignore[misc]  # NNI has no ty
     """An NNI evaluator that trains by `bench.train`, for the epochs that `training` says, no more and no fewer.
 
     network: the one that the compressor will be given, before it is wrapped, its parameters requiring gradients.
-    evaluating: what NNI's `evaluate` calls with the wrapped network, for compressors that want it.
 
     What NNI keeps outside the network (counters, collected gradients, optimizers of its own, layers that it adds) is
     found in the patches that it makes, and goes into the checkpoints; so a killed training goes on with the same bits.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        architecture: Architecture,
-        training: TrainingConfig,
-        bench: Workbench,
-        evaluating: Callable[[nn.Module], float] | None = None,
+        self, network: nn.Module, architecture: Architecture, training: TrainingConfig, bench: Workbench
     ) -> None:
         self.architecture = architecture
         self.training = training
@@ -70,7 +64,7 @@ class WorkbenchEvaluator(TorchEvaluator):  # type: ignore[misc]  # NNI has no ty
         self._objective = NNIObjective()
         slower = at_backbone_rate(network, architecture, training)
         optimizer = new_optimizer(network.parameters(), training, nni.trace(AdamW), slower)
-        super().__init__(self._train, optimizer, self._objective.detection_loss, evaluating_func=evaluating)
+        super().__init__(self._train, optimizer, self._objective.detection_loss)
         self._init_optimizer_helpers(network)  # at once: a schedule's inner pruner wraps the network before NNI would
 
     @property
