@@ -50,7 +50,7 @@ class QuantizationAwareTraining(Plugin):
     backwards as if they were not there; BatchNorm is folded into the rounded weights while it still learns. Intel
     Neural Compressor's own `prepare_qat` knows Linear layers only, so this is PyTorch's flow (torchao, PyTorch 2
     export) with the quantizer that INC's static quantization uses, and INC's static quantization of the trained weights
-    (`inc.static_int8` with its default scheme).
+    (`inc.static_int8` with its default scheme but `corrected: false`: they were trained with rounding).
     Unlike the paper, the ranges of activations are learned from the first step on, biases stay in float, and the final
     ranges are read from calibration images once the moving average of the weights is taken.
     """
