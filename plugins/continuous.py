@@ -71,6 +71,8 @@ class ContinuousOptions(Options):
             raise ValueError(f"rewind_epoch: expected at most `epochs`, {self.epochs}, got {self.rewind_epoch}")
         if self.goal is None and self.model_fields_set & {"trials", "tolerance"}:
             raise ValueError("trials, tolerance: expected only with `parameters` or `macs`")
+        if self.rewind == "never" and not self.is_default("rewind_epoch"):
+            raise ValueError("rewind_epoch: expected only where weights are set back, not with `rewind: never`")
         if self.goal is not None and self.initial >= 0:
             raise ValueError(f"initial: expected below 0 with `parameters` or `macs`, got {self.initial:g}")
         return self

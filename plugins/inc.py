@@ -190,6 +190,8 @@ class WeightOnlyOptions(LayerOptions):
             raise ValueError("group_size: expected -1 or a positive number, got 0")
         if self.algorithm == "hqq" and (self.symmetric or self.search_range):
             raise ValueError("symmetric and search_range: not for hqq, which fits each group's zero itself")
+        if self.algorithm != "gptq" and not self.is_default("calibration_images"):
+            raise ValueError(f"calibration_images: not for {self.algorithm}, which sees no images")
         return self
 
 

@@ -1,4 +1,4 @@
-"""`inc.static_int8` as a recipe uses it."""
+"""`inc.static_int8` as a recipe uses it, and what `inc.weight_only` refuses."""
 
 import logging
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError
-from detpress.plugins.inc import StaticInt8, StaticInt8Options
+from detpress.plugins.inc import StaticInt8, StaticInt8Options, WeightOnlyOptions
 
 
 @dataclass
@@ -47,3 +47,10 @@ def test_a_pattern_that_matches_no_convolution_is_an_error(dense_model: Model) -
 def test_options_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(ValidationError):
         StaticInt8Options(**options)
+
+
+@pytest.mark.parametrize("algorithm", ["rtn", "hqq"])
+def test_images_that_no_algorithm_sees_are_refused(algorithm: str) -> None:
+    with pytest.raises(ValidationError, match=f"calibration_images: not for {algorithm}, which sees no images"):
+        WeightOnlyOptions(algorithm=algorithm, calibration_images=16)
+    assert WeightOnlyOptions(algorithm="gptq", calibration_images=16)
