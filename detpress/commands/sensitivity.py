@@ -27,6 +27,9 @@ def sensitivity(
 ) -> None:
     """What rounding costs each layer of an int8 or packed model, and what leaving it in float would cost and gain.
 
+    The float weights of layers around depthwise convolutions are of another scale than int8's, where channels were
+    equalized before rounding (`corrected`): what is said of these layers, which are named then, means nothing.
+
     \b
     detpress sensitivity runs/quickstart/4-inc.static_int8/bundle --data builtin:digits
     detpress sensitivity int8 --parent float --data VOCdevkit/VOC2007 --images 16 --map
@@ -37,6 +40,7 @@ def sensitivity(
     from detpress.detector.form import Form
     from detpress.detector.images import read_squares
     from detpress.encodings.bundle import load_bundle
+    from detpress.encodings.equalization import equalized_pairs
     from detpress.errors import InputError
     from detpress.measure.scoring import score as scored
     from detpress.measure.section import Measure
@@ -76,11 +80,15 @@ def sensitivity(
             else None,
         )
     plot_sensitivity(found, picture)
+    pairs = equalized_pairs(architecture) if model.form is Form.INT8 else {}
+    around = [architecture.names[i] for i in sorted({*pairs, *pairs.values()})]
     if as_json:
-        print_json({"split": split, "images": len(chosen), **found.as_dict()})
+        print_json({"split": split, "images": len(chosen), "maybe_equalized": around, **found.as_dict()})
         return
     console = Console()
     console.print(sensitivity_table(found, len(chosen), macs(architecture)))
+    if around:
+        console.print(f"Of no meaning where channels were equalized (`corrected`): {', '.join(around)}")
     console.print(f"Plot: {picture}", soft_wrap=True, highlight=False)
 
 

@@ -30,7 +30,7 @@ def equalized(network: Network, images: Tensor) -> Network:
 
     network: of float convolutions, left as it was. images: float32 (N, 3, H, W) in [0, 1].
     """
-    pairs = _pairs(network.architecture)
+    pairs = equalized_pairs(network.architecture)
     if not pairs or not len(images):
         return network
     ranges: dict[int, list[Tensor]] = defaultdict(list)
@@ -60,7 +60,7 @@ def equalized(network: Network, images: Tensor) -> Network:
     return filled_network(network.architecture, network.encodings, state, network.between)
 
 
-def _pairs(architecture: Architecture) -> dict[int, int]:
+def equalized_pairs(architecture: Architecture) -> dict[int, int]:
     """Convolutions whose output a depthwise one takes and nothing else does: layer number -> the depthwise one's."""
     takers: dict[int, list[int]] = defaultdict(list)
     for i, layer in enumerate(architecture.layers):

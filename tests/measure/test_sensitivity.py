@@ -79,6 +79,26 @@ def test_another_networks_weights_are_refused(int8_model: Model) -> None:
         measure_sensitivity(int8_model.network, other.network, torch.zeros(1, 3, 64, 64), lambda *_: None)
 
 
+def test_the_command_names_the_layers_around_depthwise_convolutions_that_may_have_been_equalized(
+    tmp_path: Path,
+) -> None:
+    write_digits(tmp_path / "devkit", {"val": 2})
+    devkit = open_devkit(tmp_path / "devkit")
+    model = new_model(build_architecture("mobile-yolov3", devkit.classes, 64, width=0.25), seed=0)
+    images = read_squares([devkit.image_path(one) for one in devkit.image_set("val")], model.architecture)
+    quantized = quantize_static(model.network, model.architecture, images, Scheme(), (), logging.getLogger("tests"))
+    save_bundle(model, tmp_path / "float")
+    save_bundle(model.with_network(quantized, Form.INT8), tmp_path / "int8")
+    options = ["--parent", str(tmp_path / "float"), "--data", str(tmp_path / "devkit"), "--images", "1"]
+    options += ["--picture", str(tmp_path / "plot.html"), "--json"]
+    found = CliRunner().invoke(app, ["sensitivity", str(tmp_path / "int8"), *options], catch_exceptions=False)
+    layers = model.architecture.layers
+    depthwise = {
+        name for name, layer in zip(model.architecture.names, layers, strict=True) if getattr(layer, "groups", 1) > 1
+    }
+    assert depthwise & set(json.loads(found.stdout)["maybe_equalized"])
+
+
 def test_the_command_prints_plots_and_finds_the_float_model_in_a_runs_folder(tmp_path: Path) -> None:
     write_digits(tmp_path / "devkit", {"val": 4})
     devkit = open_devkit(tmp_path / "devkit")
@@ -95,6 +115,7 @@ def test_the_command_prints_plots_and_finds_the_float_model_in_a_runs_folder(tmp
 
     printed = json.loads(run(bundle, "--json", "--map"))
     assert printed["images"] == 2
+    assert printed["maybe_equalized"] == []
     assert [row["index"] for row in printed["layers"]] == list(input_scales(quantized))
     assert all(row["sqnr_db"] > 10 and row["map_gain"] is not None for row in printed["layers"])
     assert "SQNR of the layer" in (tmp_path / "plot.html").read_text()
