@@ -122,7 +122,7 @@ def by_hand(epochs: int | None) -> None:
         return model
 
     measured("model", model)
-    bench = StageWorkbench(0, root, log, silent, devkit, model.architecture, recipe.data, recipe.measure)
+    bench = StageWorkbench(0, root, log, silent, devkit, recipe.data, recipe.measure, architecture=model.architecture)
     targets = filter_targets(model.architecture, pruning)
     network, kept = choose_filters(model.network, model.architecture, "l1norm", targets, bench)
     masks = masks_of_filters(network, kept)
