@@ -48,7 +48,7 @@ def test_results_have_the_shape_that_is_documented(ran: Said, workplace: Path) -
     assert ran.code == 0, ran.err
     found = ran.json
     assert found == json.loads((workplace / "runs/small/results.json").read_text())
-    assert set(found) == {"recipe", "seed", "protocol", "versions", "stages"}
+    assert set(found) == {"recipe", "seed", "protocol", "versions", "failed", "stages"}
     assert (found["seed"], found["protocol"]) == (0, "voc07@0.5+1px/score>0.005/nms0.45/max100")
     assert {"detpress", "python", "torch", "nni", "neural-compressor"} <= set(found["versions"])
     assert [(stage["plugin"], stage["form"]) for stage in found["stages"]] == list(STAGES.items())

@@ -88,6 +88,7 @@ def measure(store: Store) -> None:
             unfinished = store.scratch(f"{KEY}.measure") / "measurement"
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
+            (unfinished / "results").mkdir()
             (unfinished / "metrics.json").write_text('{"map": 0.5}')
             store.finish_measurement(KEY, "digest", unfinished)
 

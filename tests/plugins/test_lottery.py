@@ -72,7 +72,7 @@ def watched(devkit: Devkit, scratch: Path, progress: Callable[[str, int, int], N
     log = logging.getLogger("tests.lottery")
     architecture = tiny(devkit).architecture
     data, files = Data(root=""), scratch / "files"
-    return WatchedBench(0, scratch, log, progress, devkit, architecture, data, Measure(), files=files)
+    return WatchedBench(0, scratch, log, progress, devkit, data, Measure(), architecture=architecture, files=files)
 
 
 def found_by(bench: WatchedBench, devkit: Devkit, config: TicketOptions) -> Model:

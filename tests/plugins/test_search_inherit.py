@@ -80,7 +80,15 @@ def bench(scratch: Path, devkit: Devkit, model: Model) -> Counting:
     scratch.mkdir(exist_ok=True)
     log, data = logging.getLogger("tests.search_inherit"), Data(root=str(devkit.root))
     return Counting(
-        0, scratch, log, lambda *_: None, devkit, model.architecture, data, Measure(), files=scratch / "files"
+        0,
+        scratch,
+        log,
+        lambda *_: None,
+        devkit,
+        data,
+        Measure(),
+        architecture=model.architecture,
+        files=scratch / "files",
     )
 
 
