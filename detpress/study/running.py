@@ -123,23 +123,19 @@ def plan_study(study: Study, store: Store, devkits: Mapping[int | None, Devkit])
     """devkits: the data set by fold. Raises InputError where it or weights cannot be read, or classes differ."""
     _check_metrics(study, next(iter(devkits.values())).classes)
     models: dict[str, Model] = {}
-    known: dict[str, list[str] | None] = {}
-    named: dict[tuple[int | None, str], Devkit] = {}
+    named: dict[str, Devkit] = {}
     jobs: list[PlannedJob] = []
     plugins: dict[str, str] = {}
     there: set[str] = set()
     for job in study.jobs:
         recipe = job.recipe
-        same_classes = digest([recipe.model.model_dump(), recipe.data.classes])
-        if same_classes not in known:
-            known[same_classes] = recipe_classes(recipe)
-        if (job.fold, same_classes) not in named:
-            named[job.fold, same_classes] = devkits[job.fold].naming(known[same_classes])
-            _check_classes(job, named[job.fold, same_classes], study.jobs[0], devkits[job.fold])
-        devkit = named[job.fold, same_classes]
+        beginning = [recipe.model.model_dump(), recipe.data.model_dump()]  # which has the fold, as a job's recipe does
+        if (same := digest(beginning)) not in named:
+            named[same] = devkits[job.fold].naming(recipe_classes(recipe))
+            _check_classes(job, named[same], study.jobs[0], devkits[job.fold])
+        devkit = named[same]
         drawn = recipe.model.weights is None or recipe.model.classes is not None
-        decides = (recipe.seed, job.fold, recipe.data.train) if drawn else None  # anchors are those of the training set
-        same_model = digest([same_classes, decides])
+        same_model = digest([*beginning, recipe.seed if drawn else None])
         if same_model not in models:
             models[same_model] = initial_model(recipe, devkit)
         planned = PlannedJob(job, devkit, tuple(chain_keys(recipe, devkit, models[same_model])))
