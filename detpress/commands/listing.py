@@ -64,8 +64,8 @@ def model(
         return
     print(f"{'layer':<12}{'type':<13}{'output':>16}{'parameters':>14}{'MACs':>17}")
     for row in rows:
-        rows_of_cells, columns = row.side if isinstance(row.side, tuple) else (row.side, row.side)
-        output = f"{row.channels}x{rows_of_cells}x{columns}"
+        tall, wide = row.side if isinstance(row.side, tuple) else (row.side, row.side)
+        output = f"{row.channels}x{tall}x{wide}"
         print(f"{row.name:<12}{row.type:<13}{output:>16}{row.parameters:>14,}{row.macs:>17,}")
     print(
         f"{architecture.name}, {len(architecture.classes)} classes: {totals['parameters']:,} parameters, "
