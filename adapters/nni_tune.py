@@ -26,6 +26,7 @@ from scipy.optimize import minimize
 from detpress.adapters.engine_version import expect_version
 from detpress.contract.tuner import Distribution, Space
 from detpress.engine_log import engine_messages
+from detpress.training.process import seeded
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -55,26 +56,6 @@ gp_util.minimize = _minimize
 BUDGET = "TRIAL_BUDGET"  # NNI's key of what Hyperband grants a trial
 
 
-class _Draws:
-    """States for Python's and NumPy's global generators."""
-
-    def __init__(self, seed: int) -> None:
-        self.states = random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Of the global generators' own states, which are put back."""
-        outside = random.getstate(), np.random.get_state()
-        random.setstate(self.states[0])
-        np.random.set_state(self.states[1])
-        try:
-            yield
-        finally:
-            self.states = random.getstate(), np.random.get_state()
-            random.setstate(outside[0])
-            np.random.set_state(outside[1])
-
-
 class TunerProposals:
     """One of NNI's tuners behind `detpress.contract.tuner.Proposals`."""
 
@@ -84,13 +65,21 @@ class TunerProposals:
         self.log = log
         self.trials = 0
         self.raw: dict[str, Any] = {}
-        self.draws = _Draws(seed)
+        self.states = random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """NNI's messages go to the log, and its draws come from states of this tuner's own."""
-        with self.draws.in_place(), engine_messages(self.log, "nni"):
-            yield
+        outside = random.getstate(), np.random.get_state()
+        random.setstate(self.states[0])
+        np.random.set_state(self.states[1])
+        try:
+            with engine_messages(self.log, "nni"):
+                yield
+        finally:
+            self.states = random.getstate(), np.random.get_state()
+            random.setstate(outside[0])
+            np.random.set_state(outside[1])
 
     def ask(self) -> dict[str, Any] | None:
         with self.at_work():
@@ -243,7 +232,7 @@ class AssessorJudge:
         self.log = log
 
     def hopeless(self, trial: int, history: list[float]) -> bool:
-        with _Draws(0).in_place(), engine_messages(self.log, "nni", "medianstop_Assessor", "curvefitting_Assessor"):
+        with seeded(0), engine_messages(self.log, "nni", "medianstop_Assessor", "curvefitting_Assessor"):
             return self.assessor.assess_trial(str(trial), list(history)) is AssessResult.Bad
 
     def end(self, trial: int, history: list[float], finished: bool) -> None:
