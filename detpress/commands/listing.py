@@ -56,7 +56,7 @@ def model(
         architecture, rows = stored.architecture, stored_table(stored)
     else:
         names = [f"class{i}" for i in range(classes or 20)]
-        architecture = build_architecture(arch, names, image_size or 416, width or 1.0)
+        architecture = build_architecture(arch, names, 416 if image_size is None else image_size, width or 1.0)
         rows = layer_table(architecture)
     totals = {"parameters": sum(row.parameters for row in rows), "macs": sum(row.macs for row in rows)}
     if as_json:

@@ -61,6 +61,7 @@ def test_an_option_that_would_be_passed_over_is_refused(detpress: Command, bundl
     said = detpress("model", str(bundle), "--image-size", "320")
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert "are for an architecture" in said.err
+    assert detpress("model", "yolov3-tiny", "--image-size", "0").code == 2
 
 
 def test_how_many_objects_an_image_may_hold_is_an_option_and_its_reach_is_said(
