@@ -123,7 +123,7 @@ def import_model(
     found = next((known for known in RESIZES if known == resize), None)
     if resize is not None and found is None:
         raise InputError(f"--resize {resize}: expected one of {', '.join(RESIZES)}")
-    if weights.suffix in SUFFIXES or is_zipfile(weights):  # as PyTorch's files are, whatever their names
+    if weights.suffix in SUFFIXES or (weights.is_file() and is_zipfile(weights)):  # PyTorch's, whatever their names
         model = import_checkpoint(network, weights, names, found)
     elif network in architecture_names() and not Path(network).exists():
         raise InputError(

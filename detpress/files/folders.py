@@ -4,13 +4,14 @@ A folder is filled under another name, brought to the disk, and renamed; it is r
 kill, or a power cut, leaves a whole folder or none, and rests whose names begin with a dot.
 """
 
+import fcntl
 import os
 import shutil
 import stat
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of what is called by a person: runs, studies, rows, plugins
@@ -25,6 +26,25 @@ def put_in_place(folder: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(target)
     _sync(target.parent)
+
+
+def copy_folder(folder: Path, target: Path) -> None:
+    """As `shutil.copytree`, which hides what the system said in a text: OSError is raised as it is."""
+    target.mkdir(parents=True)
+    for path in folder.iterdir():
+        (copy_folder if path.is_dir() else shutil.copy2)(path, target / path.name)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Held by one process at a time; where the file system has no such locks, by any."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from detpress.contract.registry import PLUGINS
 from detpress.doors import distribution_of, version
 from detpress.encodings.bundle import load_bundle
 from detpress.errors import InputError, StageError
-from detpress.files.folders import write_atomically
+from detpress.files.folders import alone_in, write_atomically
 from detpress.measure.scoring import protocol_id
 from detpress.options import STAGE
 from detpress.recipe.file import Recipe, recipe_text
@@ -30,6 +30,7 @@ from detpress.run.remarks import remarks
 from detpress.run.run_folder import exchange_stages
 from detpress.run.stage import Listener, Stage, StageMaker, find_stage, measurement_digest
 from detpress.run.store import Store
+from detpress.runtimes.names import package_of
 from detpress.voc.devkit import Devkit
 
 
@@ -139,7 +140,7 @@ def check_map_loss(recipe: Recipe, parent: Stage, stage: Stage) -> None:
 def results(recipe: Recipe, stages: list[Stage], failed: str | None = None) -> dict[str, Any]:
     """What results.json holds and `--json` prints. failed: why there are not all stages; None where there are."""
     engines = {step.plugin.engine for step in recipe.chain if step.plugin.engine}
-    runtimes = {name.split("-")[0] for name in recipe.measure.runtimes}  # openvino-bf16 is of the package openvino
+    runtimes = {package_of(name) for name in recipe.measure.runtimes}
     packages = sorted(engines | {"detpress", "torch", "torchvision"} | runtimes)
     theirs = dict(distribution_of(step.name, PLUGINS.group) for step in recipe.chain)
     return {
@@ -159,8 +160,9 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path, failed: 
     copies = {f"{stage.index}-{stage.plugin}": stage for stage in stages}
     for name, entry in zip(copies, found["stages"], strict=True):
         entry["bundle"] = str(folder / name / "bundle")
-    exchange_stages(copies, folder)
     text = recipe_text(recipe, recipe.name) if recipe.assignments else recipe.text
-    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    write_atomically(folder / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    with alone_in(folder):  # the same command may have been given twice
+        exchange_stages(copies, folder)
+        (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+        write_atomically(folder / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found

@@ -36,6 +36,7 @@ from detpress.options import STAGE
 from detpress.recipe.file import Recipe, Step
 from detpress.run.initial_model import model_identity
 from detpress.run.store import digest
+from detpress.runtimes.names import package_of
 from detpress.training import augment, dataset, loss
 from detpress.training import trainer as training
 from detpress.training.named_objective import OBJECTIVES, NamedObjective, load_objective, objectives_in
@@ -98,7 +99,7 @@ def stage_key(before: Sequence[str], step: Step, recipe: Recipe, fingerprint: st
         parts["objectives"] = objectives
     if plugin.chooses_by_map:
         runtime = scoring_runtime(Form.INT8, list(recipe.measure.runtimes))
-        parts["scored in"] = [runtime, version(runtime.partition("-")[0])]
+        parts["scored in"] = [runtime, version(package_of(runtime))]
     if not plugin.repeats(config):  # it measures, in the way that the recipe says
         parts["latency"] = [recipe.measure.batch, recipe.measure.threads]
     return digest(parts)

@@ -192,4 +192,7 @@ def _own_words(error: Exception) -> str:
         message = str(error).strip() or "no message"
     except Exception:  # a stranger's error may have no words
         return "its message cannot be read"
-    return message.splitlines()[-1].partition(": ")[2] if "Traceback (most recent call last)" in message else message
+    if "Traceback (most recent call last)" in message:
+        last = message.splitlines()[-1]  # `ValueError: odd`, or `AssertionError` alone
+        return last.partition(": ")[2] or last
+    return message

@@ -228,7 +228,7 @@ def _made(request: Request, tell: Tell) -> tuple[str, Any]:
     try:
         task: Task = pickle.loads(request.task)
         name = str(task.work)
-        made = make(task, lambda what, done, total: tell("progress", [what, done, total]))
+        made = make(task, lambda what, done, total: tell("progress", [what, int(done), int(total)]))
         return "made", asdict(made)
     except StageError as error:
         if request.memory is not None and _asked_too_much(error.__cause__):

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from detpress.files.folders import write_atomically
+from detpress.files.folders import copy_folder, write_atomically
 from detpress.run.stage import Stage
 
 PARTS = ("bundle", "results", "training", "validation", "files", "stage.log")
@@ -82,11 +82,11 @@ def note_written(folder: Path, names: Iterable[str]) -> None:
 
 def _copy(stage: Stage, unfinished: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(stage.bundle, unfinished / "bundle")
-    shutil.copytree(stage.detections, unfinished / "results")
+    copy_folder(stage.bundle, unfinished / "bundle")
+    copy_folder(stage.detections, unfinished / "results")
     for name in ("training", "validation", "files"):
         if (stage.folder / name).is_dir():
-            shutil.copytree(stage.folder / name, unfinished / name)
+            copy_folder(stage.folder / name, unfinished / name)
     with suppress(FileNotFoundError):  # a log that was lost is no reason to train again
         shutil.copyfile(stage.folder / "stage.log", unfinished / "stage.log")
 

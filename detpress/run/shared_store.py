@@ -67,16 +67,21 @@ class SharedStore:
                     return False
                 self.files.get_file(f"{self.root}/{name}.tar", str(archive))
             try:
+                _check_end(archive)
                 with tarfile.open(archive) as packed:
                     packed.extractall(unpacked, filter="data")
             except (tarfile.TarError, EOFError) as error:
                 LOG.warning("%s/%s.tar is broken, and made again: %s", self.url, name, error)
-                with self._errors_named(), suppress(FileNotFoundError):  # another process was faster
-                    self.files.rm_file(f"{self.root}/{name}.tar")
+                self.withdraw(name)
                 return False
             with suppress(OSError):  # not empty: another process was faster
                 unpacked.rename(target)
         return True
+
+    def withdraw(self, name: str) -> None:
+        """Removes what was published as `name`, so that what is whole can take its place."""
+        with self._errors_named(), suppress(FileNotFoundError):  # another process was faster
+            self.files.rm_file(f"{self.root}/{name}.tar")
 
     def publish(self, name: str, folder: Path, without: str | None = None) -> None:
         """Uploads `folder`, but for its subfolder `without`; what is there already stays as it is."""
@@ -154,6 +159,14 @@ class SharedStore:
                     self.files.pipe_file(held, _beat_text(beats))
             except Exception as error:  # whatever the library of that protocol raises; the next beat may get through
                 LOG.warning("%s could not be renewed: %s", held, error)
+
+
+def _check_end(archive: Path) -> None:
+    """Raises TarError where the archive was cut short, be it between two files, which `tarfile` does not see."""
+    with archive.open("rb") as file:
+        file.seek(-min(archive.stat().st_size, 2 * tarfile.BLOCKSIZE), os.SEEK_END)
+        if file.read() != bytes(2 * tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("its end is missing")
 
 
 def _beat_text(beats: int) -> bytes:

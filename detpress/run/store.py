@@ -154,13 +154,19 @@ class Store:
         put_in_place(folder, target)
 
     def put_aside(self, folder: Path, reason: str) -> None:
-        """Takes a stage, or a measurement, that is of no use out of the way; `collect` removes it."""
+        """Takes a stage, or a measurement, that is of no use out of the way; `collect` removes it.
+
+        Where it came from a shared store, it is of no use there, either.
+        """
         aside = self.root / "broken" / folder.name
         aside.parent.mkdir(parents=True, exist_ok=True)
         remove_folder(aside)
         with suppress(FileNotFoundError):  # another process was faster
             folder.rename(aside)
             LOG.warning("%s is broken, and made again: %s; put aside as %s", folder, reason, aside)
+        if self.shared:
+            _, _, key, *measured = folder.relative_to(self.root).parts  # stages/3f/3fa9...[/measurements/<digest>]
+            self.shared.withdraw(_measurement_name(key, measured[1]) if measured else _stage_name(key))
 
     def listing(self) -> list[Entry]:
         """The finished stages, the most recently used first."""

@@ -32,6 +32,7 @@ from detpress.measure.section import Measure
 from detpress.recipe.file import Recipe
 from detpress.run.stage import Stage
 from detpress.run.store import digest
+from detpress.runtimes.names import package_of
 from detpress.study.choose import pareto_front
 from detpress.study.definition import Study
 from detpress.study.running import Outcome, stage_folder
@@ -290,7 +291,7 @@ def _versions(recipes: Sequence[Recipe]) -> dict[str, str]:
     packages = {"detpress", "torch", "torchvision"}
     for recipe in recipes:
         packages |= {step.plugin.engine for step in recipe.chain if step.plugin.engine and engine_version(step.plugin)}
-        packages |= set(recipe.measure.runtimes) - {"torch-compile"}
+        packages |= {package_of(name) for name in recipe.measure.runtimes}
     return found | {name: version(name) for name in sorted(packages)}
 
 

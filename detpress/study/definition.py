@@ -245,9 +245,14 @@ def _read_entry(
 
 
 def _variant(source: YamlSource, name: str, parameters: dict[str, Any], assignments: Sequence[str]) -> Variant:
-    """Raises InputError where the recipe is wrong."""
+    """Raises InputError where the recipe is wrong, and where `assignments` change what tells the rows apart."""
     if "search" in changed(source, assignments).data:
         raise InputError(f"{source.where(('search',))}: a study compares recipes that search nothing")
+    for key, value in parameters.items():
+        as_named = source.copy()
+        as_named.put(key, value, f"matrix of '{name}'")
+        if as_named.data != source.data:
+            raise InputError(f"--set: changes {key}, of which the matrix of '{name}' makes rows; expected one of the two")
     recipe = check_recipe(source)
     parts = [name, *(f"{key.rpartition('.')[2]}-{value}" for key, value in parameters.items())]
     full = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).lstrip("._-")[:100]

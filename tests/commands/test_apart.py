@@ -123,6 +123,8 @@ class Ends(Mine):
             case "ends its maker":
                 os.kill(os.getppid(), signal.SIGKILL)
                 time.sleep(600)
+            case "hands on":
+                raise AssertionError("in worker 0.\\nTraceback (most recent call last):\\n  ...\\nAssertionError")
 
 
 class Detaches(Mine):
@@ -150,10 +152,12 @@ class Doubles(Mine):
 
 class Trains(Mine):
     def apply(self, model, config, bench):
+        import numpy
         import torch
 
         from detpress.api import TrainingConfig
 
+        bench.progress("numbers counted", numpy.int64(1), numpy.int64(2))
         drawn = torch.rand(1) * random.random()
         once = TrainingConfig(epochs=1, batch_size=4)
 
@@ -229,6 +233,7 @@ ENDINGS = [  # how, what stands beside the plugin, and what is said
     ("hangs", ", timeout: 3", "took longer than the 3 s of its `timeout`, at careless.py:86; its log ends with: "),
     ("eats", ", memory: 0.5", "asked for more than the 0.5 GB of its `memory`; see "),
     ("starts", "", "its process ended with exit status 1, at careless.py:96; its log ends with: "),
+    ("hands on", "", "failed: AssertionError: AssertionError, at careless.py:101; see "),
     ("ends its maker", "", ": the process that makes stages was ended meanwhile, by the step or from outside; "),
 ]
 

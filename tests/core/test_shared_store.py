@@ -50,18 +50,30 @@ def test_a_stage_made_before_there_was_a_shared_store_can_be_shared(url: str, tm
     assert Store(tmp_path / "other", SharedStore(url)).has(KEY)
 
 
+@pytest.mark.parametrize("left", [0, 700, 1536])  # bytes: nothing, half a file, a file whole and the next not there
 def test_a_damaged_archive_is_no_stage_and_the_next_one_takes_its_place(
-    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    url: str, left: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shared = SharedStore(url)
     finish(Store(tmp_path / "one", shared))
     [archive] = shared.files.find(f"{shared.root}/stages")
-    shared.files.pipe_file(archive, shared.files.cat_file(archive)[:700])
+    shared.files.pipe_file(archive, shared.files.cat_file(archive)[:left])
     other = Store(tmp_path / "other", shared)
     assert not other.has(KEY)
     assert f"{url}/stages/ab/{KEY}.tar is broken, and made again" in caplog.text
     finish(other)
     assert Store(tmp_path / "third", shared).has(KEY)
+
+
+def test_a_stage_of_no_use_is_replaced_for_the_other_machines_too(url: str, tmp_path: Path) -> None:
+    shared = SharedStore(url)
+    one, other, third = (Store(tmp_path / name, shared) for name in ("one", "other", "third"))
+    finish(one)
+    assert other.has(KEY)
+    other.put_aside(other.stage(KEY), "its bundle's digest is another one")
+    assert not third.has(KEY)
+    finish(other)
+    assert third.has(KEY)
 
 
 def test_an_upload_that_stops_half_way_is_never_seen(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

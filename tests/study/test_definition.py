@@ -162,6 +162,16 @@ def test_heads_made_anew_for_all_are_refused_where_a_recipe_trains_nothing(writt
     ]
 
 
+def test_what_tells_the_rows_apart_is_not_set_for_all_of_them(written) -> None:
+    """Rows called 0.3 and 0.7 would both be 0.9."""
+    path = written("  - {name: whole, chain: []}\n", "")
+    path.write_text(path.read_text().replace("baseline: whole\n", "").replace("  - quickstart\n", ""))
+    line = "--set: changes chain[0].sparsity, of which the matrix of 'pruned' makes rows; expected one of the two"
+    assert mistakes(path, "chain[0].nni.l1norm.sparsity=0.9") == [line]
+    found = read_study(path, assignments=["chain[0].ranking=global"])
+    assert [job.recipe.chain[0].config.sparsity for job in found.jobs] == [0.3, 0.7, 0.3, 0.7]
+
+
 def test_recipes_that_are_not_scored_alike_are_not_compared(written) -> None:
     path = written("- quickstart", "- {recipe: quickstart, matrix: {measure.iou: [0.75]}}")
     [line] = mistakes(path)

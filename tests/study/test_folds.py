@@ -21,7 +21,7 @@ name: folds
 shared:
   data: {root: digits, split: {folds: 2}}
   model: {weights: "builtin:digits"}
-  measure: {runtimes: [torch], memory: false}
+  measure: {runtimes: [torch, openvino-bf16], memory: false}
 baseline: whole
 recipes:
   - {name: trained, chain: [train.finetune: {epochs: 1, learning_rate: 0.0001}]}
@@ -50,6 +50,7 @@ def test_every_recipe_runs_with_each_fold(finished: Finished) -> None:
         f"{name}-seed0-fold{fold}" for fold in (0, 1) for name in ("trained", "whole")
     ]
     assert finished.results["folds"] == [0, 1]
+    assert {"detpress", "openvino", "torch"} <= finished.results["versions"].keys()
     trained = [job["stages"][1]["key"] for job in finished.results["jobs"] if job["row"] == "trained"]
     assert len(set(trained)) == 2, "each was trained on the other half"
 
