@@ -35,6 +35,11 @@ class StoppedError(DetpressError):
     exit_code = 128 + signal.SIGTERM
 
 
+def own_kind(error: DetpressError) -> type[DetpressError]:
+    """The nearest of the classes above, which take a message alone; a stranger's subclass need not."""
+    return next(kind for kind in type(error).__mro__ if kind.__module__ == __name__)
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, raised where Ctrl-C would be, so that the same steps take down what runs."""
 

@@ -57,6 +57,7 @@ class OneBit(Plugin):
     accepts = frozenset({Form.DENSE})
     returns: ClassVar[Form | None] = Form.PACKED
     needs_norm: ClassVar[bool] = True  # signs have no size of their own, which BatchNorm makes up for
+    fewest_channels: ClassVar[int] = 1  # that a convolution takes
 
     def how(self, config: Any) -> "How":
         raise NotImplementedError
@@ -120,6 +121,7 @@ class OneBit(Plugin):
         """
         from detpress.detector.architecture import Convolution
         from detpress.detector.layer_patterns import matching_layers
+        from detpress.detector.network import weight_name
 
         architecture = model.architecture
         every = {i: layer for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
@@ -129,7 +131,10 @@ class OneBit(Plugin):
         found = [
             i
             for i, layer in every.items()
-            if i not in in_float and layer.groups == 1 and (layer.batch_normalize or not self.needs_norm)
+            if i not in in_float
+            and layer.groups == 1
+            and (layer.batch_normalize or not self.needs_norm)
+            and model.network.get_parameter(weight_name(i)).shape[1] >= self.fewest_channels
         ]
         if not found:
             raise InputError("exclude: no convolution is left that becomes binary")
@@ -194,8 +199,8 @@ class Weights(OneBit):
     their mean over input channels and are held between -1 and 1; the gradient at alpha sign(w) is multiplied by
     (alpha 1[|w| < 1] + 1/n) (1 - 1/c), for the n weights and c channels of a filter.
 
-    Changed: it begins with trained weights; the first convolution, the raw maps' and those with groups stay in float
-    (the authors': the first and the last); the optimizer is this trainer's AdamW, which a constant factor of the
+    Changed: it begins with trained weights; the first convolution, the raw maps', those with groups and those that take
+    one channel stay in float (the authors': the first and the last); the optimizer is this trainer's AdamW, which a constant factor of the
     gradient does not change (the code's n under SGD, 1e9 under Adam); signs are taken of the moving average of the real
     weights, and BatchNorm's statistics anew for them.
 
@@ -203,6 +208,7 @@ class Weights(OneBit):
     """
 
     needs_norm = False
+    fewest_channels = 2  # of a single one nothing is left without their mean
 
     def how(self, config: Any) -> "How":
         from detpress.training.binary_weights import How

@@ -8,9 +8,9 @@ chain:
 """
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
@@ -49,6 +49,12 @@ class ShareOptions(Options):
     exclude: list[str] = Field([], description="patterns of layers that stay in float, such as `layers.0`")
     epochs: int = Field(ge=0, le=10_000, description="in which the shared values learn; 0: they are k-means' own")
     training: TrainingOptions = TrainingOptions()
+
+    @model_validator(mode="after")
+    def _training_is_read(self) -> Self:
+        if not self.epochs and not self.is_default("training"):
+            raise ValueError("training: not read: expected beside `epochs` above 0")
+        return self
 
 
 class Share(Plugin):

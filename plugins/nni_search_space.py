@@ -54,6 +54,10 @@ class NASOptions(SearchOptions):
                 raise ValueError(f"{name}: expected neither `frozen` nor `backbone_rate`: networks start from nothing")
         return self
 
+    @property
+    def evolves(self) -> bool:
+        return self.strategy == "evolution"
+
     @model_validator(mode="after")
     def _makes_a_space(self) -> Self:
         if any(kernel < 1 or kernel % 2 == 0 for kernel in self.kernels):

@@ -32,11 +32,17 @@ class SearchOptions(Options):
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Self:
-        if self.tournament > self.population:
+        if self.evolves and self.tournament > self.population:
             raise ValueError(f"expected a `tournament` of at most `population`, {self.population}")
         if min(self.max_latency_ms.values(), default=1) <= 0:
             raise ValueError("expected `max_latency_ms` above 0")
         return self
+
+
+    @property
+    def evolves(self) -> bool:
+        """Whether networks are made of the best ones of those before."""
+        return True
 
 
 class Trials:

@@ -108,8 +108,9 @@ def compare(
                 if time_again:
                     measure_again(outcomes, store, terminal.progress)
         finally:
-            results = compare_outcomes(study, outcomes, devkits)
-            write_study_folder(study, results, folder)
+            if outcomes:  # a study that is stopped at once leaves the results of an earlier one
+                results = compare_outcomes(study, outcomes, devkits)
+                write_study_folder(study, results, folder)
     if tracking:
         tracking.log(results, folder)
     rows = [row for row in results["rows"] if row["figures"]]

@@ -9,7 +9,7 @@ A teacher of another input size sees the images at its own size, so that its map
 smaller: whoever compares them resizes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from detpress.detector.architecture import Architecture
@@ -46,15 +46,23 @@ def check_classes(student: Architecture, teacher: Architecture) -> None:
 
 
 def heads_by_stride(student: Architecture, teacher: Architecture) -> tuple[Heads, ...]:
-    """Coarse to fine; a head of a stride that the other one does not have is left out.
+    """Coarse to fine; of several heads of one stride the first with the first. One without a partner is left out.
 
     Raises InputError where no head is left.
     """
     own, others = student.strides, teacher.strides
-    pairs = tuple(Heads(own.index(stride), others.index(stride)) for stride in own if stride in others)
+    pairs = [
+        Heads(place, other)
+        for stride in dict.fromkeys(own)
+        for place, other in zip(_places(own, stride), _places(others, stride), strict=False)
+    ]
     if not pairs:
         raise InputError(f"teacher: has heads of strides {list(others)}; expected one of the student's, {list(own)}")
-    return pairs
+    return tuple(sorted(pairs, key=lambda pair: pair.student))
+
+
+def _places(strides: Sequence[int], stride: int) -> list[int]:
+    return [place for place, one in enumerate(strides) if one == stride]
 
 
 def head_layers(architecture: Architecture, place: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 from detpress.doors.classes import classes_of, load_class
 from detpress.doors.door import Door
 from detpress.doors.entries import entries_of, is_brought, word
-from detpress.errors import InputError, NotInstalledError, cut_short, shortened
+from detpress.errors import InputError, NotInstalledError, cut_short, own_kind, shortened
 
 
 @cache
@@ -50,7 +50,7 @@ def class_of_entry(where: str, entry: Any, door: Door) -> tuple[Any, dict[str, A
     try:
         return load_class(_told_apart(name, package, door), door), options
     except InputError as error:
-        raise type(error)(f"{where}: {error}") from error
+        raise own_kind(error)(f"{where}: {error}") from error
 
 
 def _told_apart(name: str, package: Any, door: Door) -> str:

@@ -29,7 +29,7 @@ from detpress.detector.network import Network, fill, without_memory
 from detpress.detector.promises import check_encodings
 from detpress.encodings.known import encoding_as_dict, encoding_from_dict
 from detpress.encodings.old_encodings import READERS, old_encodings, scales_from_dict
-from detpress.errors import InputError, shortened
+from detpress.errors import InputError, own_kind, shortened
 from detpress.files.plain import plain
 from detpress.files.plain_json import check_keys, parse_json
 
@@ -97,7 +97,7 @@ def load_bundle(folder: Path) -> Model:
         history = _check_description(description)
         network = _skeleton(Architecture.from_dict(description["architecture"]), description)
     except InputError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise own_kind(error)(f"{path}: {error}") from error
     except (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"{path}: the layers make no network") from error
     try:

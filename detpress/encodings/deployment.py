@@ -25,7 +25,7 @@ def deployed(network: nn.Module, images: Tensor, full_range: bool = False) -> Ne
     layers = deployable(network)
     missing = [i for i, layer in layers.items() if layer.input is None]
     seen = seen_inputs(network, missing, images) if missing else {}
-    inputs = {i: _input_scale(layer.input) if layer.input else seen[i] for i, layer in layers.items()}
+    inputs = {i: _input_scale(i, layer.input) if layer.input else seen[i] for i, layer in layers.items()}
     encodings = network.encodings | {i: Int8(scale) for i, scale in inputs.items()}
     tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("weight_zero_point")}
     if not full_range:
@@ -76,6 +76,10 @@ def deployable(network: nn.Module) -> dict[int, Simulated]:
     return layers
 
 
-def _input_scale(grid: Grid) -> InputScale:
-    """Codes counted from 0 on."""
-    return InputScale(grid.scale, round(grid.zero_point) - grid.lowest)
+def _input_scale(i: int, grid: Grid) -> InputScale:
+    """Codes counted from 0 on. A zero point that was learnt less than a code beyond them becomes the first or last."""
+    learnt = round(grid.zero_point) - grid.lowest
+    zero_point = min(max(learnt, 0), 255)
+    if abs(zero_point - learnt) > 1:
+        raise InputError(f"layers.{i}: the zero point of its inputs, {learnt}, is none of the codes 0 to 255")
+    return InputScale(grid.scale, zero_point)

@@ -132,8 +132,9 @@ def group_penalty(network: nn.Module, coupled: Sequence[CoupledTensors]) -> Tens
 
 
 def scale_penalty(network: nn.Module, coupled: Sequence[CoupledTensors]) -> Tensor:
-    """The L1 norm of the scales of all BatchNorms whose filters can go, a scalar."""
-    return torch.stack([scales.abs().sum() for one in coupled for scales in _scales(network, one)]).sum()
+    """The L1 norm of the scales of all BatchNorms whose filters can go, a scalar; 0 where there is no BatchNorm."""
+    norms = [scales.abs().sum() for one in coupled for scales in _scales(network, one)]
+    return torch.stack(norms).sum() if norms else torch.zeros(())
 
 
 def _scales(network: nn.Module, coupled: CoupledTensors) -> list[Tensor]:

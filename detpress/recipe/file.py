@@ -30,6 +30,7 @@ from detpress.builtin import check_data_set, shipped_folder
 from detpress.contract.plugin import Plugin
 from detpress.contract.registry import load_plugin
 from detpress.detector.form import Form
+from detpress.doors.broken import words_of
 from detpress.errors import InputError, cut_short, nearest
 from detpress.files.folders import FOLDER_NAME
 from detpress.measure.section import Measure
@@ -264,7 +265,21 @@ def _read_steps(source: YamlSource, mistakes: list[str]) -> Iterator[Step]:
             mistakes += spell_out(error, Running, source, ("chain", i))
             continue
         if found:
-            yield Step(*found, running)
+            step = Step(*found, running)
+            if failed := _failed_question(step):
+                mistakes.append(f"{source.where(('chain', i, step.name))}: {failed}")
+            else:
+                yield step
+
+
+def _failed_question(step: Step) -> str | None:
+    """What a stranger's plugin raises where it is asked about its options, which is done again until it has run."""
+    for question in (step.plugin.trains, step.plugin.repeats, step.plugin.bundles):
+        try:
+            question(step.config)
+        except Exception as error:
+            return f"its `{question.__name__}` failed: {words_of(error)}"
+    return None
 
 
 def _misfits(steps: Sequence[Step], form: Form | None, source: YamlSource) -> list[str]:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from detpress.contract.plugin import Plugin
 from detpress.contract.registry import why_unavailable
 from detpress.contract.tuner import Assessor, Tuner
+from detpress.doors.broken import words_of
 from detpress.errors import InputError
 from detpress.options import Options, Place
 from detpress.recipe.yaml_source import YamlSource, spell_out
@@ -42,4 +43,6 @@ def read_named(
         return name, loaded, loaded.Config.model_validate({} if options is None else options)
     except ValidationError as error:
         mistakes += spell_out(error, loaded.Config, source, (*place, name))
-        return None
+    except Exception as error:  # a stranger's validator may do anything
+        mistakes.append(f"{source.where((*place, name))}: its options cannot be checked: {words_of(error)}")
+    return None

@@ -14,7 +14,7 @@ from detpress.detector.form import Form
 from detpress.detector.model import Model, new_model
 from detpress.detector.new_heads import with_new_heads
 from detpress.encodings.bundle import bundle_digest, load_bundle
-from detpress.errors import InputError
+from detpress.errors import InputError, own_kind
 from detpress.files.pictures import picture_size
 from detpress.progress import Progress
 from detpress.recipe.file import Recipe
@@ -105,7 +105,7 @@ def _weights(recipe: Recipe, name: str) -> Model:
     try:
         return load_bundle(find_bundle(name))
     except InputError as error:
-        raise type(error)(f"{recipe.where(('model', 'weights'))}: {error}") from error
+        raise own_kind(error)(f"{recipe.where(('model', 'weights'))}: {error}") from error
 
 
 def _for_data(recipe: Recipe, model: Model, devkit: Devkit | None) -> Model:

@@ -15,7 +15,7 @@ from detpress.doors import Entry, entries_of
 from detpress.doors.broken import place_of, place_raised
 from detpress.encodings.bundle import save_bundle
 from detpress.engine_log import standard_output_into
-from detpress.errors import DetpressError, InputError, StageError, no_room
+from detpress.errors import DetpressError, InputError, StageError, no_room, own_kind
 from detpress.measure.section import Measure
 from detpress.recipe.sections import Data, Running
 from detpress.run.keys import DOORS
@@ -164,7 +164,7 @@ def _errors_named(task: Task, log: logging.Logger) -> Iterator[None]:
         yield
     except DetpressError as error:
         log.error("%s", error)
-        raise type(error)(f"{task.work}: {_own_words(error)}") from error
+        raise own_kind(error)(f"{task.work}: {_own_words(error)}") from error
     except SystemExit as error:  # otherwise the whole program would end here, perhaps with an exit code of 0
         log.exception("%s failed", task.work)
         raise StageError(f"{task.work} failed: it asked the program to exit ({error.code}); see {task.log}") from error

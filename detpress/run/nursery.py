@@ -31,7 +31,7 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 from detpress.engine_log import flush_c_library
-from detpress.errors import DetpressError, StageError, no_room
+from detpress.errors import DetpressError, StageError, no_room, own_kind
 from detpress.run import application  # noqa: F401  (what tasks consist of is imported here, not once a stage)
 from detpress.run.making import Task, make
 
@@ -235,7 +235,7 @@ def _made(request: Request, tell: Tell) -> tuple[str, Any]:
             return _failed(f"{name} asked for more than the {request.memory:g} GB of its `memory`; see {request.log}")
         return _failed(str(error))
     except DetpressError as error:
-        return _failed(str(error), type(error).__name__)
+        return _failed(str(error), own_kind(error).__name__)
     except BaseException as error:  # whatever it raises, it raises it here alone
         if isinstance(error, OSError) and no_room(error):
             return "no room", [error.errno, error.strerror, error.filename]

@@ -1,5 +1,6 @@
 """What a recipe would do: its chain with forms, layers touched and parameters left, without data and training."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -148,6 +149,8 @@ def _plan(step: Step, model: Model) -> Plan:
     network = plan.model.network if isinstance(plan, Plan) and isinstance(plan.model, Model) else None
     if not isinstance(getattr(network, "architecture", None), Architecture):
         raise _NotKnownError(f"the plan of {step.name} gives no Plan with a Model")
+    if not isinstance(plan.note, str) or not isinstance(plan.layers, Collection):
+        raise _NotKnownError(f"the plan of {step.name} gives no names of layers, or a note that is no text")
     return plan
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from detpress.files.folders import copy_folder, write_atomically
+from detpress.files.folders import alone_in, copy_folder, write_atomically
 from detpress.run.stage import Stage
 
 PARTS = ("bundle", "results", "training", "validation", "files", "stage.log")
@@ -29,9 +29,11 @@ def copy_stage(stage: Stage, target: Path) -> None:
     The copy is made beside `target` first. What else lies in `target` stays.
     """
     unfinished = target.with_name(f"{UNFINISHED}{target.name}")
-    _copy(stage, unfinished)
-    _remove_parts(target)
-    _put_parts(unfinished, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(target.parent):
+        _copy(stage, unfinished)
+        _remove_parts(target)
+        _put_parts(unfinished, target)
 
 
 def exchange_stages(stages: dict[str, Stage], folder: Path) -> None:

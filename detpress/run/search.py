@@ -14,13 +14,17 @@ import json
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from detpress.contract.tuner import Judge
 from detpress.detector.form import Form
-from detpress.errors import DetpressError, InputError, StageError
+from detpress.doors.broken import words_of
+from detpress.errors import DetpressError, InputError, StageError, no_room
 from detpress.files.folders import write_atomically
 from detpress.files.plain_json import read_json
 from detpress.measure.figures import figure
@@ -31,6 +35,7 @@ from detpress.run.chain import run_chain
 from detpress.run.initial_model import initial_model
 from detpress.run.keys import chain_keys
 from detpress.run.making import log_file
+from detpress.run.shared_store import SharedStoreError
 from detpress.run.stage import Listener, Stage
 from detpress.run.store import Store
 from detpress.voc.devkit import Devkit
@@ -100,25 +105,30 @@ def run_search(
     search = recipe.search
     assert search is not None
     folder.mkdir(parents=True, exist_ok=True)
-    failures = _known_failures(folder / "trials.json")
+    failures = _known_failures(folder / "trials.json", _limits(recipe))
     with log_file(str(folder), folder / "search.log") as log:
-        proposals = search.tuner.start(search.space, search.tuner_config, recipe.seed, log)
         judge = None
+        with _named_in_errors(search.tuner_name):
+            proposals = search.tuner.start(search.space, search.tuner_config, recipe.seed, log)
         if search.assessor:
-            judge = search.assessor.start(len(recipe.chain), search.assessor_config, log)
+            with _named_in_errors(str(search.assessor_name)):
+                judge = search.assessor.start(len(recipe.chain), search.assessor_config, log)
         runner = _TrialRunner(recipe, search, devkit, store, listener, judge, failures, log)
         result = SearchResult(recipe, search, runner.reference())
         for number in range(search.trials):
-            values = proposals.ask()
+            with _named_in_errors(search.tuner_name):
+                values = _plain(proposals.ask())
             if values is None:
                 if not result.trials:
                     raise StageError(f"{search.tuner_name}: proposed no trial")
                 log.info("the tuner has nothing more to try")
                 break
             trial = runner.run(number, values, result.reference)
-            proposals.tell(values, score(trial, search, result.reference))
+            with _named_in_errors(search.tuner_name):
+                proposals.tell(values, score(trial, search, result.reference))
             result = replace(result, trials=(*result.trials, trial))
-            write_atomically(folder / "trials.json", json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n")
+            found = result.as_dict() | {"limits": _limits(recipe), "failures": runner.failures}
+            write_atomically(folder / "trials.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
             yield result
 
 
@@ -163,7 +173,7 @@ class _TrialRunner:
     store: Store
     listener: Listener
     judge: Judge | None
-    failures: dict[str, str]  # key -> reason, of an earlier run
+    failures: dict[str, str]  # key -> reason, those of an earlier run among them
     log: logging.Logger
 
     def reference(self) -> dict[str, float]:
@@ -191,8 +201,12 @@ class _TrialRunner:
             if keys[-1] in self.failures:
                 raise StageError(self.failures[keys[-1]])
             trial = self._made(Trial(number, keys[-1], values, "done"), recipe, reference)
+        except SharedStoreError:
+            raise
         except DetpressError as error:
             trial = Trial(number, keys[-1], values, "failed", reason=str(error))
+            if keys[-1]:
+                self.failures[keys[-1]] = str(error)
         trial = replace(trial, seconds=sum(self.store.seconds(key) for key in keys if key and self.store.has(key)))
         self.log.info("trial %d: %s %s %s", number, trial.status, trial.metrics, trial.reason or "")
         return trial
@@ -208,12 +222,14 @@ class _TrialRunner:
             stages.append(stage)
             if judge and stage.index:
                 history.append(_objective_score(figure(stage.metrics, search.metric), search, reference))
-                hopeless = judge.hopeless(trial.number, history)
+                with _named_in_errors(str(search.assessor_name)):
+                    hopeless = judge.hopeless(trial.number, history)
                 if hopeless:
                     break
         stopped = hopeless and stages[-1].index < len(recipe.chain)
         if judge:
-            judge.end(trial.number, history, not stopped)
+            with _named_in_errors(str(search.assessor_name)):
+                judge.end(trial.number, history, not stopped)
         metrics = {metric: figure(stages[-1].metrics, metric) for metric in search.metrics}
         return replace(
             trial,
@@ -263,12 +279,34 @@ class _Quiet:
         """The search tells of the whole trial."""
 
 
-def _known_failures(path: Path) -> dict[str, str]:
-    """Key -> reason of the trials that failed when this folder's search was run before."""
+@contextmanager
+def _named_in_errors(what: str) -> Iterator[None]:
+    """Whatever a stranger's tuner or assessor raises becomes one line; detpress's own errors are one already."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DetpressError) or no_room(error):
+            raise
+        raise StageError(f"{what} failed: {words_of(error)}") from error
+
+
+def _plain(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    """NumPy's numbers as Python's, which YAML and JSON have."""
+    return values and {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+
+
+def _limits(recipe: Recipe) -> dict[str, Any]:
+    """What a trial may fail by and its key does not have: with others it is tried again."""
+    steps = [step.running.model_dump() for step in recipe.chain]
+    return {"max_map_loss": recipe.measure.max_map_loss, "steps": steps}
+
+
+def _known_failures(path: Path, limits: dict[str, Any]) -> dict[str, str]:
+    """Key -> reason of the trials that failed when this folder's search was run before, within the same limits."""
     if not path.exists():
         return {}
     try:
-        trials = read_json(path)["trials"]
-        return {trial["key"]: trial["reason"] for trial in trials if trial["status"] == "failed" and trial["key"]}
-    except (InputError, LookupError, TypeError) as error:
+        found = read_json(path)
+        return dict(found["failures"]) if found["limits"] == limits else {}
+    except (InputError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the trials of a search; remove it, or give another --out") from error

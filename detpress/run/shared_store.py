@@ -34,8 +34,12 @@ FETCHING = ".fetched-"  # begins the name of a folder in which a stage is being 
 LOG = logging.getLogger(__name__)
 
 
+class SharedStoreError(StageError):
+    """The store failed, not the stage."""
+
+
 class SharedStore:
-    """The folder `url`. Raises InputError where it cannot be reached, StageError where it fails afterwards."""
+    """The folder `url`. Raises InputError where it cannot be reached, SharedStoreError where it fails afterwards."""
 
     def __init__(self, url: str, lease_seconds: float = LEASE_SECONDS) -> None:
         self.url = url if "://" in url else str(Path(url).absolute())  # the same from any working directory
@@ -48,7 +52,7 @@ class SharedStore:
             self.files.makedirs(self.root, exist_ok=True)
 
     @contextmanager
-    def _errors_named(self, kind: type[DetpressError] = StageError) -> Iterator[None]:
+    def _errors_named(self, kind: type[DetpressError] = SharedStoreError) -> Iterator[None]:
         """Whatever the library of the protocol raises becomes one line that names the store."""
         try:
             yield
@@ -72,22 +76,18 @@ class SharedStore:
                     packed.extractall(unpacked, filter="data")
             except (tarfile.TarError, EOFError) as error:
                 LOG.warning("%s/%s.tar is broken, and made again: %s", self.url, name, error)
-                self.withdraw(name)
+                with self._errors_named(), suppress(FileNotFoundError):  # another process was faster
+                    self.files.rm_file(f"{self.root}/{name}.tar")
                 return False
             with suppress(OSError):  # not empty: another process was faster
                 unpacked.rename(target)
         return True
 
-    def withdraw(self, name: str) -> None:
-        """Removes what was published as `name`, so that what is whole can take its place."""
-        with self._errors_named(), suppress(FileNotFoundError):  # another process was faster
-            self.files.rm_file(f"{self.root}/{name}.tar")
-
-    def publish(self, name: str, folder: Path, without: str | None = None) -> None:
-        """Uploads `folder`, but for its subfolder `without`; what is there already stays as it is."""
+    def publish(self, name: str, folder: Path, without: str | None = None, replace: bool = False) -> None:
+        """Uploads `folder`, but for its subfolder `without`; what is there already stays unless it is to be replaced."""
         target, unfinished = f"{self.root}/{name}.tar", f"{self.root}/unfinished/{uuid.uuid4()}"
         with self._errors_named(), tempfile.TemporaryDirectory() as temporary:
-            if self.files.exists(target):
+            if not replace and self.files.exists(target):
                 return
             archive = Path(temporary) / "archive.tar"
             with tarfile.open(archive, "w") as packed:

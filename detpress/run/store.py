@@ -140,13 +140,13 @@ class Store:
         """Makes `folder`, inside the stage's scratch, the finished stage, and drops the rest of the scratch."""
         self._put_in_place(folder, self.stage(key))
         remove_folder(self.root / "scratch" / key)
-        self.share(key)
+        self.share(key, made_now=True)
 
     def finish_measurement(self, key: str, measured: str, folder: Path) -> None:
         """Makes `folder`, alone in a scratch folder, a measurement of the finished stage."""
         self._put_in_place(folder, self.measurement(key, measured))
         remove_folder(folder.parent)
-        self.share(key, measured)
+        self.share(key, measured, made_now=True)
 
     def _put_in_place(self, folder: Path, target: Path) -> None:
         if target.exists():
@@ -154,19 +154,13 @@ class Store:
         put_in_place(folder, target)
 
     def put_aside(self, folder: Path, reason: str) -> None:
-        """Takes a stage, or a measurement, that is of no use out of the way; `collect` removes it.
-
-        Where it came from a shared store, it is of no use there, either.
-        """
+        """Takes a stage, or a measurement, that is of no use out of the way; `collect` removes it."""
         aside = self.root / "broken" / folder.name
         aside.parent.mkdir(parents=True, exist_ok=True)
         remove_folder(aside)
         with suppress(FileNotFoundError):  # another process was faster
             folder.rename(aside)
             LOG.warning("%s is broken, and made again: %s; put aside as %s", folder, reason, aside)
-        if self.shared:
-            _, _, key, *measured = folder.relative_to(self.root).parts  # stages/3f/3fa9...[/measurements/<digest>]
-            self.shared.withdraw(_measurement_name(key, measured[1]) if measured else _stage_name(key))
 
     def listing(self) -> list[Entry]:
         """The finished stages, the most recently used first."""
@@ -190,12 +184,16 @@ class Store:
         with suppress(OSError):
             (self.stage(key) / "stage.json").touch()
 
-    def share(self, key: str, measured: str | None = None) -> None:
-        """Makes the finished stage, or that measurement of it, known to the other machines, if there are others."""
+    def share(self, key: str, measured: str | None = None, made_now: bool = False) -> None:
+        """Makes the finished stage, or that measurement of it, known to the other machines, if there are others.
+
+        made_now: in place of what is there, which was of no use.
+        """
         if self.shared and measured:
-            self.shared.publish(_measurement_name(key, measured), self.measurement(key, measured))
+            name, folder = _measurement_name(key, measured), self.measurement(key, measured)
+            self.shared.publish(name, folder, replace=made_now)
         elif self.shared:
-            self.shared.publish(_stage_name(key), self.stage(key), without="measurements")
+            self.shared.publish(_stage_name(key), self.stage(key), without="measurements", replace=made_now)
 
     def collect(self, unused_seconds: float) -> Collected:
         """Removes the stages not used for so long that no run needs, those that cannot be read, the scratch folders

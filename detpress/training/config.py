@@ -23,10 +23,21 @@ class Augmentation(Options):
     value: float = Field(0.3, ge=0, lt=1, description="largest relative change of the brightness")
     scale: float = Field(0.3, ge=0, lt=1, description="largest relative change of the size, then cropped or padded")
     translate: float = Field(0.1, ge=0, le=0.5, description="largest shift, as a share of the image's side")
-    mosaic: float = Field(0.0, ge=0, le=1, description="share of images made of four; none in the last tenth of epochs")
-    mixup: float = Field(
-        0.0, ge=0, le=1, description="share of images that another one shines through; none in the last tenth of epochs"
+    mosaic: float = Field(
+        0.0, ge=0, le=1, description="share of images made of four; none in the last tenth of 10 epochs or more"
     )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of images that another one shines through; none in the last tenth of 10 epochs or more",
+    )
+
+
+    @property
+    def mixed(self) -> str | None:
+        """The first of the options by which images are made of several."""
+        return next((name for name in ("mosaic", "mixup") if getattr(self, name)), None)
 
 
 class TrainingOptions(Options):
@@ -119,6 +130,8 @@ def check_training(config: Options, architecture: "Architecture", images: ImageC
         weights, scales = len(config.objectness_weights), len(architecture.heads)
         if weights < scales:
             raise InputError(f"{place}objectness_weights: {weights} for a network of {scales} scales")
+        if config.batch_size == 1 and (mixed := config.augmentation.mixed):
+            raise InputError(f"{place}augmentation.{mixed}: made of the images of a batch; expected more than one in it")
         if len(matching_layers(config.frozen, architecture.names, f"{place}frozen")) == len(architecture.names):
             raise InputError(f"{place}frozen: all layers; expected some that are left to learn")
     if isinstance(config, ChoosingConfig) and chooses_best(config):

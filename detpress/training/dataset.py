@@ -16,7 +16,7 @@ from detpress.voc.coordinates import edges_from_voc
 from detpress.voc.devkit import Devkit
 
 VERSION = 1  # raised when the same files give other objects or their boxes: it enters every stage's key
-CACHE_BYTES = 2 * 1024**3  # a set whose squares need no more is kept in memory
+CACHE_BYTES = 2 * 1024**3  # a set whose squares need no more, in all processes, is kept in memory
 
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]  # square, labels, boxes, difficult
 
@@ -24,13 +24,15 @@ Sample = tuple[Tensor, Tensor, Tensor, Tensor]  # square, labels, boxes, difficu
 class TrainingSet(Dataset[Sample]):
     """The images of an image set as uint8 (3, H, W), each with labels int64 (n,), boxes float32 (n, 4) and
     difficult bool (n,); boxes are edges in pixels of the input. Degenerate boxes are left out.
+
+    processes: that read it, each of which keeps what it has read.
     """
 
-    def __init__(self, devkit: Devkit, split: str, architecture: Architecture) -> None:
+    def __init__(self, devkit: Devkit, split: str, architecture: Architecture, processes: int = 1) -> None:
         self._annotations = devkit.image_set(split)
         self._devkit = devkit
         self.architecture = architecture
-        needed = len(self._annotations) * 3 * math.prod(architecture.input_size)
+        needed = processes * len(self._annotations) * 3 * math.prod(architecture.input_size)
         self._cache: dict[int, Sample] | None = {} if needed <= CACHE_BYTES else None
 
     def __len__(self) -> int:

@@ -130,7 +130,7 @@ def train(
         raise InputError(f"devices: expected 1 where more is learnt than the detection loss, got {config.devices}")
     if chooses_best(config) and not score:
         raise InputError("choose: best: expected `last` where no validation images are scored in the training")
-    data = TrainingSet(context.devkit, context.split, architecture)
+    data = TrainingSet(context.devkit, context.split, architecture, processes=max(1, config.workers))
     seed, scratch, log = context.seed, context.scratch, context.log
     gpu = torch.cuda.is_available()
     checkpoint = scratch / "last.ckpt"

@@ -15,6 +15,8 @@ from detpress.study.definition import open_studies
 STRANGER = """
 from dataclasses import replace
 
+from pydantic import model_validator
+
 from detpress.api import BundleName, Form, InputError, Options, Plan, Plugin
 
 
@@ -212,6 +214,32 @@ class Wordless(Pruner):
         raise WordlessError
 
 
+class Vague(Pruner):
+    def plan(self, model, config):
+        return Plan(None, model)
+
+
+class Picky(Pruner):
+    class Config(Options):
+        @model_validator(mode="after")
+        def in_the_table(self):
+            raise KeyError("no such\\nentry")
+
+
+class Unsure(Pruner):
+    def trains(self, config):
+        raise RuntimeError("who knows")
+
+
+class Particular(Pruner):
+    def apply(self, model, config, bench):
+        class ParticularError(InputError):
+            def __init__(self, option, value):
+                super().__init__(f"{option}: {value} is not to my taste")
+
+        raise ParticularError("sparsity", 0.5)
+
+
 class Committee(Plugin):
     'Learns from several teachers.'
 
@@ -263,6 +291,7 @@ def test_a_pruner_without_a_plan_can_be_followed_by_speedup(detpress: Command, w
         ("mine.broken", "the plan of mine.broken failed: KeyError: 'weights\\nand more'"),
         ("mine.noplan", "the plan of mine.noplan gives no Plan with a Model"),
         ("mine.poor", "the plan of mine.poor gives a dense model"),
+        ("mine.vague", "the plan of mine.vague gives no names of layers, or a note that is no text"),
     ],
 )
 def test_a_plan_that_fails_or_tells_too_little_is_one_line(
@@ -270,6 +299,33 @@ def test_a_plan_that_fails_or_tells_too_little_is_one_line(
 ) -> None:
     rows = detpress("validate", "small.yaml", "--set", f"chain=[{name}, nni.speedup]", "--json").json
     assert (rows[-1]["note"], rows[-1]["parameters"]) == (f"not known: {why}", None)
+
+
+@pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("mine.picky", "its options cannot be checked: KeyError: 'no such\\nentry'"),
+        ("mine.unsure", "its `trains` failed: RuntimeError: who knows"),
+    ],
+)
+def test_options_that_a_plugin_fails_to_answer_for_are_refused_at_their_line(
+    name: str, why: str, detpress: Command, workplace: Path
+) -> None:
+    said = detpress("validate", "small.yaml", "--set", f"chain=[{name}]", "--no-data")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == f"detpress: --set chain=[{name}]: chain[0].{name}: {why}\n"
+
+
+@pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize("isolated", ["true", "false"])
+def test_a_plugins_own_kind_of_error_is_shown_as_the_kind_that_it_is_made_of(
+    detpress: Command, workplace: Path, isolated: str
+) -> None:
+    chain = f"chain=[{{mine.particular: {{}}, isolated: {isolated}}}]"
+    said = detpress("run", "small.yaml", "--set", chain, *LIGHT)
+    assert said.code == 2
+    assert said.err.splitlines()[-1] == "detpress: mine.particular (stranger 1.2): sparsity: 0.5 is not to my taste"
 
 
 @pytest.mark.usefixtures("strangers")

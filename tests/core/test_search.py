@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from processes import begin, detpress
 
 from detpress.errors import InputError, StageError
 from detpress.recipe.file import Recipe, end_recipes, read_recipe, trial_recipe
 from detpress.recipe.search import read_condition
+from detpress.recipe.sections import Running
 from detpress.run.search import SearchResult, Trial, run_search, score, winner_recipe
 from detpress.run.store import Store
 from detpress.voc.devkit import open_devkit
@@ -213,6 +216,35 @@ def test_a_trial_that_fails_is_recorded_and_not_tried_again(root: Path, tmp_path
     before = [folder.stat().st_mtime_ns for folder in made]
     assert search(read_recipe(path), tmp_path / "store", tmp_path / "run").trials == result.trials
     assert [folder.stat().st_mtime_ns for folder in made] == before
+
+    def known() -> dict[str, str]:
+        return json.loads((tmp_path / "run/trials.json").read_text())["failures"]
+
+    recipe, failures = read_recipe(path), known()
+    next(run_search(recipe, open_devkit(Path(recipe.data.root)), Store(tmp_path / "store"), Silent(), tmp_path / "run"))
+    assert known() == failures, "also where it was stopped again"
+    slower = replace(recipe, chain=tuple(replace(step, running=Running(timeout=60.0)) for step in recipe.chain))
+    search(slower, tmp_path / "store", tmp_path / "run")
+    assert [folder.stat().st_mtime_ns for folder in made] != before, "with more time it is tried again"
+
+
+def test_a_tuner_that_raises_is_one_line_and_its_numbers_may_be_numpys(root: Path, tmp_path: Path) -> None:
+    class Mine:
+        def start(self, *args: object) -> "Mine":
+            return self
+
+        def ask(self) -> dict[str, Any]:
+            return {"chain[0].sparsity": np.float64(0.5), "chain[0].round_to": np.int64(1)}
+
+        def tell(self, values: dict[str, Any], score: float) -> None:
+            assert all(type(value) in (int, float) for value in values.values())
+            raise KeyError("no such trial")
+
+    recipe = read_recipe(written(root))
+    assert recipe.search is not None
+    recipe = replace(recipe, search=replace(recipe.search, tuner=Mine(), tuner_name="mine.tuner"))
+    with pytest.raises(StageError, match=r"^mine\.tuner failed: KeyError: 'no such trial'$"):
+        search(recipe, tmp_path / "store", tmp_path / "run")
 
 
 def test_a_search_without_a_feasible_trial_ends_with_what_was_missed(root: Path, tmp_path: Path) -> None:

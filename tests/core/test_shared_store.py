@@ -21,10 +21,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{request.param}://{tmp_path}/shared"
 
 
-def finish(store: Store, key: str = KEY) -> None:
+def finish(store: Store, key: str = KEY, model: str = "model") -> None:
     unfinished = store.scratch(key) / "stage"
     (unfinished / "bundle").mkdir(parents=True)
-    (unfinished / "bundle/model.json").write_text("model")
+    (unfinished / "bundle/model.json").write_text(model)
     (unfinished / "stage.json").write_text('{"plugin": "p", "form": "dense", "seconds": 1.0}')
     store.finish(key, unfinished)
 
@@ -68,12 +68,12 @@ def test_a_damaged_archive_is_no_stage_and_the_next_one_takes_its_place(
 def test_a_stage_of_no_use_is_replaced_for_the_other_machines_too(url: str, tmp_path: Path) -> None:
     shared = SharedStore(url)
     one, other, third = (Store(tmp_path / name, shared) for name in ("one", "other", "third"))
-    finish(one)
+    finish(one, model="broken")
     assert other.has(KEY)
     other.put_aside(other.stage(KEY), "its bundle's digest is another one")
-    assert not third.has(KEY)
     finish(other)
     assert third.has(KEY)
+    assert (third.stage(KEY) / "bundle/model.json").read_text() == "model"
 
 
 def test_an_upload_that_stops_half_way_is_never_seen(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
