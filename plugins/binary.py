@@ -200,9 +200,9 @@ class Weights(OneBit):
     (alpha 1[|w| < 1] + 1/n) (1 - 1/c), for the n weights and c channels of a filter.
 
     Changed: it begins with trained weights; the first convolution, the raw maps', those with groups and those that take
-    one channel stay in float (the authors': the first and the last); the optimizer is this trainer's AdamW, which a constant factor of the
-    gradient does not change (the code's n under SGD, 1e9 under Adam); signs are taken of the moving average of the real
-    weights, and BatchNorm's statistics anew for them.
+    one channel stay in float (the authors': the first and the last); the optimizer is this trainer's AdamW, which a
+    constant factor of the gradient does not change (the code's n under SGD, 1e9 under Adam); signs are taken of the
+    moving average of the real weights, and BatchNorm's statistics anew for them.
 
     Only the file gets smaller, as with `binary.connect`.
     """

@@ -38,7 +38,6 @@ class SearchOptions(Options):
             raise ValueError("expected `max_latency_ms` above 0")
         return self
 
-
     @property
     def evolves(self) -> bool:
         """Whether networks are made of the best ones of those before."""

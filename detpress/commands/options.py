@@ -1,6 +1,7 @@
 """Options and output that several commands share."""
 
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -49,13 +50,25 @@ def make_folder(folder: Path, option: str = "--out") -> None:
 
 
 def print_json(value: Any) -> None:
-    """Names stand as they are where the encoding of stdout has their letters, and as `\\uXXXX` elsewhere."""
-    text = json.dumps(value, indent=1, ensure_ascii=False)
+    """Names stand as they are where the encoding of stdout has their letters, and as `\\uXXXX` elsewhere.
+
+    What is no finite number is null, as JSON has none; YAML's dates are texts.
+    """
+    finite = _finite(value)
+    text = json.dumps(finite, indent=1, ensure_ascii=False, allow_nan=False, default=str)
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
-        text = json.dumps(value, indent=1)
+        text = json.dumps(finite, indent=1, allow_nan=False, default=str)
     print(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def echo_columns(rows: Sequence[Sequence[str]]) -> None:

@@ -155,10 +155,11 @@ def _print_results(results: dict[str, Any], folder: Path) -> None:
 
     console = Console()
     console.print(WholeFigures(run_table(results)))
-    console.print(f"Results: {folder / 'results.json'}; bundles beside it", soft_wrap=True, highlight=False)
-    console.print(
-        f"Pictures, the truth beside each stage's boxes: {folder / 'pictures'}", soft_wrap=True, highlight=False
-    )
+    for line in (
+        f"Results: {folder / 'results.json'}; bundles beside it",
+        f"Pictures, the truth beside each stage's boxes: {folder / 'pictures'}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def validate(

@@ -133,6 +133,7 @@ def detect(
     detpress detect runs/quickstart/4-inc.static_int8/bundle photos --out found --score 0.5
     """
     import json
+    import tempfile
 
     from torchvision.transforms.v2 import functional as transforms
 
@@ -144,7 +145,7 @@ def detect(
     from detpress.report.pictures import NOT_DRAWN, draw_boxes
 
     architecture, run, _ = _open(bundle, runtime)
-    classes = architecture.classes
+    classes, rules = architecture.classes, Suppression(most=max_detections)
     images, broken = _readable(_pictures(images, out))
     if not images:
         raise broken[0]
@@ -153,30 +154,37 @@ def detect(
         print(lettering.legend(), file=sys.stderr)
     found = []
     out.mkdir(parents=True, exist_ok=True)
-    everything = predict(run, architecture, images, rules=Suppression(most=max_detections))
-    for path, detections in zip(images, everything, strict=True):
-        kept = detections.scores >= score
-        if int(kept.sum()) == max_detections:
-            print(f"{path}: only the best {max_detections} objects are kept: see --max-detections", file=sys.stderr)
-        names = [classes[label] for label in detections.labels[kept]]
-        scores = detections.scores[kept].tolist()
-        boxes = detections.boxes[kept]
-        found.append(
-            {
-                "image": str(path),
-                "objects": [
-                    {"class": name, "score": value, "box": box}
-                    for name, value, box in zip(names, scores, boxes.tolist(), strict=True)
-                ],
-            }
-        )
-        labels = [f"{lettering.shown[name]} {value:.2f}" for name, value in zip(names, scores, strict=True)]
-        try:
-            picture = draw_boxes(read_image(path), boxes, names, classes, labels=labels, font=lettering.font)
-            transforms.to_pil_image(picture).save(out / f"{path.stem}.png")
-        except NOT_DRAWN as why:
-            broken.append(InputError(f"{out / path.stem}.png: cannot be drawn or written: {why}"))
-    (out / "boxes.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=out, prefix=".unfinished-") as drawn:  # what is stopped leaves nothing
+        for path, detections in zip(images, predict(run, architecture, images, rules=rules), strict=True):
+            kept = detections.scores >= score
+            if int(kept.sum()) == max_detections:
+                what = f"only the best {max_detections} objects are kept: see --max-detections"
+                print(f"{path}: {what}", file=sys.stderr)
+            names = [classes[label] for label in detections.labels[kept]]
+            scores = detections.scores[kept].tolist()
+            boxes = detections.boxes[kept]
+            found.append(
+                {
+                    "image": str(path),
+                    "objects": [
+                        {"class": name, "score": value, "box": box}
+                        for name, value, box in zip(names, scores, boxes.tolist(), strict=True)
+                    ],
+                }
+            )
+            labels = [f"{lettering.shown[name]} {value:.2f}" for name, value in zip(names, scores, strict=True)]
+            try:
+                picture = draw_boxes(read_image(path), boxes, names, classes, labels=labels, font=lettering.font)
+                transforms.to_pil_image(picture).save(Path(drawn) / f"{path.stem}.png")
+            except NOT_DRAWN as why:
+                broken.append(InputError(f"{out / path.stem}.png: cannot be drawn or written: {why}"))
+        for written in sorted(Path(drawn).iterdir()):
+            try:
+                written.replace(out / written.name)
+            except OSError as why:
+                broken.append(InputError(f"{out / written.name}: cannot be drawn or written: {why}"))
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    (out / "boxes.json").write_text(text, encoding="utf-8", errors="backslashreplace")  # a name may be no UTF-8
     if as_json:
         print_json(found)
     else:

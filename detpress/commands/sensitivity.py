@@ -89,7 +89,7 @@ def sensitivity(
     console.print(sensitivity_table(found, len(chosen), macs(architecture)))
     if around:
         console.print(f"Of no meaning where channels were equalized (`corrected`): {', '.join(around)}")
-    console.print(f"Plot: {picture}", soft_wrap=True, highlight=False)
+    console.print(f"Plot: {picture}", soft_wrap=True, highlight=False, markup=False)
 
 
 def stage_before(bundle: Path) -> Path:

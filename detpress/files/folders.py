@@ -20,7 +20,7 @@ REMOVED = ".removed-"  # begins the name of a folder that is being deleted
 
 
 def put_in_place(folder: Path, target: Path) -> None:
-    """Renames `folder`, once all in it is on the disk, to `target`, which must not exist."""
+    """Renames `folder`, once all in it is on the disk, to `target`, which must not exist, or be empty."""
     with ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
         list(pool.map(_sync, [folder, *folder.rglob("*")]))  # a list, so that what is raised is raised here
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -70,10 +70,15 @@ def pictures_below(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """All files with one of these suffixes, in any case, by name; what is hidden is left out, folders unread."""
+    """All files with one of these suffixes, in any case, by name; what is hidden is left out, folders unread.
+
+    Links to folders are followed, but for those that lead back to a folder on the way to them.
+    """
     found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+    for place, folders, names in os.walk(folder, followlinks=True):
+        above = {parent.resolve() for parent in (Path(place), *Path(place).parents)}
+        seen = [name for name in folders if not name.startswith(HIDDEN)]
+        folders[:] = [name for name in seen if Path(place, name).resolve() not in above]
         named = (Path(place, name) for name in names if not name.startswith(HIDDEN))
         found += [path for path in named if path.suffix.lower() in suffixes and path.is_file()]
     return sorted(found)

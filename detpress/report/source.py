@@ -130,7 +130,8 @@ def _read_run(folder: Path, run: dict[str, Any]) -> Source:
         "rows": [row | {"parameters": {}, "failed": {}} for row in rows],
     }
     sources = [RowSource(name, stages[: i + 1], text) for i, name in enumerate(names)]
-    return Source(results, sources, devkit, measure, test, [])
+    failed = [(recipe["name"], run["failed"], "")] if run.get("failed") else []
+    return Source(results, sources, devkit, measure, test, failed)
 
 
 def _plugins_own(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -58,7 +58,9 @@ def trial_line(result: "SearchResult") -> str:
         or ("" if trial.feasible else "misses a limit")
         or ("best so far" if trial is result.winner else "")
     )
-    return f"  trial {trial.number + 1} of {search.trials}: {values}: " + "; ".join(filter(None, (figures, remark)))
+    return f"  trial {trial.number} ({trial.number + 1} of {search.trials}): {values}: " + "; ".join(
+        filter(None, (figures, remark))
+    )
 
 
 def _short(value: Any) -> str:

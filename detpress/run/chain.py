@@ -21,7 +21,7 @@ from detpress.errors import InputError, StageError
 from detpress.files.folders import alone_in, write_atomically
 from detpress.measure.scoring import protocol_id
 from detpress.options import STAGE
-from detpress.recipe.file import Recipe, recipe_text
+from detpress.recipe.file import Recipe, read_recipe, recipe_text
 from detpress.run.application import runs_apart, work_of
 from detpress.run.initial_model import initial_model
 from detpress.run.keys import chain_keys
@@ -160,9 +160,20 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path, failed: 
     copies = {f"{stage.index}-{stage.plugin}": stage for stage in stages}
     for name, entry in zip(copies, found["stages"], strict=True):
         entry["bundle"] = str(folder / name / "bundle")
-    text = recipe_text(recipe, recipe.name) if recipe.assignments else recipe.text
     with alone_in(folder):  # the same command may have been given twice
         exchange_stages(copies, folder)
-        (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+        _write_recipe(recipe, folder / "recipe.yaml")
         write_atomically(folder / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
+
+
+def _write_recipe(recipe: Recipe, path: Path) -> None:
+    """The recipe's file as it is, where it says the same in this folder; else what was run, its paths absolute."""
+    path.write_text(recipe.text, encoding="utf-8")
+    try:
+        copied = read_recipe(path)
+        same = copied.search is not None or copied.as_dict() == recipe.as_dict()  # a search's winner has a file, too
+    except InputError:
+        same = False
+    if not same:
+        path.write_text(recipe_text(recipe, recipe.name), encoding="utf-8")

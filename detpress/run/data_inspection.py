@@ -150,7 +150,8 @@ def _contents(devkit: Devkit, annotations: Sequence[Annotation]) -> SetContents:
 def _shared(
     devkit: Devkit, read: dict[str, list[Annotation]], every: Sequence[Annotation], progress: Progress
 ) -> list[str]:
-    """Images of two sets that are the same by name or look alike; sets that are a part of the other are left out."""
+    """Images of two sets that are the same by name or look alike; where one has others beside all of the other's, as
+    VOC's trainval has, it is left out."""
     paths = {}
     for annotation in every:
         with suppress(InputError):  # told as broken, as pictures without a hash are
@@ -163,7 +164,7 @@ def _shared(
     lines = []
     for one, other in combinations(read, 2):
         own, others = ({annotation.key for annotation in read[name]} for name in (one, other))
-        if own <= others or others <= own:
+        if own < others or others < own:
             continue
         first = {group[key]: key for key in sorted(own, reverse=True) if key in group}
         like = {key: key if key in own else first.get(group.get(key, -1)) for key in others}

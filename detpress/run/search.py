@@ -213,7 +213,7 @@ class _TrialRunner:
 
     def _made(self, trial: Trial, recipe: Recipe, reference: dict[str, float]) -> Trial:
         search, judge = self.search, self.judge
-        quiet = _Quiet(self.listener, f"trial {trial.number + 1} of {search.trials}")
+        quiet = _Quiet(self.listener, f"trial {trial.number} ({trial.number + 1} of {search.trials})")
         only_ends = judge is None and recipe.measure.max_map_loss is None
         history: list[float] = []
         stages: list[Stage] = []

@@ -84,7 +84,7 @@ class SharedStore:
         return True
 
     def publish(self, name: str, folder: Path, without: str | None = None, replace: bool = False) -> None:
-        """Uploads `folder`, but for its subfolder `without`; what is there already stays unless it is to be replaced."""
+        """Uploads `folder`, but for its subfolder `without`. What is there already stays, or is replaced."""
         target, unfinished = f"{self.root}/{name}.tar", f"{self.root}/unfinished/{uuid.uuid4()}"
         with self._errors_named(), tempfile.TemporaryDirectory() as temporary:
             if not replace and self.files.exists(target):

@@ -252,7 +252,9 @@ def _variant(source: YamlSource, name: str, parameters: dict[str, Any], assignme
         as_named = source.copy()
         as_named.put(key, value, f"matrix of '{name}'")
         if as_named.data != source.data:
-            raise InputError(f"--set: changes {key}, of which the matrix of '{name}' makes rows; expected one of the two")
+            raise InputError(
+                f"--set: changes {key}, of which the matrix of '{name}' makes rows; expected one of the two"
+            )
     recipe = check_recipe(source)
     parts = [name, *(f"{key.rpartition('.')[2]}-{value}" for key, value in parameters.items())]
     full = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).lstrip("._-")[:100]

@@ -33,7 +33,6 @@ class Augmentation(Options):
         description="share of images that another one shines through; none in the last tenth of 10 epochs or more",
     )
 
-
     @property
     def mixed(self) -> str | None:
         """The first of the options by which images are made of several."""
@@ -131,7 +130,7 @@ def check_training(config: Options, architecture: "Architecture", images: ImageC
         if weights < scales:
             raise InputError(f"{place}objectness_weights: {weights} for a network of {scales} scales")
         if config.batch_size == 1 and (mixed := config.augmentation.mixed):
-            raise InputError(f"{place}augmentation.{mixed}: made of the images of a batch; expected more than one in it")
+            raise InputError(f"{place}augmentation.{mixed}: mixes a batch's images; expected `batch_size` above 1")
         if len(matching_layers(config.frozen, architecture.names, f"{place}frozen")) == len(architecture.names):
             raise InputError(f"{place}frozen: all layers; expected some that are left to learn")
     if isinstance(config, ChoosingConfig) and chooses_best(config):

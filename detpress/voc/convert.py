@@ -9,13 +9,15 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 from xml.sax.saxutils import escape
 
 import yaml
 
 from detpress.errors import InputError, shortened
-from detpress.files.pictures import picture_size, upright_size
+from detpress.files.folders import put_in_place
+from detpress.files.pictures import SUFFIXES, picture_size, upright_size
 from detpress.voc.annotation import Annotation
 from detpress.voc.devkit import Devkit
 from detpress.voc.exact import coco_from_voc, yolo_from_voc
@@ -46,15 +48,22 @@ def convert(devkit: Devkit, target: Target, folder: Path) -> list[str]:
         if climbs(annotation.image):
             raise InputError(f"{annotation.path}: {shortened(annotation.image)} climbs out of a folder")
     pictures = {image: devkit.image_path(annotation) for image, annotation in every.items()}
+    for picture in pictures.values():
+        if picture.suffix.lower() not in SUFFIXES:
+            raise InputError(f"{picture}: other layouts find a picture by its suffix; expected {', '.join(SUFFIXES)}")
     writers: dict[Target, Callable[..., dict[Path, str]]] = {"voc": _as_voc, "yolo": _as_yolo, "coco": _as_coco}
     texts = writers[target](sets, every, devkit.classes, pictures)
-    for path, text in texts.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
-    for image, picture in pictures.items():
-        copy = folder / _picture_path(target, image, picture)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(picture, copy)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        unfinished = Path(temporary) / folder.name
+        for path, text in texts.items():
+            (unfinished / path).parent.mkdir(parents=True, exist_ok=True)
+            (unfinished / path).write_text(text, encoding="utf-8")
+        for image, picture in pictures.items():
+            copy = unfinished / _picture_path(target, image, picture)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(picture, copy)
+        put_in_place(unfinished, folder)
     strays = devkit.stray_texts()
     notes = [f"{len(strays)} texts without a picture are left out, such as {strays[0]}"] if strays else []
     if target == "voc":

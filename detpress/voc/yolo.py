@@ -230,12 +230,15 @@ def _check_names(classes: tuple[str, ...], path: Path) -> None:
 
 
 def _is_place(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(part, str) for part in value))
+    """Whether it can name places; an empty text names none."""
+    parts = value if isinstance(value, list) else [value]
+    return all(isinstance(part, str) and part.strip() for part in parts)
 
 
 def _there(root: Path, value: Any, base: Any) -> bool:
-    parts = [value] if isinstance(value, str) else value
-    return bool(parts) and all(_found(root, part, base) for part in parts)
+    """Whether all that is named are folders, or texts that can list pictures."""
+    found = [_found(root, part, base) for part in ([value] if isinstance(value, str) else value)]
+    return bool(found) and all(path and (path.is_dir() or path.suffix == ".txt") for path in found)
 
 
 def _found(root: Path, place: str, base: Any) -> Path | None:

@@ -1,6 +1,8 @@
 """Every command: help with examples, JSON for programs, and the figures that are promised."""
 
 import json
+import math
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from command_line import Command
 
+from detpress.commands.options import print_json
 from detpress.detector.architecture import Convolution, build_architecture
 from detpress.detector.darknet import WeightsHeader, write_model
 from detpress.detector.form import Form
@@ -292,3 +295,8 @@ def test_detect_goes_on_after_a_picture_that_cannot_be_written(
     assert f"error: {blocked}: cannot be drawn or written: " in said.err
     assert drawn.is_file()
     assert len(json.loads(Path("found/boxes.json").read_text())) == 2
+
+
+def test_json_has_null_for_what_is_no_finite_number_and_texts_for_dates(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"decibels": [math.inf, -math.inf, math.nan, 1.5], "since": date(2026, 11, 30)})
+    assert json.loads(capsys.readouterr().out) == {"decibels": [None, None, None, 1.5], "since": "2026-11-30"}

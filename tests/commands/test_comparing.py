@@ -55,3 +55,17 @@ def test_results_of_another_study_are_not_overwritten(detpress: Command, study: 
     assert Path("here/study.json").read_bytes() == before
     Path("here/study.json").write_text(json.dumps([]))
     assert "holds the results of None" in detpress("compare", study, "--out", "here").err
+
+
+def test_a_study_stopped_at_once_leaves_the_results_of_an_earlier_one(
+    detpress: Command, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert detpress("compare", study, "--only", "whole", "--out", "here").code == 0
+    before = Path("here/study.json").read_bytes()
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detpress.study.running.run_study", stopped)
+    assert detpress("compare", study, "--only", "whole", "--out", "here").code == 2
+    assert Path("here/study.json").read_bytes() == before

@@ -84,3 +84,9 @@ def test_a_data_set_is_converted_and_scores_the_same(detpress: Command, bundle: 
     again = detpress("data", "convert", "digits", "--to", "yolo", "--out", "yolo")
     assert (again.code, again.err) == (2, "detpress: yolo: not empty; expected a folder to be made\n")
     assert detpress("data", "convert", "digits", "--to", "yollo", "--out", "x").err.endswith("did you mean 'yolo'?\n")
+
+
+def test_the_same_pictures_to_train_on_and_to_validate_by_are_told(detpress: Command, data: Path) -> None:
+    (data / "ImageSets/Main/val.txt").write_text((data / "ImageSets/Main/train.txt").read_text())
+    said = detpress("data", "check", str(data))
+    assert "8 of 'val' are in 'train' or look like one there, such as 000001" in said.out

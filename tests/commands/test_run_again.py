@@ -1,5 +1,6 @@
 """A run's folder that is used again, and stages that are found broken."""
 
+import html
 import json
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_the_recipe_in_a_runs_folder_says_what_was_run(detpress: Command, workpl
     assert all(stage["reused"] for stage in again.json["stages"])
 
 
+def test_paths_that_start_at_the_recipe_are_found_from_its_copy_too(detpress: Command, workplace: Path) -> None:
+    text = (workplace / "small.yaml").read_text()
+    assert "root: digits" in text
+    quick = f"{text}measure: {{runtimes: [], memory: false}}\n" if "measure:" not in text else text
+    (workplace / "own.yaml").write_text(quick)
+    assert detpress("run", "own.yaml", "--out", "out").code == 0
+    again = detpress("run", "out/recipe.yaml", "--out", "again", "--json")
+    assert again.code == 0, again.err
+    assert all(stage["reused"] for stage in again.json["stages"])
+
+
 def test_results_say_whether_the_run_came_to_its_end_and_if_not_why(detpress: Command, workplace: Path) -> None:
     assert detpress("run", "small.yaml", *MASKED, "--out", "whole", "--json").json["failed"] is None
     chain = "chain=[{nni.l1norm: {sparsity: 0.5}}, {nni.speedup: {}, timeout: 0.001}]"
@@ -52,6 +64,8 @@ def test_results_say_whether_the_run_came_to_its_end_and_if_not_why(detpress: Co
     results = json.loads(Path("ended/results.json").read_text())
     assert [stage["plugin"] for stage in results["stages"]] == ["model", "nni.l1norm"]
     assert f"detpress: {results['failed']}" in said.err
+    assert detpress("report", "ended").code == 0
+    assert results["failed"] in html.unescape(Path("ended/report.html").read_text())
 
 
 def test_a_changed_byte_in_a_stored_bundle_is_said_and_the_stage_made_again(

@@ -1,6 +1,7 @@
 """Pictures as people have them, scored and searched: one broken among many, and how many objects one may hold."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,23 @@ def test_how_many_objects_an_image_may_hold_is_an_option_and_its_reach_is_said(
     assert "scored in torch" in said.out
     said = detpress("evaluate", bundle, "--data", "digits", "--json")
     assert json.loads(said.out)["runtime"] == "torch"
+
+
+def test_a_search_for_objects_that_is_stopped_leaves_nothing_and_can_be_done_again(
+    detpress: Command, bundle: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = sorted((workplace / "digits/JPEGImages").glob("*.jpg"))[0]
+    odd = Path(os.fsdecode(b"caf\xe9.jpg"))  # no UTF-8
+    (workplace / odd).write_bytes(source.read_bytes())
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detpress.report.pictures.draw_boxes", stopped)
+        assert detpress("detect", bundle, source, odd).code == 2
+    assert list((workplace / "detections").iterdir()) == []
+    said = detpress("detect", bundle, source, odd, "--json")
+    assert said.code == 0, said.err
+    kept = json.loads((workplace / "detections/boxes.json").read_text())
+    assert [os.fsencode(entry["image"]) for entry in kept] == [os.fsencode(source), b"caf\xe9.jpg"]

@@ -52,3 +52,13 @@ def test_a_batch_tells_whose_an_object_is() -> None:
     assert images.shape == (3, 3, 256, 256)
     assert torch.bincount(targets.image).tolist() == [len(data[i][1]) for i in range(3)]
     assert torch.equal(targets.boxes[targets.image == 1], data[1][2])
+
+
+def test_what_was_read_is_kept_where_there_is_room_for_it_in_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    devkit = open_devkit(BCCD)
+    architecture = build_architecture("yolov3", devkit.classes, 64, 0.1)
+    needed = len(devkit.image_set("train")) * 3 * 64 * 64
+    monkeypatch.setattr("detpress.training.dataset.CACHE_BYTES", 2 * needed)
+    for processes, kept in ((1, True), (2, True), (3, False)):
+        data = TrainingSet(devkit, "train", architecture, processes)
+        assert (data[0][0] is data[0][0]) == kept

@@ -92,6 +92,22 @@ def test_a_learned_zero_point_is_rounded(images: Tensor) -> None:
     assert input_scales(deployed(simulated({1: layer}), images))[1] == InputScale(0.02, 100)
 
 
+@pytest.mark.parametrize(("learnt", "kept"), [(-0.6, 0), (255.7, 255)])
+def test_a_zero_point_learned_just_beyond_the_codes_is_the_first_or_the_last(
+    learnt: float, kept: int, images: Tensor
+) -> None:
+    layer = Simulated(8, replace(UNSIGNED, zero_point=learnt))
+    assert input_scales(deployed(simulated({1: layer}), images))[1] == InputScale(0.02, kept)
+
+
+def test_a_zero_point_far_from_the_codes_is_refused(images: Tensor) -> None:
+    layer = Simulated(8, replace(UNSIGNED, zero_point=-40.0))
+    with pytest.raises(
+        InputError, match=r"^layers\.1: the zero point of its inputs, -40, is none of the codes 0 to 255"
+    ):
+        deployed(simulated({1: layer}), images)
+
+
 @pytest.mark.parametrize(
     "layer",
     [Simulated(2, UNSIGNED), Simulated(1, Grid(0, 1, 2.0, 0.5)), Simulated(8, Grid(0, 15, 0.2, 0.0))],

@@ -16,7 +16,7 @@ from detpress.plugins.inc_qat import QatOptions
 from detpress.plugins.nni_search_space import NASOptions
 from detpress.plugins.sparse_training import SparseTrainingOptions
 from detpress.training import module as training_module
-from detpress.training.config import TrainingConfig, TrainingOptions, check_training
+from detpress.training.config import Augmentation, TrainingConfig, TrainingOptions, check_training
 from detpress.training.image_counts import ImageCounts
 from detpress.training.parts import Frozen, at_backbone_rate
 from detpress.training.step import new_optimizer
@@ -99,6 +99,14 @@ def test_patterns_that_match_no_layer_or_all_are_refused_by_the_options_name(mod
         check_training(unknown, model.architecture, images)
     with pytest.raises(InputError, match=r"^frozen: all layers; expected some that are left to learn"):
         check_training(TrainingConfig(epochs=1, frozen=["*"]), model.architecture, images)
+
+
+def test_images_made_of_several_are_refused_in_batches_of_one(model: Model) -> None:
+    config = TrainingConfig(epochs=1, batch_size=1, augmentation=Augmentation(mosaic=0.5))
+    with pytest.raises(
+        InputError, match=r"^augmentation\.mosaic: mixes a batch's images; expected `batch_size` above 1"
+    ):
+        check_training(config, model.architecture, ImageCounts("train", 8, 8, 0))
 
 
 def test_a_pattern_whose_layer_was_taken_out_since_holds_nothing(model: Model) -> None:

@@ -38,6 +38,14 @@ def test_heads_of_the_same_stride_learn_from_each_other_whatever_the_sizes() -> 
     assert heads_by_stride(whole, only_stride_32) == (Heads(0, 0),)
 
 
+def test_heads_of_one_stride_learn_each_from_its_own() -> None:
+    whole = network("yolov3")
+    twice = replace(whole, layers=(*whole.layers[:83], *whole.layers[80:83]))
+    assert twice.strides == (32, 32)
+    assert heads_by_stride(twice, twice) == (Heads(0, 0), Heads(1, 1))
+    assert heads_by_stride(twice, whole) == heads_by_stride(whole, twice) == (Heads(0, 0),)
+
+
 def test_links_have_the_channels_of_both() -> None:
     links = head_links(network("yolov3", width=0.0625), network("yolov3", 160))
     assert [(link.student, link.teacher) for link in links] == [(79, 79), (91, 91), (103, 103)]

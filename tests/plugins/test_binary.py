@@ -36,3 +36,11 @@ def test_what_does_not_fit_is_refused_before(model: Model) -> None:
     assert len(plan.layers) == len(model.encodings) - 2 - len(model.architecture.heads)
     with pytest.raises(InputError, match=r"^exclude: no convolution is left"):
         Xnor().plan(model, XnorOptions(exclude=["*"], training=TRAINING))
+
+
+def test_of_one_channel_nothing_is_left_without_their_mean_so_it_stays_in_float() -> None:
+    """At this width layers 1 and 3 of YOLOv3 take a single map."""
+    model = new_model(build_architecture("yolov3", ("a", "b"), 96, width=0.03125), seed=0)
+    config = {"training": TRAINING}
+    left = set(Connect().plan(model, ConnectOptions(**config)).layers)
+    assert left - set(Weights().plan(model, Weights.Config(**config)).layers) == {"layers.1", "layers.3"}

@@ -220,6 +220,10 @@ def test_options_that_make_no_search_are_refused(options: dict[str, Any], messag
         NASOptions(**options)
 
 
+def test_a_strategy_without_tournaments_has_a_population_of_any_size() -> None:
+    assert NASOptions(strategy="tpe", population=2).population == 2
+
+
 def test_blocks_beyond_a_stages_number_are_left_out() -> None:
     choices = {label: values[-1] for label, values in YoloSpace(NASOptions(blocks=[1, 3])).choices.items()}
     choices |= {"stage1.blocks": 1, "stage4.blocks": 2}

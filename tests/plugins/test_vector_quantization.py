@@ -20,12 +20,14 @@ from detpress.encodings.bundle import save_bundle
 from detpress.encodings.vectors import Vectors
 from detpress.errors import InputError
 from detpress.measure.size import storage_bytes
+from detpress.plugins.deep_compression import ShareOptions
 from detpress.plugins.vector_quantization import Product, ProductOptions, Residual, ResidualOptions
 from detpress.run.workbench import StageWorkbench
 from detpress.training.config import TrainingOptions
 from detpress.voc.devkit import Devkit
 
-OPTIONS = {"words": 16, "calibration_images": 4, "training": TrainingOptions(batch_size=4)}
+UNTRAINED = {"words": 16, "calibration_images": 4}
+OPTIONS = UNTRAINED | {"training": TrainingOptions(batch_size=4)}
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def test_words_that_fit_the_inputs_give_outputs_that_are_nearer(made: Made, tmp_
     images = bench_of(made, tmp_path / "images").calibration(8)
     errors = {}
     for asked in (0, 8):
-        options = ProductOptions(epochs=0, **OPTIONS | {"calibration_images": asked})
+        options = ProductOptions(epochs=0, **UNTRAINED | {"calibration_images": asked})
         found = Product().apply(made.model, options, bench_of(made, tmp_path / str(asked)))
         with torch.inference_mode():
             pairs = zip(found.network(images), made.model.network.eval()(images), strict=True)
@@ -132,3 +134,9 @@ def test_what_does_not_fit_is_refused_before(made: Made) -> None:
         Product().plan(made.model, ProductOptions(epochs=0, exclude=["layers.99"]))
     with pytest.raises(InputError, match=r"^exclude: all convolutions but the first"):
         Product().plan(made.model, ProductOptions(epochs=0, exclude=["*"]))
+
+
+@pytest.mark.parametrize("options", [ProductOptions, ResidualOptions, ShareOptions])
+def test_how_it_trains_is_refused_where_it_does_not(options: type[ProductOptions | ShareOptions]) -> None:
+    with pytest.raises(ValueError, match="training: not read: expected beside `epochs` above 0"):
+        options(epochs=0, training={"learning_rate": 0.5})

@@ -91,3 +91,7 @@ def test_slimming_is_the_sum_of_the_scales_magnitudes(network: nn.Module) -> Non
     groups = coupled_tensors(architecture, prunable_groups(architecture))
     by_hand = sum(float(m.weight.detach().abs().sum()) for m in network.modules() if isinstance(m, nn.BatchNorm2d))
     assert float(scale_penalty(network, groups).detach()) == pytest.approx(by_hand)
+
+
+def test_where_no_filter_has_a_scale_slimming_costs_nothing(network: nn.Module) -> None:
+    assert float(scale_penalty(network, [])) == 0

@@ -2,11 +2,13 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from voc_xml import annotation_xml
 
@@ -120,4 +122,32 @@ def test_what_a_layout_cannot_hold_is_refused_before_anything_is_written(
     (root / "Annotations/a.xml").write_text(annotation_xml([("dog", box, False)]).replace("  <size>", "\n  <size>"))
     with pytest.raises(InputError, match=message):
         convert(open_data(str(root)), target, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_stopped_leaves_nothing_and_can_be_done_again(
+    devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detpress.voc.convert.shutil.copyfile", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            convert(devkit, "coco", tmp_path / "out/set")
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "out/set").mkdir()
+    convert(devkit, "coco", tmp_path / "out/set")
+    assert open_data(str(tmp_path / "out/set")).image_set_names == devkit.image_set_names
+
+
+def test_a_picture_of_a_suffix_that_no_layout_looks_for_is_refused(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "p.jfif", "width": 8, "height": 8}]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/labels.json").write_text(
+        json.dumps({"images": images, "annotations": [], "categories": [{"id": 1, "name": "dog"}]})
+    )
+    Image.new("RGB", (8, 8)).save(tmp_path / "in/p.jfif", format="JPEG")
+    with pytest.raises(InputError, match=r"p\.jfif: other layouts find a picture by its suffix; expected \.jpg"):
+        convert(open_data(str(tmp_path / "in")), "voc", tmp_path / "out")
     assert not (tmp_path / "out").exists()

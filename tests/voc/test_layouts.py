@@ -155,6 +155,25 @@ def test_a_folder_of_the_data_set_may_be_a_link(yolo: Path, tmp_path_factory: py
     assert names(open_data(str(yolo)), "val") == ["val/c"]
 
 
+def test_a_folder_of_pictures_may_be_a_link_and_one_that_leads_back_is_no_circle(
+    yolo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for part in ("images", "labels"):
+        (yolo / part / "val").rename(elsewhere / part)
+        (yolo / part / "train/val").symlink_to(elsewhere / part)
+        (yolo / part / "train/back").symlink_to(yolo / part)
+    write(yolo / "data.yaml", "train: images/train\nnames: [dog, cat]\n")
+    assert names(open_data(str(yolo)), "train") == ["train/a", "train/b", "train/none", "train/val/c"]
+
+
+def test_keys_of_data_yaml_that_name_no_pictures_are_no_image_sets(yolo: Path) -> None:
+    write(yolo / "README.md", "# my data\n")
+    more = "readme: README.md\nlicense: ''\ntest: ''\n"
+    write(yolo / "data.yaml", f"train: images/train\nval: images/val\nnames: [dog, cat]\n{more}")
+    assert open_data(str(yolo)).image_set_names == ("train", "val")
+
+
 @pytest.mark.parametrize(
     ("classes", "jpg", "txt"),
     [("classes.txt", "images/{}.jpg", "labels/{}.txt"), ("classes.txt", "{}.png", "{}.txt")],
