@@ -23,7 +23,9 @@ def run(
     assignments: Assignments = None,
     seed: Annotated[int | None, typer.Option(help="The same as --set seed=N.")] = None,
     out: Out = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make every stage of the chain anew.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Make every stage of the chain, or of a search's winner, anew.")
+    ] = False,
     mlflow: Mlflow = None,
     as_json: Json = False,
 ) -> None:

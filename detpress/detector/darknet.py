@@ -182,8 +182,8 @@ def kept_options(model: Model) -> dict[str, dict[str, str]]:
     first = model.history[0] if model.history else {}
     kept = first.get(KEPT_KEY, {}) if first.get("plugin") == "import" else {}
     try:
-        words = [word for options in kept.values() for pair in options.items() for word in pair]
-        fine = all(re.fullmatch(r"[^\s#;\[]+", word) for word in words)
+        pairs = [pair for options in kept.values() for pair in options.items()]
+        fine = all(re.fullmatch(r"[^\s#;\[=][^\s=]*", name) and re.fullmatch(r"\S+", value) for name, value in pairs)
     except (AttributeError, TypeError):
         fine = False
     if not fine:

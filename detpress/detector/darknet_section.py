@@ -64,14 +64,13 @@ class Section:
         return sources[0]
 
     def stride(self, default: int) -> int:
-        """The same in both directions."""
+        """The same in both directions: `stride_x` and `stride_y`, and `stride` for what is absent of them."""
         stride = self.whole_number("stride", default, 1, 32)
-        for option in ("stride_x", "stride_y"):
-            if (found := self.whole_number(option, stride, 1, 32)) != stride:
-                raise self.error(
-                    f"{option}: {found}; only the stride, {stride}, is computed in both directions", option
-                )
-        return stride
+        x, y = (self.whole_number(option, stride, 1, 32) for option in ("stride_x", "stride_y"))
+        if x != y:
+            option, found, other = ("stride_x", x, y) if x != stride else ("stride_y", y, x)
+            raise self.error(f"{option}: {found}; only the stride, {other}, is computed in both directions", option)
+        return x
 
     def number(self, option: str, default: float) -> float:
         text = self.word(option, str(default))

@@ -146,9 +146,8 @@ def compare_rows(candidates: Mapping[str, Sequence[Scored]], baseline: str, scor
     for name, found in candidates.items():
         row = _row(name, found, [figures[name, scored.seed] for scored in found])
         if found:
-            row["map_interval"] = _bounds(
-                [resampled[name, scored.seed] for scored in found], row["figures"]["map"]["mean"]
-            )
+            bounds = _bounds([resampled[name, scored.seed] for scored in found], row["figures"]["map"]["mean"])
+            row["map_interval"] = {end: min(max(value, 0.0), 1.0) for end, value in bounds.items()}
         paired = [scored.seed for scored in found if (baseline, scored.seed) in figures]
         if paired and name != baseline:
             by_seed = [figures[name, seed]["map"] - figures[baseline, seed]["map"] for seed in paired]

@@ -32,7 +32,7 @@ width=64
 height=32
 letter_box=1
 mosaic=1
-wobble=3
+wobble=3;4
 [convolutional]
 batch_normalize=1
 filters=8
@@ -151,14 +151,14 @@ def test_a_description_with_all_of_it_comes_back(tmp_path: Path) -> None:
 def test_what_is_done_with_each_option_is_said(tmp_path: Path) -> None:
     said = read_description(of_text(tmp_path))
     assert said.kept == {
-        "net": {"batch": "64", "mosaic": "1", "wobble": "3"},
+        "net": {"batch": "64", "mosaic": "1", "wobble": "3;4"},
         "layers.0": {"stopbackward": "800"},
         "layers.12": {"jitter": ".1"},
     }
     assert said.notes == (
         "images are letterboxed (keep their proportions), as letter_box=1 says",
         "options of Darknet's training: 4 kept for its files, else without effect",
-        f"{tmp_path / 'newer.cfg'}:7: [net] wobble=3 is not known: kept, without effect",
+        f"{tmp_path / 'newer.cfg'}:7: [net] wobble=3;4 is not known: kept, without effect",
     )
     asked = read_description(of_text(tmp_path), resize="stretch")
     assert (asked.architecture.resize, asked.notes[0]) == (
@@ -281,3 +281,14 @@ def test_a_size_is_the_inverse_of_its_factor() -> None:
     factors = torch.tensor([0.1, 1.0, 3.5])
     for layer in (Yolo(((10, 10),)), Yolo(((10, 10),), 2.0, new_coords=True)):
         assert torch.allclose(layer.factors(layer.of_factors(factors)), factors)
+
+
+def test_a_stride_given_for_each_direction_is_the_stride(tmp_path: Path) -> None:
+    """As AlexeyAB's Darknet reads them: `stride` is for what is absent of the two."""
+    text = "[net]\nwidth=64\nheight=64\n[convolutional]\nfilters=7\nsize=3\npad=1\nactivation=linear\n{}"
+    text += "[yolo]\nmask=0\nanchors=8,8\nclasses=2\n"
+    (tmp_path / "both.cfg").write_text(text.format("stride_x=2\nstride_y=2\n"))
+    (tmp_path / "one.cfg").write_text(text.format("stride=2\n"))
+    both, one = (read_cfg(tmp_path / f"{name}.cfg", name="same") for name in ("both", "one"))
+    assert both == one
+    assert both.strides == (2,)
