@@ -7,6 +7,7 @@ import signal
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from detpress.errors import InputError
-from detpress.files.folders import write_atomically
+from detpress.files.folders import alone_in, write_atomically
 from detpress.run.run_folder import copy_stage, exchange_stages
 from detpress.run.store import Store, remember
 
@@ -228,6 +229,22 @@ def test_a_run_folder_killed_while_it_is_written_again_never_names_what_is_not_t
         assert not list(run.glob(".unfinished-*"))
 
     assert killed_everywhere(run, prepare, lambda: write(new), check) > 10
+
+
+def test_a_folder_is_written_by_one_at_a_time(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with alone_in(tmp_path):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    with alone_in(tmp_path):
+        other.start()
+        other.join(timeout=0.2)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
 
 
 def test_a_stage_copied_twice_is_the_second_one(tmp_path: Path) -> None:
