@@ -57,9 +57,13 @@ class Distiller(Plugin):
         return Plan((), model)
 
     def check(self, model: "Model", config: Any, images: ImageCounts) -> None:
+        from detpress.training.objective import check_devices
+
         super().check(model, config, images)
-        for objective in self.objectives(config):
+        objectives = self.objectives(config)
+        for objective in objectives:
             objective.check(model)
+        check_devices(config.training.devices, objectives, place="training.")
 
     def objectives(self, config: Any) -> "tuple[Objective, ...]":
         """What is learnt."""

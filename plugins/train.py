@@ -34,12 +34,16 @@ class Training(Plugin):
         return Plan((), model)
 
     def check(self, model: "Model", config: TrainOptions, images: ImageCounts) -> None:
+        from detpress.training.objective import check_devices
+
         super().check(model, config, images)
         for named in config.objectives:
+            objective = named.made()
             try:
-                named.made().check(model)
+                objective.check(model)
             except InputError as error:
                 raise InputError(f"objectives: {named.name}: {error}") from error
+            check_devices(config.devices, [objective])
 
     def fit(self, model: "Model", config: TrainOptions, bench: Workbench) -> "Model":
         return bench.fit(model, config, tuple(named.made() for named in config.objectives))

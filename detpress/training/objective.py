@@ -217,3 +217,12 @@ def total(terms: Terms) -> Tensor:
     for term in others:
         first = first + term
     return first
+
+
+def check_devices(devices: int, objectives: Sequence[Objective], optimizer: bool = False, place: str = "") -> None:
+    """Raises InputError where an objective that has a state, or an optimizer of its own, is for many devices.
+
+    place: what comes before the option's name.
+    """
+    if devices > 1 and (optimizer or not all(objective.on_several_devices for objective in objectives)):
+        raise InputError(f"{place}devices: expected 1 where more is learnt than the detection loss, got {devices}")

@@ -37,7 +37,7 @@ from detpress.training.config import TrainingConfig, chooses_best
 from detpress.training.dataset import TrainingSet
 from detpress.training.detection import Detection
 from detpress.training.moving_average import averaged_tensors
-from detpress.training.objective import Objective, TrainingStart, TrainingStep, check_layers
+from detpress.training.objective import Objective, TrainingStart, TrainingStep, check_devices, check_layers
 from detpress.training.parts import Frozen
 from detpress.training.process import across_processes, ctrl_c_left_alone, deterministic, seeded
 from detpress.training.step import steps_per_epoch
@@ -126,8 +126,7 @@ def train(
     from detpress.training.module import DetectorTraining
 
     everything = _with_detection(objectives)
-    if config.devices > 1 and (optimizer or not all(objective.on_several_devices for objective in everything)):
-        raise InputError(f"devices: expected 1 where more is learnt than the detection loss, got {config.devices}")
+    check_devices(config.devices, everything, optimizer is not None)
     if chooses_best(config) and not score:
         raise InputError("choose: best: expected `last` where no validation images are scored in the training")
     data = TrainingSet(context.devkit, context.split, architecture, processes=max(1, config.workers))

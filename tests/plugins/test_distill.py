@@ -192,3 +192,13 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_computed(
     reordered = replace(student.architecture, classes=student.architecture.classes[::-1])
     with pytest.raises(InputError, match=r"^teacher: knows the classes .*; expected .*, as the student does$"):
         load_plugin(name).check(new_model(reordered, seed=0), options(name, teacher), ImageCounts())
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_several_devices_are_refused_before_anything_is_computed(name: str, student: Model, teacher: Path) -> None:
+    config = options(name, teacher)
+    several = config.model_copy(update={"training": config.training.model_copy(update={"devices": 2})})
+    with pytest.raises(
+        InputError, match=r"^training\.devices: expected 1 where more is learnt than the detection loss"
+    ):
+        load_plugin(name).check(student, several, ImageCounts())
