@@ -77,7 +77,7 @@ def deployable(network: nn.Module) -> dict[int, Simulated]:
 
 
 def _input_scale(i: int, grid: Grid) -> InputScale:
-    """Codes counted from 0 on. A zero point that was learnt less than a code beyond them becomes the first or last."""
+    """Codes counted from 0 on. A zero point that was learnt a code beyond them becomes the first, or the last."""
     learnt = round(grid.zero_point) - grid.lowest
     zero_point = min(max(learnt, 0), 255)
     if abs(zero_point - learnt) > 1:

@@ -58,9 +58,8 @@ def trial_line(result: "SearchResult") -> str:
         or ("" if trial.feasible else "misses a limit")
         or ("best so far" if trial is result.winner else "")
     )
-    return f"  trial {trial.number} ({trial.number + 1} of {search.trials}): {values}: " + "; ".join(
-        filter(None, (figures, remark))
-    )
+    which = f"trial {trial.number} ({trial.number + 1} of {search.trials})"
+    return f"  {which}: {values}: " + "; ".join(filter(None, (figures, remark)))
 
 
 def _short(value: Any) -> str:
