@@ -16,6 +16,7 @@ from detpress.detector.boxes import decode, suppress
 from detpress.detector.images import network_input, place_image, read_image
 from detpress.measure.energy import joules_between, read_energy
 from detpress.runtimes.runtime import Runtime
+from detpress.runtimes.torch_runtime import torch_threads
 
 CPUINFO = Path("/proc/cpuinfo")
 WARM_UP = 3  # runs that are not counted
@@ -98,17 +99,17 @@ def measure_processing(runtime: Runtime, architecture: Architecture, paths: Sequ
     and `p95` in milliseconds over the `images`.
     """
     before, after = [], []
-    for path in paths:
-        read_image(path)
-        started = time.perf_counter()
-        square, _ = place_image(read_image(path), architecture.input_size, architecture.resize)
-        images = network_input(square[None])
-        before.append(time.perf_counter() - started)
-        with torch.inference_mode():
+    with torch.inference_mode(), torch_threads(1):
+        for path in paths:
+            read_image(path)
+            started = time.perf_counter()
+            square, _ = place_image(read_image(path), architecture.input_size, architecture.resize)
+            images = network_input(square[None])
+            before.append(time.perf_counter() - started)
             maps = runtime.run(images)
             started = time.perf_counter()
             suppress(*decode(maps, architecture))
-        after.append(time.perf_counter() - started)
+            after.append(time.perf_counter() - started)
     return {"before": _median_and_p95(before), "after": _median_and_p95(after), "images": len(paths)}
 
 

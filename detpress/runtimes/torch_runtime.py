@@ -23,7 +23,7 @@ def open_eager(model: Model, batch: int, threads: int) -> Runtime:
     network = model.network.eval()
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        with _threads(threads), torch.inference_mode():
+        with torch_threads(threads), torch.inference_mode():
             return tuple(network(images))
 
     return Runtime("torch", run, threads, precision_name(float_precisions(model)))
@@ -39,7 +39,7 @@ def open_compiled(model: Model, batch: int, threads: int) -> Runtime:
     compiled = torch.compile(network, fullgraph=True, dynamic=False)
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        with _threads(threads), torch.inference_mode(False), torch.no_grad():
+        with torch_threads(threads), torch.inference_mode(False), torch.no_grad():
             return tuple(compiled(images.clone() if images.is_inference() else images))
 
     size = model.architecture.input_size
@@ -61,7 +61,7 @@ def float_precisions(model: Model) -> list[str]:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """PyTorch's number of threads belongs to the process; it is put back."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
