@@ -5,6 +5,7 @@ what the matrix is multiplied with are the columns of `unfold` (im2col). So INC 
 the codes, scales and zeros that it chooses are read off what it made of it, into `Packed` layers.
 """
 
+import contextlib
 import copy
 import logging
 import os
@@ -125,6 +126,8 @@ def gptq(matrix: Tensor, patches: list[Tensor], packing: Packed, search_range: b
         use_sym=packing.symmetric,
         group_size=packing.group_size,
         use_mse_search=search_range,
+        # INC takes a group's range from weights that the blocks before have changed, and not those within its own.
+        block_size=packing.group_size if packing.group_size > 0 else matrix.shape[1],
         model_path=os.curdir,  # not read, but what is no folder would be looked for on the Hugging Face Hub
     )
     prepared = prepare(_OneLinear(matrix), config)
@@ -132,7 +135,26 @@ def gptq(matrix: Tensor, patches: list[Tensor], packing: Packed, search_range: b
         if not rows.isfinite().all():
             raise StageError("the network gives numbers that are not finite for the calibration images")
         prepared(rows)
-    return _read(convert(prepared))
+    with _ranges_about_zero():
+        return _read(convert(prepared))
+
+
+@contextlib.contextmanager
+def _ranges_about_zero() -> Iterator[None]:
+    """INC's symmetric GPTQ gives weights that are all positive a range from 0 on, and then centres the codes on 0, so
+    that the larger half of them is cut off; with their negatives beside them the range is as wide to both sides."""
+    from neural_compressor.torch.algorithms.weight_only.gptq import Quantizer
+
+    find_params = Quantizer.find_params
+
+    def of_both_signs(quantizer: Any, x: Tensor, weight: bool = False) -> Any:
+        return find_params(quantizer, torch.cat([x, -x], dim=1) if quantizer.sym and weight else x, weight)
+
+    Quantizer.find_params = of_both_signs
+    try:
+        yield
+    finally:
+        Quantizer.find_params = find_params
 
 
 def half_quadratic(matrix: Tensor, packing: Packed) -> Codes:

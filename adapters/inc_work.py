@@ -19,6 +19,7 @@ from detpress.engine_log import engine_messages
 def inc_work(log: logging.Logger, *loggers: str) -> Iterator[None]:
     """All of INC runs inside, its imports included. loggers: of other packages that speak for it."""
     os.environ.setdefault("LOG_LEVEL_INC", "6")
+    os.environ.setdefault("INC_TARGET_DEVICE", "cpu")  # otherwise it moves layers to a GPU, and leaves inputs behind
     with tempfile.TemporaryDirectory() as workspace, engine_messages(log, "neural_compressor", *loggers):
         set_workspace(workspace)
         yield

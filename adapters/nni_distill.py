@@ -35,10 +35,10 @@ DISTILLERS: dict[Distiller, type[Any]] = {
 
 
 class ChannelsLast(nn.Module):
-    """(N, C, H, W) -> (N, H, W, C)."""
+    """(N, C, H, W) -> (N * H * W, C): NNI divides the KL divergence by the first dimension alone."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1)
+        return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class TappedNetwork(nn.Module):

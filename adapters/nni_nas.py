@@ -32,6 +32,7 @@ from detpress.errors import InputError, StageError
 from detpress.training.config import TrainingConfig
 from detpress.training.dataset import Sample, collate
 from detpress.training.loss import Targets, yolo_loss
+from detpress.training.process import deterministic
 
 # Tianshou, of the extra `rl`, imports gym, which advertises its successor on stderr.
 with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
@@ -42,8 +43,10 @@ with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
     from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
     from nni.nas.execution import SequentialExecutionEngine
     from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+    from nni.nas.oneshot.pytorch.sampling import RandomSamplingLightningModule
     from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 
+MOST_DRAWS = 100_000  # for a network within the budgets: NNI gives up after 100, at any step of the training
 LOGGERS = ("nni", "pytorch_lightning", "lightning.pytorch", "lightning.fabric")
 
 
@@ -213,6 +216,7 @@ def train_supernet(
         warnings.catch_warnings(),
         torch.random.fork_rng(devices=[]),
         _global_generators_put_back(),
+        deterministic() if torch.cuda.is_available() else contextlib.nullcontext(),
     ):
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
@@ -272,6 +276,7 @@ def _one_shot_strategy(
         case "proxyless":
             return strategies.Proxyless(arc_learning_rate=architecture_rate, gradient_clip_val=clip)
         case "random_one_shot":
+            RandomSamplingLightningModule._sampling_patience = MOST_DRAWS
             return strategies.RandomOneShot(filter=feasible)
     _need_tianshou(name)
     return _ENAS(batches_per_update=4, reward_metric_name="default")

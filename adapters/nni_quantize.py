@@ -170,7 +170,7 @@ def _lend_biases(network: Network, layers: Mapping[int, LayerTargets]) -> list[i
     for i in layers:
         convolution = network.get_submodule(convolution_name(i))
         assert isinstance(convolution, nn.Conv2d)
-        if convolution.bias is None:
+        if convolution.bias is None and hasattr(network.get_submodule(f"layers.{i}"), "norm"):
             convolution.bias = nn.Parameter(torch.zeros(convolution.out_channels))
             lent.append(i)
     return lent

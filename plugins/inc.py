@@ -180,7 +180,9 @@ class WeightOnlyOptions(LayerOptions):
         False, description="codes lie evenly around zero, and no zero points are stored (rtn and gptq)"
     )
     search_range: bool = Field(
-        False, description="take a smaller range for a group where its squared error is less (rtn and gptq)"
+        False,
+        description="take smaller ranges where the error is less: all of a convolution's by one factor (rtn), or "
+        "each group's by its own (gptq)",
     )
     calibration_images: int = Field(32, ge=1, description="training images that gptq sees the layers' inputs of")
 
@@ -215,7 +217,7 @@ class WeightOnly(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.PACKED
     engine = "neural-compressor"
-    version = 2
+    version = 3
 
     def plan(self, model: "Model", config: WeightOnlyOptions) -> Plan:
         from detpress.detector.network import Network, folded_but

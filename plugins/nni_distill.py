@@ -62,6 +62,7 @@ class Distiller(Plugin):
     accepts = frozenset({Form.DENSE})
     returns = Form.DENSE
     engine = "nni"
+    version = 2
     distiller: ClassVar[Any]
     before_head: ClassVar[int]  # how far before a head the default links are
     equal_channels: ClassVar[bool]

@@ -12,7 +12,7 @@ def read_energy(powercap: Path = POWERCAP) -> Energy | None:
         found = {
             package: (int((package / "energy_uj").read_text()), int((package / "max_energy_range_uj").read_text()))
             for package in sorted(powercap.glob("intel-rapl:*"))
-            # intel-rapl:0:0 is a part of intel-rapl:0; psys, on its own level, holds packages and the rest of the board.
+            # intel-rapl:0:0 is a part of intel-rapl:0; psys, on its level, is the whole board, packages included.
             if package.name.count(":") == 1 and (package / "name").read_text().startswith("package")
         }
     except OSError:

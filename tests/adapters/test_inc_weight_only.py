@@ -196,3 +196,15 @@ def test_a_filter_that_hardly_has_weights_goes_with_the_others_of_its_layer(few_
     model.network.get_parameter("layers.1.convolution.weight")[0] = 1e-12
     packed = pack_weights(model.network, Packed(4, 32, False), [1], "rtn", False, None, LOG, lambda *_: None)
     assert not packed.get_buffer("layers.1.convolution.decoded")[0].any()
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (4, -1), (8, 32)])
+def test_gptq_cuts_nothing_off_weights_of_one_sign(bits: Bits, group_size: int) -> None:
+    """As a depthwise filter often has them. Inputs that do not go together leave nothing to compensate."""
+    positive = matrix().abs() + 0.1
+    how = packing(bits, group_size, symmetric=True)
+    found = gptq(positive, [torch.eye(45)], how, False)
+    steps = (values(found, how) - positive).abs() / found.scale.float().repeat_interleave(
+        45 if group_size == -1 else group_size, dim=1
+    )[:, :45]
+    assert float(steps.max()) < 1.01, "the largest of a group may be one code short"

@@ -11,7 +11,7 @@ from small_training import KilledError, few_digits
 from torch import Tensor
 from torch.nn import functional
 
-from detpress.adapters.nni_distill import TappedNetwork, distill
+from detpress.adapters.nni_distill import ChannelsLast, TappedNetwork, distill
 from detpress.detector.architecture import build_architecture
 from detpress.detector.model import Model, new_model
 from detpress.detector.network import Network
@@ -76,7 +76,7 @@ def test_taps_show_the_maps_with_channels_last(student: Model) -> None:
     with torch.no_grad():
         maps = student.network.eval()(images)
     for seen, raw in zip(maps_of(student.network, list(HEADS), images), maps, strict=True):
-        assert torch.equal(seen, raw.permute(0, 2, 3, 1))
+        assert torch.equal(seen, raw.permute(0, 2, 3, 1).flatten(0, 2))
 
 
 @pytest.mark.parametrize("loss", ["mse", "kl"])
@@ -150,3 +150,12 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
         assert type(module).__module__.split(".")[0] in ("torch", "detpress")
         assert "forward" not in vars(module)
         assert not module._forward_hooks
+
+
+def test_a_link_weighs_the_same_however_many_places_its_map_has() -> None:
+    """By NNI's own reduction of the KL divergence."""
+    place, other = torch.rand(1, 4, 1, 1), torch.rand(4).softmax(0)
+    one, many = (ChannelsLast()(place.expand(1, 4, size, size)) for size in (1, 3))
+    assert (one.shape, many.shape) == ((1, 4), (9, 4))
+    losses = [functional.kl_div(x.log_softmax(-1), other.expand_as(x), reduction="batchmean") for x in (one, many)]
+    torch.testing.assert_close(*losses)

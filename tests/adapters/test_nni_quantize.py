@@ -265,3 +265,17 @@ def test_messages_go_to_the_log_and_the_global_generator_is_left_alone(
     assert torch.equal(torch.random.get_rng_state(), state)
     assert capfd.readouterr() == ("", "")
     assert list(here.iterdir()) == []
+
+
+def test_convolutions_with_neither_bias_nor_batchnorm_are_quantized_too(devkit: Devkit, tmp_path: Path) -> None:
+    """YOLO Nano's attention has two of them."""
+    model = new_model(build_architecture("yolo-nano", devkit.classes, 64, width=0.125), seed=0)
+    let_see(model.network, torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    bare = [
+        i
+        for i, layer in enumerate(model.architecture.layers)
+        if isinstance(layer, Convolution) and not layer.batch_normalize and i not in model.architecture.heads
+    ]
+    network = quantized("ptq", model, workbench(devkit, model, tmp_path / "work"))
+    assert bare
+    assert set(bare) <= simulated_layers(network).keys()
