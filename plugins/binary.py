@@ -207,6 +207,7 @@ class Weights(OneBit):
     Only the file gets smaller, as with `binary.connect`.
     """
 
+    version = 2
     needs_norm = False
     fewest_channels = 2  # of a single one nothing is left without their mean
 
