@@ -119,10 +119,10 @@ def test_a_narrow_student_learns_maps_of_a_wide_teacher(
     bench = workbench(devkit, student, tmp_path)
     network = distilled("adaptive1d", student, teacher, bench, BEFORE_HEADS, detection_weight=0.0)
     images = bench.calibration(12)
-    targets = maps_of(teacher.network, [21], images)[0].flatten(0, 2)
+    targets = maps_of(teacher.network, [21], images)[0]
 
     def unexplained(other: torch.nn.Module) -> float:
-        own = maps_of(other, [21], images)[0].flatten(0, 2)
+        own = maps_of(other, [21], images)[0]
         own = torch.cat([own, torch.ones(len(own), 1)], dim=1)
         return float((targets - own @ torch.linalg.lstsq(own, targets).solution).square().mean())
 
