@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 from zipfile import is_zipfile
 
@@ -48,10 +49,16 @@ def export(
         raise InputError(f"--out {path}: expected a name that ends in {suffix}")
     if not path.parent.is_dir():
         raise InputError(f"--out {path}: cannot be written (no such folder)")
-    for file in (path, path.with_suffix(WRITTEN_BESIDE.get(suffix, suffix))):
+    files = (path, path.with_suffix(WRITTEN_BESIDE.get(suffix, suffix)))
+    for file in files:
         if file.exists():
             raise InputError(f"{file}: exists already; expected a new file (--out FILE)")
-    difference = write(model, path) if opset is None else write_onnx(model, path, opset)
+    try:
+        difference = write(model, path) if opset is None else write_onnx(model, path, opset)
+    except BaseException:  # what fails or is stopped leaves nothing
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
     if as_json:
         print_json(
             {
@@ -115,6 +122,7 @@ def import_model(
     from detpress.detector.design import architecture_names
     from detpress.encodings.bundle import save_bundle
     from detpress.errors import InputError
+    from detpress.files.folders import put_in_place
 
     names = _class_names(classes)
     folder = out or Path(Path(network).stem)
@@ -132,7 +140,10 @@ def import_model(
         )
     else:
         model = read_model(Path(network), weights, names, found)
-    save_bundle(model, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:  # what is stopped leaves nothing
+        save_bundle(model, Path(temporary) / folder.name)
+        put_in_place(Path(temporary) / folder.name, folder)
     architecture = model.architecture
     if as_json:
         print_json(

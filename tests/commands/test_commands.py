@@ -149,6 +149,30 @@ def test_a_bundle_goes_to_darknet_and_back_and_to_onnx(detpress: Command, workpl
     assert onnx.load("tiny.onnx").opset_import[0].version == 13
 
 
+def test_an_export_and_an_import_that_are_stopped_leave_nothing_and_can_be_done_again(
+    detpress: Command, workplace: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("tiny.names").write_text("".join(f"{name}\n" for name in CLASSES))
+    before = sorted(workplace.iterdir())
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for kind, out in (("onnx", "tiny.onnx"), ("openvino", "tiny.xml"), ("darknet", "tiny.cfg")):
+        with monkeypatch.context() as patch:  # all is written, and to be compared
+            patch.setattr("detpress.runtimes.export._difference", stopped)
+            assert detpress("export", bundle, "--to", kind, "--out", out).code == 2
+        assert sorted(workplace.iterdir()) == before
+    assert detpress("export", bundle, "--to", "darknet", "--out", "tiny.cfg").code == 0
+    before = sorted(workplace.iterdir())
+    arguments = ("import", "tiny.cfg", "tiny.weights", "--classes", "tiny.names", "--out", "back")
+    with monkeypatch.context() as patch:
+        patch.setattr("hashlib.sha256", stopped)
+        assert detpress(*arguments).code == 2
+    assert sorted(workplace.iterdir()) == before
+    assert detpress(*arguments).code == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
