@@ -107,6 +107,7 @@ class Quantizer(Plugin):
     method: ClassVar[Any]
     weight_scheme: ClassVar[Scheme] = "symmetric"  # these two where they are no option
     activation_scheme: ClassVar[Scheme] = "affine"
+    needs_norm: ClassVar[bool] = False  # weights get a size of their own, which BatchNorm makes up for
 
     def plan(self, model: "Model", config: Any) -> Plan:
         """The model has the bits and the kinds of grid; its codes and scales are stand-ins."""
@@ -169,7 +170,7 @@ class Quantizer(Plugin):
         from detpress.detector.layer_patterns import matching_layers
         from detpress.errors import InputError
 
-        names = {architecture.names[i]: i for i in quantized_layers(architecture, config)}
+        names = {architecture.names[i]: i for i in self.layers(architecture, config)}
         bits = dict.fromkeys(names.values(), (config.weight_bits, config.activation_bits))
         for pattern, override in config.overrides.items():
             given = override.model_dump(exclude_unset=True)
@@ -182,24 +183,26 @@ class Quantizer(Plugin):
                     raise InputError(f"{what}_bits: 1 bit, symmetric about 0, is 0 alone; expected 2 to 8, or affine")
         return bits
 
+    def layers(self, architecture: "Architecture", config: Layers) -> list[int]:
+        """Layer numbers of the convolutions that do not stay in float.
 
-def quantized_layers(architecture: "Architecture", config: Layers) -> list[int]:
-    """Layer numbers of the convolutions that do not stay in float.
+        Raises InputError for a pattern that matches no convolution, and where none is left.
+        """
+        from detpress.detector.architecture import Convolution
+        from detpress.detector.layer_patterns import matching_layers
+        from detpress.errors import InputError
 
-    Raises InputError for a pattern that matches no convolution, and where none is left.
-    """
-    from detpress.detector.architecture import Convolution
-    from detpress.detector.layer_patterns import matching_layers
-    from detpress.errors import InputError
-
-    names = {architecture.names[i]: i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
-    in_float = {names[name] for name in matching_layers(config.float_layers, names, "float_layers")}
-    if not config.first_and_heads:
-        in_float |= {min(names.values()), *architecture.heads}
-    layers = [i for i in names.values() if i not in in_float]
-    if not layers:
-        raise InputError("float_layers: leaves no convolution to quantize")
-    return layers
+        every = {i: layer for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
+        names = {architecture.names[i]: i for i in every}
+        in_float = {names[name] for name in matching_layers(config.float_layers, names, "float_layers")}
+        if not config.first_and_heads:
+            in_float |= {min(every), *architecture.heads}
+        if self.needs_norm:
+            in_float |= {i for i, layer in every.items() if not layer.batch_normalize} - set(architecture.heads)
+        layers = [i for i in every if i not in in_float]
+        if not layers:
+            raise InputError("float_layers: leaves no convolution to quantize")
+        return layers
 
 
 class Ptq(Quantizer):
@@ -270,11 +273,13 @@ class DoReFa(Quantizer):
     of their mean size, which BatchNorm makes up for; inputs are rounded between the smallest and the largest number of
     the batch, where the paper cuts them off at 0 and 1; the ranges kept are those of the calibration images. Gradients
     stay in float: few bits there make training cheaper, and only on machines built for it. NNI would round them to
-    as many bits as the weights.
+    as many bits as the weights. Convolutions without BatchNorm stay in float.
     """
 
     Config = DoReFaOptions
     method = "dorefa"
+    version = 2
+    needs_norm = True
     weight_scheme = "affine"
 
 
@@ -285,11 +290,13 @@ class Bnn(Quantizer):
     Weights and Activations Constrained to +1 or -1", arXiv:1602.02830, 2016, by NNI's BNNQuantizer: signs in the
     forward pass, the gradient straight through, weights held between -1 and 1. The paper cuts off the gradient of an
     input beyond 1; NNI does so for outputs only, and it is inputs that are rounded here, so that sums of residual
-    branches stay in float.
+    branches stay in float, and so do convolutions without BatchNorm.
     """
 
     Config = BnnOptions
     method = "bnn"
+    version = 2
+    needs_norm = True
 
     def bits(self, architecture: "Architecture", config: BnnOptions) -> dict[int, tuple[int, int | None]]:
-        return dict.fromkeys(quantized_layers(architecture, config), (1, 1 if config.binary_inputs else None))
+        return dict.fromkeys(self.layers(architecture, config), (1, 1 if config.binary_inputs else None))

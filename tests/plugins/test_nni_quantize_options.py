@@ -10,11 +10,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from detpress.detector.architecture import Convolution
+from detpress.detector.architecture import Convolution, build_architecture
 from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.encodings.simulated import Simulated
 from detpress.errors import InputError
+from detpress.options import Options
 from detpress.plugins.nni_quantize import (
     Bits,
     Bnn,
@@ -60,6 +61,19 @@ def test_the_first_convolution_and_the_heads_stay_in_float_unless_told(dense_mod
     assert set(bits) == convolutions(dense_model) - {0, *dense_model.architecture.heads}
     bits = Ptq().bits(dense_model.architecture, UniformSteps(first_and_heads=True, float_layers=["layers.1?"]))
     assert set(bits) == convolutions(dense_model) - set(range(10, 20))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "config"), [(DoReFa(), DoReFaOptions(training=TRAINING)), (Bnn(), BnnOptions(training=TRAINING))]
+)
+def test_weights_of_a_size_of_their_own_are_for_convolutions_with_batchnorm(plugin: Quantizer, config: Options) -> None:
+    """YOLO Nano's attention has convolutions without; what only rounds weights takes them, too."""
+    nano = build_architecture("yolo-nano", ["a"], 64, width=0.125)
+    bare = {i for i, layer in enumerate(nano.layers) if isinstance(layer, Convolution) and not layer.batch_normalize}
+    attention = bare - set(nano.heads)
+    assert attention
+    assert attention <= set(Qat().bits(nano, QatOptions(training=TRAINING)))
+    assert not bare & set(plugin.bits(nano, config))
 
 
 def test_an_override_changes_what_it_names_and_the_last_one_wins(dense_model: Model) -> None:
