@@ -39,9 +39,16 @@ class Int8(Plugin):
     version = 2
 
     def plan(self, model: "Model", config: Int8Options) -> Plan:
+        from detpress.detector.input_scale import InputScale
+        from detpress.detector.network import Network
         from detpress.encodings.deployment import deployable
+        from detpress.encodings.int8 import Int8
+        from detpress.encodings.simulated import with_zeros_of
 
-        return Plan(tuple(model.architecture.names[i] for i in deployable(model.network)), model)
+        layers = deployable(model.network)
+        encodings = model.encodings | dict.fromkeys(layers, Int8(InputScale(1.0, 0)))
+        network = with_zeros_of(Network(model.architecture, encodings), model.network)
+        return Plan(tuple(model.architecture.names[i] for i in layers), model.with_network(network, Form.INT8))
 
     def check(self, model: "Model", config: Int8Options, images: ImageCounts) -> None:
         images.check_asked(config, "calibration_images")

@@ -10,6 +10,8 @@ from detpress.options import Options
 from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from detpress.detector.architecture import Architecture
     from detpress.detector.model import Model
 
@@ -68,7 +70,7 @@ class StaticInt8(Plugin):
     version = 5
 
     def plan(self, model: "Model", config: StaticInt8Options) -> Plan:
-        return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
+        return plan_of_int8(model, layers_to_quantize(model.architecture, config))
 
     def check(self, model: "Model", config: StaticInt8Options, images: ImageCounts) -> None:
         images.check_asked(config, "calibration_images")
@@ -154,7 +156,11 @@ class MixedPrecision(Plugin):
     engine = "neural-compressor"
 
     def plan(self, model: "Model", config: HalfOptions) -> Plan:
-        return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
+        from detpress.encodings.half import half_network
+
+        layers = layers_to_quantize(model.architecture, config)
+        planned = model.with_network(half_network(model.own_network, config.dtype, layers), Form.HALF)
+        return Plan(tuple(model.architecture.names[i] for i in layers), planned)
 
     def apply(self, model: "Model", config: HalfOptions, bench: Workbench) -> "Model":
         from detpress.adapters.inc_half import to_half_precision
@@ -254,6 +260,19 @@ class WeightOnly(Plugin):
         )
         bench.log.info("%d convolutions in %d bits", len(layers), config.bits)
         return model.with_network(network, Form.PACKED)
+
+
+def plan_of_int8(model: "Model", layers: "Sequence[int]", note: str = "") -> Plan:
+    """Of the layers with these numbers in int8, BatchNorm folded into all; codes and scales are stand-ins."""
+    from detpress.detector.input_scale import InputScale
+    from detpress.detector.network import Network, folded_but
+    from detpress.encodings.int8 import Int8
+    from detpress.encodings.simulated import with_zeros_of
+
+    encodings = folded_but(model.architecture, dict.fromkeys(layers, Int8(InputScale(1.0, 0))))
+    network = with_zeros_of(Network(model.architecture, encodings), model.network)
+    names = tuple(model.architecture.names[i] for i in layers)
+    return Plan(names, model.with_network(network, Form.INT8), note)
 
 
 def layers_to_quantize(architecture: "Architecture", config: LayerOptions) -> list[int]:

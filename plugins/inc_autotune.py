@@ -9,7 +9,7 @@ from pydantic import Field
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
 from detpress.options import Options
-from detpress.plugins.inc import LayerOptions, layers_in_float, layers_to_quantize
+from detpress.plugins.inc import LayerOptions, layers_in_float, layers_to_quantize, plan_of_int8
 from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Autotune(Plugin):
     chooses_by_map = True
 
     def plan(self, model: "Model", config: AutotuneOptions) -> Plan:
-        return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
+        return plan_of_int8(model, layers_to_quantize(model.architecture, config))
 
     def check(self, model: "Model", config: AutotuneOptions, images: ImageCounts) -> None:
         images.check_validation()

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
-from detpress.plugins.inc import LayerOptions, layers_in_float, layers_to_quantize
+from detpress.plugins.inc import LayerOptions, layers_in_float, layers_to_quantize, plan_of_int8
 from detpress.training.config import TrainingConfig
 from detpress.training.image_counts import ImageCounts
 
@@ -62,7 +62,7 @@ class QuantizationAwareTraining(Plugin):
     version = 5
 
     def plan(self, model: "Model", config: QatOptions) -> Plan:
-        return Plan(tuple(model.architecture.names[i] for i in layers_to_quantize(model.architecture, config)), model)
+        return plan_of_int8(model, layers_to_quantize(model.architecture, config))
 
     def check(self, model: "Model", config: QatOptions, images: ImageCounts) -> None:
         super().check(model, config, images)

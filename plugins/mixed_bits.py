@@ -12,7 +12,7 @@ from pydantic import Field
 from detpress.contract.plugin import Plan, Plugin, Workbench
 from detpress.detector.form import Form
 from detpress.errors import InputError, StageError
-from detpress.plugins.inc import LayerOptions, layers_to_quantize
+from detpress.plugins.inc import LayerOptions, layers_to_quantize, plan_of_int8
 from detpress.training.image_counts import ImageCounts
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class MixedBits(Plugin):
         least = FEW + (MANY - FEW) * min(sizes.values()) / sum(sizes.values())
         if config.mean_bits < least:
             raise InputError(f"mean_bits: {config.mean_bits:g} leaves no layer in int8; expected at least {least:.6g}")
-        names = tuple(model.architecture.names[i] for i in sizes)
-        return Plan(names, model, "which layers have 4 bits is known when their sensitivities are measured")
+        return plan_of_int8(model, list(sizes), "which layers have 4 bits is known when their sensitivities are measured")
 
     def check(self, model: "Model", config: MixedBitsOptions, images: ImageCounts) -> None:
         images.check_asked(config, "calibration_images")

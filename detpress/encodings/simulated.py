@@ -180,9 +180,12 @@ def simulated_network(network: Network, quantized: Mapping[int, Codes]) -> Netwo
 
 
 def with_zeros_of(network: nn.Module, source: nn.Module) -> nn.Module:
-    """`network`, each weight 1 where that of `source` is not 0: for plans, where no engine has chosen numbers yet."""
+    """`network`, each weight 1 where that of `source` is not 0, and biases 1: for plans, where no engine has chosen
+    numbers yet."""
     weights = source.state_dict()
     for name, tensor in network.state_dict().items():
         if name.endswith("convolution.weight"):
             tensor.copy_(weights[name] != 0)
+        elif name.endswith("convolution.bias"):
+            tensor.fill_(1.0)
     return network.eval().requires_grad_(False)

@@ -12,6 +12,7 @@ from detpress.detector.form import Form
 from detpress.detector.model import Model
 from detpress.encodings.int8 import input_scales
 from detpress.errors import InputError
+from detpress.measure.size import parameter_count
 from detpress.plugins.inc import StaticInt8, StaticInt8Options, WeightOnlyOptions
 
 
@@ -26,12 +27,14 @@ class SmallBench:
         return self.images[:images]
 
 
-def test_the_plan_names_the_convolutions_that_apply_quantizes(dense_model: Model, images: Tensor) -> None:
+def test_the_plan_is_what_apply_gives(dense_model: Model, images: Tensor) -> None:
     config = StaticInt8Options(calibration_images=4, float_layers=["layers.0", "layers.1?"], float_heads=True)
-    planned = StaticInt8().plan(dense_model, config).layers
+    plan = StaticInt8().plan(dense_model, config)
     model = StaticInt8().apply(dense_model, config, SmallBench(images))
     assert model.form is Form.INT8
-    assert planned == tuple(f"layers.{i}" for i in input_scales(model.network))
+    assert plan.layers == tuple(f"layers.{i}" for i in input_scales(model.network))
+    assert plan.model.form is model.form
+    assert parameter_count(plan.model.network) == parameter_count(model.network) < parameter_count(dense_model.network)
     every = {i for i, layer in enumerate(dense_model.architecture.layers) if isinstance(layer, Convolution)}
     in_float = {0, *range(10, 20), *dense_model.architecture.heads}
     assert set(input_scales(model.network)) == every - in_float
