@@ -154,7 +154,7 @@ def read_description(
     return Description(
         architecture,
         {place: section.kept for place, section in zip(places, [net, *sections], strict=True) if section.kept},
-        _shared(sections, layers, maps),
+        _shared(sections, layers, [images, *maps]),
         (_resize_note(net, architecture.resize, resize), *_option_notes(path, [net, *sections])),
     )
 
@@ -166,14 +166,14 @@ def _weights(layer: Layer, taken: FeatureMap) -> tuple[object, ...] | None:
     return (layer.weight_shape(taken.channels), layer.weights_in_order())
 
 
-def _shared(sections: Sequence[Section], layers: Sequence[Layer], maps: Sequence[FeatureMap]) -> dict[int, int]:
-    """Layer number -> the one whose weights it has."""
+def _shared(sections: Sequence[Section], layers: Sequence[Layer], before: Sequence[FeatureMap]) -> dict[int, int]:
+    """Layer number -> the one whose weights it has. before: what is before each layer, the images before the first."""
     found: dict[int, int] = {}
     for i, (section, layer) in enumerate(zip(sections, layers, strict=True)):
         if "share_index" in section.options:
             [source] = section.sources("share_index", i)
             other = layers[source]
-            if not (_weights(layer, maps[i - 1]) == _weights(other, maps[source - 1]) is not None):
+            if not (_weights(layer, before[i]) == _weights(other, before[source]) is not None):
                 raise section.error(f"share_index: layer {source} has weights of another shape", "share_index")
             found[i] = found.get(source, source)
     return found

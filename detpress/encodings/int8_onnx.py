@@ -38,7 +38,7 @@ OPSET, IR_VERSION = 17, 8
 
 
 def int8_onnx(network: Network, target: Target) -> onnx.ModelProto:
-    """Input `images`, outputs `map_32`, ... as `detpress.detector.export` names them; weights are int8 constants."""
+    """Input `images`, outputs `map_32`, ... as `Architecture.map_names` has them; weights are int8 constants."""
     architecture, between = network.architecture, network.between
     graph = Graph(target)
     given = ["images"]  # by layer, from the one before the first on: the name of its output

@@ -68,20 +68,28 @@ def measure_model(
         "processor": processor(),
         "processing_ms": processing,
         "peak_memory_bytes": peak_memory(bundle) if measure.memory else None,
-        "simulated": simulated_figures(model.encodings.values(), list(latency), scored_in, precisions),
+        "simulated": simulated_figures(
+            model.encodings.values(), list(latency), scored_in, list(evaluations), precisions
+        ),
     }
 
 
 def simulated_figures(
-    encodings: Collection[Encoding], runtimes: Sequence[str], scored_in: str, precisions: Mapping[str, str]
+    encodings: Collection[Encoding],
+    runtimes: Sequence[str],
+    scored_in: str,
+    evaluated: Sequence[str],
+    precisions: Mapping[str, str],
 ) -> list[str]:
     """Names of the figures that only imitate what the layers stand for. Sizes are arithmetic, and never among them.
 
-    runtimes: where latency was measured; scored_in: where mAP was; precisions: what each of them really computed in.
+    runtimes: where latency was measured; scored_in: where mAP was; evaluated: all that `map_by_runtime` has;
+    precisions: what each of them really computed in.
     """
     simulated = [f"latency_ms.{name}" for name in runtimes if not _is_physical(encodings, precisions[name])]
     if not _is_physical(encodings, precisions[scored_in]):
         simulated += ["map", "ap"]
+    simulated += [f"map_by_runtime.{name}" for name in evaluated if not _is_physical(encodings, precisions[name])]
     if any(encoding.simulated for encoding in encodings):
         simulated.append("peak_memory_bytes")  # of float arithmetic
     return simulated

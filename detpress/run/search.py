@@ -298,7 +298,7 @@ def _plain(values: dict[str, Any] | None) -> dict[str, Any] | None:
 def _limits(recipe: Recipe) -> dict[str, Any]:
     """What a trial may fail by and its key does not have: with others it is tried again."""
     steps = [step.running.model_dump() for step in recipe.chain]
-    return {"max_map_loss": recipe.measure.max_map_loss, "steps": steps}
+    return {"measure": recipe.measure.model_dump(mode="json"), "steps": steps}
 
 
 def _known_failures(path: Path, limits: dict[str, Any]) -> dict[str, str]:

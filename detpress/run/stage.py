@@ -40,7 +40,7 @@ from detpress.run.stage_tables import validation_scores
 from detpress.run.store import Store, digest
 from detpress.voc.devkit import Devkit
 
-MEASUREMENT_VERSION = 3  # raised when a measurement has other figures than before
+MEASUREMENT_VERSION = 4  # raised when a measurement has other figures, or marks at them, than before
 
 
 class Listener(Protocol):
@@ -182,10 +182,7 @@ class StageMaker:
             model = _read_back(task.bundle)
         self._remember(key, model)
         task.log.rename(task.unfinished / "stage.log")
-        for kind in ("training", "validation"):
-            for table in task.scratch.glob(f"fit-*/{kind}.csv"):
-                (task.unfinished / kind).mkdir(exist_ok=True)
-                table.rename(task.unfinished / kind / f"{table.parent.name.removeprefix('fit-')}.csv")
+        _take_tables(task.scratch, task.unfinished)
         record = {"plugin": work.plugin, "form": model.form, "environment": work.environment, **asdict(made)}
         (task.unfinished / "stage.json").write_text(json.dumps(record))
         self.store.finish(key, task.unfinished)
@@ -224,6 +221,16 @@ def _read_back(bundle: Path) -> Model:
         model = load_bundle(bundle)
         check_layers(model.network)
     return model
+
+
+def _take_tables(scratch: Path, stage: Path) -> None:
+    """Those of all trainings, numbered in the order in which they ended; see `StageWorkbench.remember`."""
+    trainings = [*scratch.glob("fit-*/training.csv"), *scratch.glob("remembered/*/trainings/fit-*/training.csv")]
+    for number, training in enumerate(sorted(trainings, key=lambda path: path.stat().st_mtime_ns)):
+        for table in (training, training.with_name("validation.csv")):
+            if table.exists():
+                (stage / table.stem).mkdir(exist_ok=True)
+                table.rename(stage / table.stem / f"{number}.csv")
 
 
 def measurement_digest(recipe: Recipe, devkit: Devkit, split: str) -> str:

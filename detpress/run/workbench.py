@@ -217,7 +217,12 @@ class StageWorkbench:
             self._remembering, self._fits = f"trainings/{digest(key)}", 0
             try:
                 compute(folder)
-                shutil.rmtree(self.scratch / self._remembering, ignore_errors=True)
+                trainings = self.scratch / self._remembering
+                for table in trainings.glob("fit-*/*.csv"):
+                    kept = folder / "trainings" / table.parent.name
+                    kept.mkdir(parents=True, exist_ok=True)
+                    table.rename(kept / table.name)
+                shutil.rmtree(trainings, ignore_errors=True)
             finally:
                 self._remembering, self._fits = outside
 

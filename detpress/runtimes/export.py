@@ -1,6 +1,6 @@
 """Detectors in the files of other programs; what is written is read again, run, and compared.
 
-onnx      .onnx            float or int8 as ONNX Runtime executes it; metadata as of `detector.onnx_model`
+onnx      .onnx            float or int8 as ONNX Runtime executes it; metadata as of `encodings.onnx_model`
 openvino  .xml and .bin    float, int8 or bits as OpenVINO executes it; the same metadata in `rt_info/detpress`
 torch     .pt2             a program of torch.export, any batch; int8 with `quantized_decomposed` operators
 darknet   .cfg, .weights   what is computed in float, with the float values of encoded weights

@@ -32,7 +32,6 @@ from detpress.recipe.file import Recipe
 from detpress.recipe.sections import Running
 from detpress.run.chain import Chain, find_chain
 from detpress.run.initial_model import recipe_classes
-from detpress.run.stage import measurement_digest
 from detpress.run.store import Store, open_store
 from detpress.study.events import EventListener
 from detpress.study.running import Outcome, Plan, PlannedJob, StudyListener, conclude, log_file, prepare_folder
@@ -101,25 +100,24 @@ def run_study_on_ray(
 
 def _submit(plan: Plan, store: Store, cluster: Cluster, events: Queue) -> list[list[tuple[str, Task]]]:
     """Of each job the keys of the stages that are not there, and their tasks; one that jobs share is the same task."""
-    submitted: dict[tuple[str, str, Running | None], Task] = {}
+    submitted: dict[tuple[str, str, Running | None], Task] = {}  # what is asked for -> who makes it
     jobs: list[list[tuple[str, Task]]] = []
     threads = torch.get_num_threads()
     for planned in plan.jobs:
         recipe = planned.job.recipe
-        measured = measurement_digest(recipe, planned.devkit, recipe.data.test)
         tasks: list[tuple[str, Task]] = []
         shipped = ray.put(recipe)  # once, not with each task
         for index in range(len(find_chain(recipe, planned.keys, planned.devkit, store)), len(planned.keys)):
-            key, running = planned.asked[index]
-            if (key, measured, running) not in submitted:
+            asked = planned.asked[index]
+            if asked not in submitted:
                 options = _make_stage.options(
                     name=f"{planned.plugins[index]} of {planned.job.name}",
                     num_cpus=cluster.cpus if recipe.measure.runtimes else min(threads, cluster.cpus),
                     num_gpus=min(_gpus(recipe, index), cluster.gpus),
                 )
                 before = tasks[-1][1] if tasks else None
-                submitted[key, measured, running] = options.remote(shipped, index, key, threads, before, events)
-            tasks.append((key, submitted[key, measured, running]))
+                submitted[asked] = options.remote(shipped, index, planned.keys[index], threads, before, events)
+            tasks.append((planned.keys[index], submitted[asked]))
         jobs.append(tasks)
     return jobs
 

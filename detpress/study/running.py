@@ -24,7 +24,7 @@ from detpress.run.chain import check_map_loss, find_chain, stage_names
 from detpress.run.initial_model import initial_model, open_recipe_data, recipe_classes
 from detpress.run.keys import chain_keys
 from detpress.run.run_folder import copy_stage
-from detpress.run.stage import Stage
+from detpress.run.stage import Stage, measurement_digest
 from detpress.run.store import Store, digest
 from detpress.study.definition import Job, Study
 from detpress.voc.devkit import Devkit
@@ -43,9 +43,12 @@ class PlannedJob:
         return stage_names(self.job.recipe)
 
     @property
-    def asked(self) -> list[tuple[str, Running | None]]:
-        """Each stage's key with the limits of its step: what fails within some need not within others."""
-        return list(zip(self.keys, (None, *(step.running for step in self.job.recipe.chain)), strict=True))
+    def asked(self) -> list[tuple[str, str, Running | None]]:
+        """Each stage's key, what is measured of it, and the limits of its step: what fails so need not otherwise."""
+        recipe = self.job.recipe
+        measured = measurement_digest(recipe, self.devkit, recipe.data.test)
+        limits = (None, *(step.running for step in recipe.chain))
+        return [(key, measured, running) for key, running in zip(self.keys, limits, strict=True)]
 
 
 @dataclass
@@ -168,12 +171,12 @@ def run_study(plan: Plan, store: Store, folder: Path, listener: StudyListener) -
     for each stage.
     """
     prepare_folder(plan, folder)
-    failures: dict[tuple[str, Running | None], str] = {}  # key and limits of a stage that was given up -> why
+    failures: dict[tuple[str, str, Running | None], str] = {}  # what was asked for and given up -> why
     for number, planned in enumerate(plan.jobs, start=1):
         job = planned.job
         listener.begin_job(number, job)
         there = len(find_chain(job.recipe, planned.keys, planned.devkit, store))
-        failure = next((failures[asked] for asked in planned.asked if asked in failures), None)
+        failure = next((failures[asked] for asked in planned.asked[there:] if asked in failures), None)
         made: set[str] = set()
         if there < len(planned.keys) and failure is None:
             process = _Process(planned, plan, store, listener)

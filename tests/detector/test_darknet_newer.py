@@ -193,6 +193,41 @@ def test_shared_weights_are_in_the_file_once_until_they_differ(tmp_path: Path, i
     assert torch.equal(read.network.layers[10].convolution.weight, network.layers[10].convolution.weight)
 
 
+FIRST_SHARED = """[net]
+width=32
+height=32
+letter_box=1
+[convolutional]
+filters={filters}
+size=3
+pad=1
+activation=linear
+[convolutional]
+filters={filters}
+size=3
+pad=1
+activation=linear
+share_index=0
+[convolutional]
+filters=18
+size=1
+activation=linear
+[yolo]
+mask=0,1,2
+anchors=4,6, 9,8, 20,10
+classes=1
+num=3
+"""
+
+
+def test_the_first_convolution_takes_the_images_also_where_its_weights_are_shared(tmp_path: Path) -> None:
+    (tmp_path / "three.cfg").write_text(FIRST_SHARED.format(filters=3))
+    assert read_description(tmp_path / "three.cfg").shared == {1: 0}
+    (tmp_path / "eighteen.cfg").write_text(FIRST_SHARED.format(filters=18))
+    with pytest.raises(InputError, match=r"eighteen\.cfg:15: .*share_index: layer 0 has weights of another shape"):
+        read_description(tmp_path / "eighteen.cfg")
+
+
 def test_options_in_a_bundle_that_no_cfg_file_has_are_refused(imported: Model) -> None:
     imported.history[0]["options"] = {"net": {"batch": "1\n[crnn]"}}
     with pytest.raises(InputError, match="history: not the options of a Darknet cfg file"):

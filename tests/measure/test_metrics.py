@@ -25,7 +25,9 @@ ENCODINGS: dict[Form, Encoding] = {
 def marked(form: Form, precisions: dict[str, str]) -> list[str]:
     runtimes = list(precisions)
     encodings = [FoldedFloat32(), ENCODINGS[form]]
-    return simulated_figures(encodings, runtimes, scoring_runtime(form, runtimes), precisions)
+    scored_in = scoring_runtime(form, runtimes)
+    evaluated = runtimes if form is Form.INT8 else [scored_in]
+    return simulated_figures(encodings, runtimes, scored_in, evaluated, precisions)
 
 
 def test_all_that_a_float_model_gives_is_physical() -> None:
@@ -34,7 +36,8 @@ def test_all_that_a_float_model_gives_is_physical() -> None:
 
 def test_a_fake_quantized_model_has_neither_the_latency_nor_the_memory_of_its_bits() -> None:
     found = marked(Form.SIMULATED, {"torch": "fp32", "openvino": "fp32"})
-    assert found == ["latency_ms.torch", "latency_ms.openvino", "map", "ap", "peak_memory_bytes"]
+    maps = ["map", "ap", "map_by_runtime.torch"]
+    assert found == ["latency_ms.torch", "latency_ms.openvino", *maps, "peak_memory_bytes"]
 
 
 @pytest.mark.parametrize(
@@ -45,17 +48,19 @@ def test_what_pytorch_simulates_is_physical_where_a_runtime_computes_it(
     encoding: Encoding, runtime: str, precision: str
 ) -> None:
     precisions = {"torch": "fp32", runtime: precision}
-    found = simulated_figures([Float32(), encoding], list(precisions), "torch", precisions)
-    assert found == ["latency_ms.torch", "map", "ap", "peak_memory_bytes"]
-    of_both = simulated_figures([Simulated(8, None), encoding], [runtime], "torch", precisions)
+    found = simulated_figures([Float32(), encoding], list(precisions), "torch", ["torch"], precisions)
+    assert found == ["latency_ms.torch", "map", "ap", "map_by_runtime.torch", "peak_memory_bytes"]
+    of_both = simulated_figures([Simulated(8, None), encoding], [runtime], "torch", ["torch"], precisions)
     assert f"latency_ms.{runtime}" in of_both, "another layer's bits are computed in float"
 
 
 def test_an_int8_model_is_physical_where_a_runtime_computes_in_integers() -> None:
-    assert marked(Form.INT8, {"torch": "fp32", "openvino": "int8"}) == ["latency_ms.torch"]
-    assert marked(Form.INT8, {"torch": "fp32", "onnxruntime": "fp32+int8"}) == ["latency_ms.torch"], "heads in float"
-    assert marked(Form.INT8, {"torch": "fp32"}) == ["latency_ms.torch", "map", "ap"]
-    assert marked(Form.INT8, {"openvino": "fp32"}) == ["latency_ms.openvino", "map", "ap"], "what it says counts"
+    of_torch = ["latency_ms.torch", "map_by_runtime.torch"]
+    assert marked(Form.INT8, {"torch": "fp32", "openvino": "int8"}) == of_torch
+    assert marked(Form.INT8, {"torch": "fp32", "onnxruntime": "fp32+int8"}) == of_torch, "heads in float"
+    assert marked(Form.INT8, {"torch": "fp32"}) == ["latency_ms.torch", "map", "ap", "map_by_runtime.torch"]
+    of_openvino = ["latency_ms.openvino", "map", "ap", "map_by_runtime.openvino"]
+    assert marked(Form.INT8, {"openvino": "fp32"}) == of_openvino, "what it says counts"
 
 
 def test_a_model_in_16_bits_is_physical_where_a_runtime_computes_in_them() -> None:
