@@ -132,3 +132,18 @@ def test_a_stage_that_is_not_before_the_step_is_refused(folder: Path, setting: s
     with pytest.raises(InputError) as error:
         read(folder, setting)
     assert line in str(error.value)
+
+
+def test_trainings_whose_result_is_remembered_leave_their_tables_like_all_others(folder: Path, tmp_path: Path) -> None:
+    """Each round of training with gates is remembered."""
+    (folder / "gated.yaml").write_text(
+        "name: gated\ndata: {root: data, test: train}\nmodel: {weights: given}\nchain:\n"
+        "  - continuous.sparsify: {masks: filters, epochs: 2, rounds: 2, rewind: never, training: {batch_size: 4}}\n"
+    )
+    recipe = read_recipe(folder / "gated.yaml")
+    store = Store(tmp_path / "store")
+    chain = Chain(recipe, open_recipe_data(recipe), store, Silent())
+    for index in range(2):
+        chain.made(index)
+    tables = [path.read_text().splitlines() for path in (store.stage(chain.keys[1]) / "training").iterdir()]
+    assert [len(table) for table in tables] == [3, 3], "a line an epoch, and the names"

@@ -154,6 +154,24 @@ def test_a_limit_that_one_recipe_has_stops_no_other_with_the_same_chain(
     assert outcomes["free"].failure is None
 
 
+def test_a_runtime_that_one_recipe_cannot_be_measured_in_stops_no_other_with_the_same_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digits(tmp_path / "digits", {"train": 4, "test": 8})
+    (tmp_path / "runtimes.yaml").write_text(
+        "name: runtimes\nshared:\n  data: {root: digits}\n  model: {weights: 'builtin:digits'}\nrecipes:\n"
+        "  - {name: compiled, chain: &pruned [nni.l1norm: {sparsity: 0.4}],"
+        " measure: {runtimes: [torch-compile], memory: false}}\n"
+        "  - {name: scored, chain: *pruned, measure: {runtimes: [], memory: false}}\n"
+    )
+    monkeypatch.setenv("DETPRESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    outcomes = run(tmp_path / "runtimes.yaml", tmp_path / "cache", tmp_path / "out").outcomes
+    assert "torch.compile failed" in str(outcomes["compiled"].failure)
+    assert outcomes["scored"].failure is None
+
+
 INTERRUPTED = """\
 name: interrupted
 shared:
