@@ -66,7 +66,9 @@ class MixedBits(Plugin):
         least = FEW + (MANY - FEW) * min(sizes.values()) / sum(sizes.values())
         if config.mean_bits < least:
             raise InputError(f"mean_bits: {config.mean_bits:g} leaves no layer in int8; expected at least {least:.6g}")
-        return plan_of_int8(model, list(sizes), "which layers have 4 bits is known when their sensitivities are measured")
+        return plan_of_int8(
+            model, list(sizes), "which layers have 4 bits is known when their sensitivities are measured"
+        )
 
     def check(self, model: "Model", config: MixedBitsOptions, images: ImageCounts) -> None:
         images.check_asked(config, "calibration_images")

@@ -67,7 +67,7 @@ def compare(
     from detpress.report.whole import WholeFigures
     from detpress.run.store import open_store
     from detpress.study.choose import parse_condition
-    from detpress.study.comparison import best_row, check_folder, means, write_study_folder
+    from detpress.study.comparison import best_row, check_folder, has_more_jobs, means, write_study_folder
     from detpress.study.comparison import compare as compare_outcomes
     from detpress.study.definition import open_studies
     from detpress.study.running import open_study_data, plan_study, run_study
@@ -108,7 +108,8 @@ def compare(
                 if time_again:
                     measure_again(outcomes, store, terminal.progress)
         finally:
-            if outcomes:  # a study that is stopped at once leaves the results of an earlier one
+            stopped = len(outcomes) < len(plan.jobs)
+            if outcomes and not (stopped and has_more_jobs(study, outcomes, folder)):
                 results = compare_outcomes(study, outcomes, devkits)
                 write_study_folder(study, results, folder)
     if tracking:

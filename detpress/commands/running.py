@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detpress.run.terminal import TerminalListener
     from detpress.voc.devkit import Devkit
 
+STOPPED = "stopped before its end"
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped one.")]
 
 
@@ -55,12 +56,14 @@ def run(
     from detpress.run.data_check import annotation_findings, picture_findings, report
     from detpress.run.initial_model import open_recipe_data
     from detpress.run.plan import plan_chain
+    from detpress.run.run_folder import check_run_folder
     from detpress.run.store import open_store
 
     if not has_computed and any(runs_apart(step) for step in checked.chain):
         copy_this_process()
     folder = out or Path("runs") / checked.name
     make_folder(folder)
+    check_run_folder(folder)
     store = open_store(shared=not fresh)
     tracking = open_tracking(mlflow)
     found: dict[str, Any] = {}
@@ -118,11 +121,11 @@ def _run_chain(
     from detpress.report.pictures import draw_stage_pictures
     from detpress.run.chain import run_chain, write_run_folder
     from detpress.run.remarks import remarks
-    from detpress.run.run_folder import UNFINISHED, add_pictures
+    from detpress.run.run_folder import UNFINISHED, add_pictures, has_whole_run
 
     stages: list[Stage] = []
     results: dict[str, Any] = {}
-    failed: str | None = "stopped before its end"
+    failed: str | None = STOPPED
     with ExitStack() as in_use:
         try:
             for stage in run_chain(recipe, devkit, store, listener, fresh=fresh):
@@ -135,7 +138,8 @@ def _run_chain(
             failed = str(error)
             raise
         finally:
-            if stages:  # a run that fails at once leaves the results of an earlier one
+            # A run that fails at once leaves the results of an earlier one, and one that is stopped those of itself.
+            if stages and not (failed == STOPPED and has_whole_run(folder, stages)):
                 results = write_run_folder(recipe, stages, folder, failed)
     named = [
         (f"{stage.index} {stage.plugin}", folder / f"{stage.index}-{stage.plugin}" / "results") for stage in stages

@@ -169,11 +169,11 @@ def write_run_folder(recipe: Recipe, stages: list[Stage], folder: Path, failed: 
 
 def _write_recipe(recipe: Recipe, path: Path) -> None:
     """The recipe's file as it is, where it says the same in this folder; else what was run, its paths absolute."""
-    path.write_text(recipe.text, encoding="utf-8")
+    write_atomically(path, recipe.text)
     try:
         copied = read_recipe(path)
         same = copied.search is not None or copied.as_dict() == recipe.as_dict()  # a search's winner has a file, too
     except InputError:
         same = False
     if not same:
-        path.write_text(recipe_text(recipe, recipe.name), encoding="utf-8")
+        write_atomically(path, recipe_text(recipe, recipe.name))

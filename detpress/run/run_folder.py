@@ -11,16 +11,33 @@ and results.json comes back: after a kill in between there is none, and the same
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from detpress.errors import InputError
 from detpress.files.folders import alone_in, copy_folder, write_atomically
 from detpress.run.stage import Stage
 
 PARTS = ("bundle", "results", "training", "validation", "files", "stage.log")
 UNFINISHED = ".unfinished-"
 WRITTEN = ".written.json"
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raises InputError where `folder` has a recipe.yaml that is of no run, and would be replaced."""
+    path = folder / "recipe.yaml"
+    if path.exists() and not any((folder / name).exists() for name in (WRITTEN, "results.json")):
+        raise InputError(f"{path}: is there already, and no run has written it; expected another --out")
+
+
+def has_whole_run(folder: Path, stages: Sequence[Stage]) -> bool:
+    """Whether the run in `folder` came to its end, and began with `stages`."""
+    with suppress(OSError, ValueError, TypeError, KeyError):  # no run, or none of this version
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        keys = [entry["key"] for entry in found["stages"]]
+        return found["failed"] is None and keys[: len(stages)] == [stage.key for stage in stages]
+    return False
 
 
 def copy_stage(stage: Stage, target: Path) -> None:

@@ -165,7 +165,8 @@ def compare_rows(candidates: Mapping[str, Sequence[Scored]], baseline: str, scor
 
 
 def check_folder(study: Study, folder: Path) -> None:
-    """Raises InputError where `folder` has the results of a study of another name, which would be overwritten."""
+    """Raises InputError where `folder` has what would be replaced: the results of a study of another name, or a
+    study.yaml that is of none."""
     path = folder / "study.json"
     if path.is_file():
         found = read_json(path)
@@ -173,12 +174,22 @@ def check_folder(study: Study, folder: Path) -> None:
         if there != study.name:
             here = shortened(study.name)
             raise InputError(f"{path}: holds the results of {shortened(there)}, not of {here}; expected another --out")
+    elif (folder / "study.yaml").exists():
+        raise InputError(f"{folder / 'study.yaml'}: is there already, without results; expected another --out")
+
+
+def has_more_jobs(study: Study, outcomes: Sequence[Outcome], folder: Path) -> bool:
+    """Whether `folder` has results of the very same study with more jobs than `outcomes`."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        same = (folder / "study.yaml").read_text(encoding="utf-8") == study.text
+        return same and len(json.loads((folder / "study.json").read_text(encoding="utf-8"))["jobs"]) > len(outcomes)
+    return False
 
 
 def write_study_folder(study: Study, results: dict[str, Any], folder: Path) -> None:
     """study.json and study.yaml, beside what `run_study` writes."""
-    (folder / "study.yaml").write_text(study.text, encoding="utf-8")
     write_atomically(folder / "study.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / "study.yaml", study.text)
 
 
 def resampled_maps(ends: Sequence[Stage], scoring: Scoring, counts: Counts) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ anything is computed, like a recipe.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ from detpress.recipe.yaml_source import YamlSource, read_yaml, spell_out
 
 Matrix = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+MOST_JOBS = 10_000
+LONGEST_NAME = 100  # as FOLDER_NAME has it
 
 
 class _Document(Options):
@@ -151,8 +154,13 @@ def open_studies(names: Sequence[str], seeds: int | None = None, assignments: Se
     assignments: `--set` of every recipe.
     Raises InputError with one line a mistake.
     """
-    if seed := next((text for text in assignments if text.partition("=")[0].strip() == "seed"), None):
-        raise InputError(f"--set {seed}: a study's rows all have its seeds; expected --seeds COUNT, from 0 on")
+    set_by_hand = {text.partition("=")[0].strip(): text for text in assignments}
+    if "seed" in set_by_hand:
+        raise InputError(
+            f"--set {set_by_hand['seed']}: a study's rows all have its seeds; expected --seeds COUNT, from 0 on"
+        )
+    if "name" in set_by_hand:
+        raise InputError(f"--set {set_by_hand['name']}: a study's rows each have a name; it cannot be one for all")
     chosen = None if seeds is None else tuple(range(seeds))
     if len(names) == 1 and names[0] in shipped_studies():
         return read_study(shipped_studies()[names[0]], chosen, assignments)
@@ -160,7 +168,7 @@ def open_studies(names: Sequence[str], seeds: int | None = None, assignments: Se
     if len(sources) == 1 and isinstance(sources[0].data, dict) and "recipes" in sources[0].data:
         return read_study(sources[0].path, chosen, assignments)
     variants = [_variant(source, source.path.stem, {}, assignments) for source in sources]
-    name = "-".join(["compare", *(variant.name for variant in variants)])[:100]
+    name = "-".join(["compare", *(variant.name for variant in variants)])[:LONGEST_NAME]
     text = "".join(f"# {source.path.name}\n{source.text}\n" for source in sources)
     return _checked(name, "", chosen or (0,), None, DEFAULT_FIGURES, variants, text)
 
@@ -236,6 +244,11 @@ def _read_entry(
         matrix, home = document.matrix, ()
     elif not isinstance(matrix, dict) or not all(isinstance(v, list) and v for v in matrix.values()):
         raise InputError(f"{source.where((*place, 'matrix'))}: expected lists of values by parameter")
+    for key in {"seed", "name", "description"} & matrix.keys():
+        where = source.where((*home, "matrix", key))
+        raise InputError(f"{where}: rows have their names and seeds of the study (`seeds:`); expected another key")
+    if (rows := math.prod(map(len, matrix.values()))) > MOST_JOBS:
+        raise InputError(f"{source.where((*home, 'matrix'))}: makes {rows:,} rows; expected at most {MOST_JOBS:,}")
     for values in itertools.product(*matrix.values()):
         parameters = dict(zip(matrix, values, strict=True))
         copy = recipe.copy()
@@ -257,7 +270,7 @@ def _variant(source: YamlSource, name: str, parameters: dict[str, Any], assignme
             )
     recipe = check_recipe(source)
     parts = [name, *(f"{key.rpartition('.')[2]}-{value}" for key, value in parameters.items())]
-    full = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).lstrip("._-")[:100]
+    full = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).lstrip("._-")[:LONGEST_NAME]
     source.data["name"] = full
     return Variant(full, parameters, source, recipe)
 
@@ -275,7 +288,11 @@ def _checked(
     first: dict[str, Variant] = {}
     for variant in variants:
         if variant.name in first:
-            raise InputError(f"{variant.source.where(('name',))}: two recipes are called '{variant.name}'")
+            cut = f", cut at {LONGEST_NAME} characters" if len(variant.name) == LONGEST_NAME else ""
+            raise InputError(
+                f"{variant.source.where(())}: this row and that of {first[variant.name].source.where(())} are both "
+                f"called '{variant.name}'{cut}"
+            )
         first[variant.name] = variant
     first_recipe = variants[0].recipe
     for variant in variants:
@@ -286,6 +303,11 @@ def _checked(
                     f"{key} is {value}, not {other}"
                 )
     folds = _folds(first_recipe)
+    if (count := len(seeds) * len(folds) * len(variants)) > MOST_JOBS:
+        raise InputError(
+            f"{name}: {len(variants)} rows, {len(seeds)} seeds and {len(folds)} folds are {count:,} jobs; expected at "
+            f"most {MOST_JOBS:,}"
+        )
     jobs = []
     for seed, fold, variant in itertools.product(seeds, folds, variants):
         source = variant.source.copy()

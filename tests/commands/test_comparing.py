@@ -1,10 +1,14 @@
 """`detpress compare` by its options: which rows run, what they are chosen by, and where results go."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import Command
+
+from detpress.study.running import Outcome, run_study
 
 STUDY = """\
 name: {name}
@@ -69,3 +73,30 @@ def test_a_study_stopped_at_once_leaves_the_results_of_an_earlier_one(
     monkeypatch.setattr("detpress.study.running.run_study", stopped)
     assert detpress("compare", study, "--only", "whole", "--out", "here").code == 2
     assert Path("here/study.json").read_bytes() == before
+
+
+def test_a_study_that_is_stopped_on_the_way_leaves_the_fuller_results_of_itself(
+    detpress: Command, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert detpress("compare", study, "--out", "here").code == 0
+    before = Path("here/study.json").read_bytes()
+
+    def stopped(*given: Any) -> Iterator[Outcome]:
+        yield next(run_study(*given))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detpress.study.running.run_study", stopped)
+    assert detpress("compare", study, "--out", "here").code == 2
+    assert Path("here/study.json").read_bytes() == before
+    Path(study).write_text(Path(study).read_text() + "# another\n")
+    assert detpress("compare", study, "--out", "here").code == 2
+    assert len(json.loads(Path("here/study.json").read_text())["jobs"]) == 1, "of a changed study"
+
+
+def test_a_study_yaml_that_no_comparison_has_written_is_not_replaced(detpress: Command, study: str) -> None:
+    Path("study.yaml").write_text("mine")
+    said = detpress("compare", study, "--out", ".")
+    assert (said.code, said.err) == (
+        2, "detpress: study.yaml: is there already, without results; expected another --out\n",
+    )  # fmt: skip
+    assert Path("study.yaml").read_text() == "mine"

@@ -2,11 +2,15 @@
 
 import html
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import Command
 
+from detpress.run.chain import run_chain
+from detpress.run.stage import Stage
 from detpress.run.store import Store
 
 MASKED = ("--set", "chain=[{nni.l1norm: {sparsity: 0.5}}]", "--set", "measure.runtimes=[]")
@@ -129,3 +133,32 @@ def test_a_checkpoint_cut_short_is_put_aside_and_the_training_begins_anew(
     sums = [(workplace / run / "1-train.scratch/bundle/SHA256SUMS").read_text() for run in ("whole", "again")]
     assert sums[0] == sums[1]
     assert "put aside as broken.ckpt" in (workplace / "again/1-train.scratch/stage.log").read_text()
+
+
+def test_a_run_that_is_stopped_leaves_the_stages_of_itself_when_it_was_whole(
+    detpress: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert detpress("run", "small.yaml", *MASKED, "--out", "out").code == 0
+    before = (workplace / "out/results.json").read_bytes()
+
+    def stopped(*given: Any, **named: Any) -> Iterator[Stage]:
+        yield next(run_chain(*given, **named))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detpress.run.chain.run_chain", stopped)
+    assert detpress("run", "small.yaml", *MASKED, "--fresh", "--out", "out").code == 2
+    assert (workplace / "out/results.json").read_bytes() == before
+    assert (workplace / "out/1-nni.l1norm/bundle/model.json").is_file()
+    assert detpress("run", "small.yaml", *OTHER, "--out", "out").code == 2
+    found = json.loads((workplace / "out/results.json").read_text())
+    assert (found["failed"], len(found["stages"])) == (None, 2), "its beginning is that of the whole one, too"
+
+
+def test_a_recipe_yaml_that_no_run_has_written_is_not_replaced(detpress: Command, workplace: Path) -> None:
+    mine = (workplace / "small.yaml").read_text() + "# mine\n"
+    (workplace / "recipe.yaml").write_text(mine)
+    said = detpress("run", "recipe.yaml", *MASKED, "--out", ".")
+    assert (said.code, said.err.splitlines()[-1]) == (
+        2, "detpress: recipe.yaml: is there already, and no run has written it; expected another --out",
+    )  # fmt: skip
+    assert (workplace / "recipe.yaml").read_text() == mine

@@ -145,7 +145,27 @@ def test_a_study_wide_matrix_is_for_recipes_without_their_own(written) -> None:
         ('"chain[0]', '"chain[4]', "two.yaml:15: recipes[1].matrix.chain[4].sparsity: nothing called '4' in chain"),
         ("- quickstart", "- quickstrat", "two.yaml:16: recipes[2].recipe: no recipe 'quickstrat'; did you mean"),
         ("- quickstart", "- 3", "two.yaml:16: recipes[2]: expected a recipe, or the name or file of one"),
-        ("- quickstart", "- {name: whole, chain: []}", "two.yaml:16: recipes[2].name: two recipes are called 'whole'"),
+        (
+            "- quickstart",
+            "- {name: whole, chain: []}",
+            "two.yaml:16: recipes[2]: this row and that of two.yaml:9: recipes[0] are both called 'whole'",
+        ),
+        (
+            '"chain[0].sparsity": [0.3, 0.7]',
+            "seed: [0, 1]",
+            "two.yaml:15: recipes[1].matrix.seed: rows have their names and seeds of the study (`seeds:`); expected",
+        ),
+        (
+            "[0.3, 0.7]",
+            "[0.5, 0.5]",
+            "two.yaml:10: recipes[1]: this row and that of two.yaml:10: recipes[1] are both called "
+            "'pruned-sparsity-0.5'",
+        ),
+        (
+            "[0.3, 0.7]",
+            f"{[*range(10_001)]}",
+            "two.yaml:14: recipes[1].matrix: makes 10,001 rows; expected at most 10,000",
+        ),
         ("name: two", "name: ../two", "two.yaml:1: name: "),
     ],
 )
