@@ -148,7 +148,7 @@ def bits_by_layer(model: "Model", config: ShareOptions) -> dict[int, int]:
 def bits_of(layer: "Convolution", is_head: bool, config: ShareOptions) -> int:
     if is_head:
         return config.head_bits
-    return config.pointwise_bits if layer.size in (1, (1, 1)) else config.bits
+    return config.pointwise_bits if layer.kernel == (1, 1) else config.bits
 
 
 def weight_and_mask(model: "Model", layer: int) -> "tuple[Tensor, Tensor | None]":

@@ -44,9 +44,11 @@ def beta_of(epoch: int, epochs: int, last: float) -> float:
 
 
 def kept_by(s: Tensor, threshold: float = 0.0) -> Tensor:
-    """bool, of the shape of s: s > threshold; where nothing is, the largest s alone: something comes through."""
+    """bool, of the shape of s: s > threshold; where nothing is, one of the largest s: something comes through."""
     kept = s > threshold
-    return kept if kept.any() else s == s.max()
+    if not kept.any():
+        kept.view(-1)[s.argmax()] = True
+    return kept
 
 
 def gates_of_weights(network: nn.Module, names: list[str], s0: float) -> tuple[dict[str, Tensor], GateNames]:

@@ -34,7 +34,7 @@ def reconstructed(smaller: Network, whole: Network, cut: Cut, images: Tensor) ->
     wanted: dict[int, Tensor] = {}
 
     for i, layer in enumerate(found.architecture.layers):
-        if isinstance(layer, Convolution) and layer.size == 1 and layer.groups == 1:
+        if isinstance(layer, Convolution) and layer.kernel == (1, 1) and layer.groups == 1:
             old = old_numbers[i]
 
             def remember(_: nn.Module, inputs: object, output: Tensor, i: int = i, old: int = old) -> None:

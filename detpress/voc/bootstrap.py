@@ -34,9 +34,6 @@ class Interval:
     low: float
     high: float
 
-    def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
 
 def draw_images(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Counts:
     """How often each image was drawn in each resample: int64 (resamples, images). The same for all models compared."""

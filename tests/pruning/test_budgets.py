@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from detpress.detector.architecture import Architecture, build_architecture
-from detpress.detector.channels import without_filters
-from detpress.detector.coupling import Group
+from detpress.detector.channels import masks_of_filters, without_filters
+from detpress.detector.coupling import Group, by_convolution
 from detpress.detector.kinds import Convolution, Route, Shortcut, Yolo
 from detpress.detector.model import Model, apply_masks
 from detpress.detector.network import Network
 from detpress.detector.removal import Block, residual_blocks, without_blocks
 from detpress.errors import InputError
 from detpress.measure.size import macs, parameter_count
-from detpress.pruning.budgets import Budget, Size, cut_to, size_of
+from detpress.pruning.budgets import Budget, Cut, Size, cut_to, size_of
 from detpress.pruning.coupled_tensors import coupled_tensors, importance
-from detpress.pruning.cutting import carry_out, masks_of_cut
+from detpress.pruning.cutting import carry_out
 from detpress.pruning.filter_groups import prunable_groups
 
 HEAD = (Convolution(6, 1, batch_normalize=False, activation="linear"), Yolo(((10, 10),)))
@@ -125,6 +125,18 @@ def test_no_block_is_one_that_gives_something_to_layers_behind_it() -> None:
     layers = list(residual().layers)
     layers[7] = Route((6, 4))
     assert residual_blocks(replace(residual(), layers=tuple(layers))) == [Block(0, 3)]
+
+
+def masks_of_cut(network: Network, cut: Cut) -> dict[str, Tensor]:
+    """Parameter name -> bool of its shape. With these at zero the network gives what it gives after the cut.
+
+    Of a block that goes, everything inside is masked: what it would add is zero.
+    """
+    masks = masks_of_filters(network, by_convolution(network.architecture, cut.kept))
+    for name, parameter in network.named_parameters():
+        if any(int(name.split(".")[1]) in block.inner for block in cut.blocks):
+            masks[name] = torch.zeros_like(parameter, dtype=torch.bool)
+    return masks
 
 
 def test_what_is_left_gives_the_maps_of_the_masked_network(dense_model: Model, images: Tensor) -> None:

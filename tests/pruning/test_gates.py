@@ -67,6 +67,7 @@ def test_nothing_is_in_the_ticket_at_the_start(s0: float, dense_model: Model) ->
 def test_where_no_gate_is_open_the_widest_is_kept() -> None:
     assert kept_by(torch.tensor([-0.2, -0.1, -0.3])).tolist() == [False, True, False]
     assert kept_by(torch.tensor([-0.2, 0.1, 0.0])).tolist() == [False, True, False]
+    assert kept_by(torch.full((2, 2), -0.3)).sum() == 1, "also where gates had no gradient"
 
 
 def test_between_rounds_open_gates_go_back_to_the_start_and_shut_ones_stay_far_below() -> None:
