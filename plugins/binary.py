@@ -120,13 +120,12 @@ class OneBit(Plugin):
         Raises InputError for a pattern that matches no convolution, and where none is left.
         """
         from detpress.detector.architecture import Convolution
-        from detpress.detector.layer_patterns import matching_layers
+        from detpress.detector.layer_patterns import matching_convolutions
         from detpress.detector.network import weight_name
 
         architecture = model.architecture
         every = {i: layer for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
-        names = {architecture.names[i]: i for i in every}
-        in_float = {names[name] for name in matching_layers(config.exclude, names, "exclude")}
+        in_float = matching_convolutions(config.exclude, architecture, "exclude")
         in_float |= {min(every), *architecture.heads}
         found = [
             i

@@ -112,14 +112,13 @@ class ClipQ(Plugin):
 def layers_of(model: "Model", config: ClipQOptions) -> list[int]:
     """The convolutions that are clipped. Raises InputError for a pattern that matches none, and where none is left."""
     from detpress.detector.architecture import Convolution
-    from detpress.detector.layer_patterns import matching_layers
+    from detpress.detector.layer_patterns import matching_convolutions
 
-    architecture = model.architecture
-    names = {architecture.names[i]: i for i, one in enumerate(architecture.layers) if isinstance(one, Convolution)}
-    excluded = matching_layers(config.exclude, names, "exclude")
-    if len(excluded) == len(names):
+    excluded = matching_convolutions(config.exclude, model.architecture, "exclude")
+    every = [i for i, layer in enumerate(model.architecture.layers) if isinstance(layer, Convolution)]
+    if len(excluded) == len(every):
         raise InputError("exclude: all convolutions; expected some that are clipped")
-    return [i for name, i in names.items() if name not in excluded]
+    return [i for i in every if i not in excluded]
 
 
 def searched(model: "Model", config: ClipQOptions, bench: Workbench) -> "dict[int, Clipping]":

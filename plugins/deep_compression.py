@@ -133,12 +133,11 @@ def bits_by_layer(model: "Model", config: ShareOptions) -> dict[int, int]:
     Raises InputError for a pattern that matches no convolution, and where none is left.
     """
     from detpress.detector.architecture import Convolution
-    from detpress.detector.layer_patterns import matching_layers
+    from detpress.detector.layer_patterns import matching_convolutions
 
     architecture = model.architecture
     found = {i: layer for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
-    names = {architecture.names[i]: i for i in found}
-    excluded = {names[name] for name in matching_layers(config.exclude, names, "exclude")}
+    excluded = matching_convolutions(config.exclude, architecture, "exclude")
     if len(excluded) == len(found):
         raise InputError("exclude: all convolutions; expected some that share values")
     heads = architecture.heads

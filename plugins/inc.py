@@ -292,9 +292,7 @@ def layers_to_quantize(architecture: "Architecture", config: LayerOptions) -> li
 
 def layers_in_float(architecture: "Architecture", config: LayerOptions) -> set[int]:
     """Layer numbers of the convolutions that stay in float. Raises InputError for a pattern that matches none."""
-    from detpress.detector.architecture import Convolution
-    from detpress.detector.layer_patterns import matching_layers
+    from detpress.detector.layer_patterns import matching_convolutions
 
-    names = {architecture.names[i]: i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
-    chosen = {names[name] for name in matching_layers(config.float_layers, names, "float_layers")}
+    chosen = matching_convolutions(config.float_layers, architecture, "float_layers")
     return chosen | set(architecture.heads) if config.float_heads else chosen

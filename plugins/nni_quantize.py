@@ -189,12 +189,11 @@ class Quantizer(Plugin):
         Raises InputError for a pattern that matches no convolution, and where none is left.
         """
         from detpress.detector.architecture import Convolution
-        from detpress.detector.layer_patterns import matching_layers
+        from detpress.detector.layer_patterns import matching_convolutions
         from detpress.errors import InputError
 
         every = {i: layer for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
-        names = {architecture.names[i]: i for i in every}
-        in_float = {names[name] for name in matching_layers(config.float_layers, names, "float_layers")}
+        in_float = matching_convolutions(config.float_layers, architecture, "float_layers")
         if not config.first_and_heads:
             in_float |= {min(every), *architecture.heads}
         if self.needs_norm:

@@ -160,13 +160,12 @@ def cuts(model: "Model", config: ProductOptions) -> "dict[int, Cut]":
     """
     from detpress.detector.architecture import Convolution
     from detpress.detector.encoding import weight_shape
-    from detpress.detector.layer_patterns import matching_layers
+    from detpress.detector.layer_patterns import matching_convolutions
     from detpress.detector.network import convolution_of
 
     architecture = model.architecture
-    first, *others = [i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)]
-    names = {architecture.names[i]: i for i in (first, *others)}
-    excluded = {names[name] for name in matching_layers(config.exclude, names, "exclude")}
+    _, *others = [i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)]
+    excluded = matching_convolutions(config.exclude, architecture, "exclude")
     if excluded >= set(others):
         raise InputError("exclude: all convolutions but the first, which stays in float; expected some that are left")
     shapes = {i: weight_shape(convolution_of(model.network, i)) for i in others if i not in excluded}

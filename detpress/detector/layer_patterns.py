@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from detpress.detector.architecture import Architecture, Convolution
 from detpress.errors import InputError, nearest
 
 
@@ -17,6 +18,12 @@ def matching_layers(patterns: Sequence[str], names: Iterable[str], option: str) 
         if not any(_matches(name, pattern) for name in known):
             raise InputError(f"{option}: '{pattern}' matches no layer; {nearest(pattern, known)}")
     return still_matching(patterns, known)
+
+
+def matching_convolutions(patterns: Sequence[str], architecture: Architecture, option: str) -> set[int]:
+    """Layer numbers of the convolutions that one of the patterns matches. Raises as `matching_layers` does."""
+    names = {architecture.names[i]: i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
+    return {names[name] for name in matching_layers(patterns, names, option)}
 
 
 def still_matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
