@@ -21,7 +21,7 @@ from detpress.files.pictures import SUFFIXES, picture_size, upright_size
 from detpress.voc.annotation import Annotation
 from detpress.voc.devkit import Devkit
 from detpress.voc.exact import coco_from_voc, yolo_from_voc
-from detpress.voc.layout import climbs, content_digest
+from detpress.voc.layout import climbs, content_digest, is_a_file_name
 from detpress.voc.yolo import LARGEST, NO_SETS
 
 Target = Literal["voc", "yolo", "coco"]
@@ -32,11 +32,14 @@ Sets = Mapping[str, Sequence[Annotation]]
 def convert(devkit: Devkit, target: Target, folder: Path) -> list[str]:
     """Writes all image sets into `folder`, which must be empty or not there; returns what the layout cannot say.
 
-    Raises InputError, before anything is written, for what cannot be read, two images of one name, and what the layout
-    cannot hold at all.
+    Raises InputError, before anything is written, for what cannot be read, two images of one name, an image set that no
+    file can be named after, and what the layout cannot hold at all.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: not empty; expected a folder to be made")
+    for name in devkit.image_set_names:
+        if not is_a_file_name(name):
+            raise InputError(f"{devkit.root}: image set {shortened(name)}: expected a plain name, such as train")
     sets = {
         name: [_sized(devkit, annotation) for annotation in devkit.image_set(name)] for name in devkit.image_set_names
     }

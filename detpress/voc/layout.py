@@ -1,17 +1,20 @@
 """What a layout of files must tell so that a data set can be read from it."""
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from detpress.errors import InputError, nearest
+from detpress.files.pictures import HIDDEN
 from detpress.files.plain import plain
 from detpress.voc.annotation import Annotation
 
 EVERYTHING = "all"  # the image set of a data set that has no others
 PARTS = ("train", "val", "valid", "validation", "test")  # what folders of image sets are called
+BREAKING = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")  # in a line of UTF-8, or in XML
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,16 @@ def content_digest(annotation: Annotation) -> str:
 def climbs(image: str) -> bool:
     """Whether a name leads out of the folder that it is looked for in."""
     return image.startswith("/") or ".." in image.split("/")
+
+
+def is_a_line(name: str) -> bool:
+    """Whether a text file can hold the name as a line, from which the same name is read."""
+    return name == name.strip() and not BREAKING.search(name)
+
+
+def is_a_file_name(name: str) -> bool:
+    """Whether an image set can be called so: files of all layouts, and of results, are named after it."""
+    return is_a_line(name) and PurePosixPath(name).name == name != "" and not name.startswith(HIDDEN)
 
 
 def set_folders(folder: Path) -> dict[str, Path]:

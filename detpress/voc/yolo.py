@@ -24,7 +24,7 @@ from detpress.files.pictures import SUFFIXES, PictureFolders, is_hidden, picture
 from detpress.files.plain import plain
 from detpress.voc.annotation import Annotation
 from detpress.voc.exact import voc_from_yolo
-from detpress.voc.layout import Listed, content_digest, no_such_set, set_folders
+from detpress.voc.layout import Listed, content_digest, is_a_file_name, no_such_set, set_folders
 
 DESCRIPTION = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NO_SETS = ("path", "names", "nc", "download")  # keys of the description that name no image set
@@ -186,6 +186,11 @@ def _described(root: Path, path: Path) -> Yolo:
         for key, value in said.items()
         if key not in NO_SETS and _is_place(value) and (key in SETS or _there(root, value, said.get("path")))
     }
+    for key_node, _ in root_node.value:
+        name = str(loader.construct_object(key_node))
+        if name in sets and not is_a_file_name(name):
+            where = f"{path}:{key_node.start_mark.line + 1}: {shortened(name)}"
+            raise InputError(f"{where}: no name of an image set; expected a plain one, such as train")
     if not sets:
         raise InputError(f"{path}: expected train, val or test: a folder of pictures, or a file that lists them")
     _check_texts(root, sets, path)

@@ -125,6 +125,17 @@ def test_what_a_layout_cannot_hold_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_set_that_no_file_can_be_named_after_is_refused(
+    tmp_path: Path, write_devkit: Callable[..., Path], target: Target
+) -> None:
+    root = write_devkit(tmp_path / "kit", {"a": [("dog", (1, 1, 20, 20), False)]})
+    (root / "ImageSets/Main/a\nb.txt").write_text("a\n")
+    with pytest.raises(InputError, match=r"kit: image set 'a\\nb': expected a plain name, such as train"):
+        convert(open_data(str(root)), target, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_stopped_leaves_nothing_and_can_be_done_again(
     devkit: Devkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,6 +255,13 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(yolo: Path, tmp_p
         ("data.yaml", "names: [dog]\nval: images/vla\n", r"data\.yaml: val: images/vla: nothing there within"),
         ("data.yaml", "names: [dog]\nval: /etc\n", r"data\.yaml: val: /etc: nothing there within"),
         ("data.yaml", "names: [dog]\n", r"data\.yaml: expected train, val or test"),
+        (
+            "data.yaml",
+            "names: [dog]\n../out: images/val\n",
+            r"data\.yaml:2: '\.\./out': no name of an image set; expected",
+        ),
+        ("data.yaml", "names: [dog]\n/tmp/out: images/val\n", r"data\.yaml:2: '/tmp/out': no name of an image set"),
+        ("data.yaml", 'names: [dog]\n"a\\0b": images/val\n', r"data\.yaml:2: 'a\\x00b': no name of an image set"),
         ("data.yaml", "nc: 3\nnames: [dog, cat]\nval: images/val\n", r"data\.yaml: nc: 3, but names has 2"),
     ],
 )
