@@ -141,9 +141,7 @@ def import_model(
     else:
         model = read_model(Path(network), weights, names, found)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(
-        dir=folder.parent, prefix=f".{folder.name}-"
-    ) as temporary:  # what is stopped leaves nothing
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:  # what is stopped goes with it
         save_bundle(model, Path(temporary) / folder.name)
         put_in_place(Path(temporary) / folder.name, folder)
     architecture = model.architecture

@@ -77,7 +77,7 @@ def data_check(
     with TerminalListener() as terminal:
         found = inspect_data(devkit, terminal.progress)
     if page is not None:
-        page.write_text(data_page(devkit, found), encoding="utf-8")
+        page.write_text(data_page(devkit, found), encoding="utf-8", errors="backslashreplace")
     if as_json:
         print_json(asdict(found))
     else:

@@ -19,6 +19,8 @@ DEEPEST = 50
 BESIDE = frozenset(Running.model_fields)  # keys of a step that are no plugin
 MOST_REPEATED = 10_000  # values that stand in a document by way of an alias: a few lines could stand for any number
 
+NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # in no path, and in no UTF-8
+
 
 class _Dumper(yaml.SafeDumper):
     """PyYAML's safe dumper; it quotes what `_Loader` would take for a number."""
@@ -219,11 +221,11 @@ def _lines(node: yaml.Node, place: Place, seen: set[int], repeated: list[int]) -
     if len(repeated) > MOST_REPEATED:
         _refuse(node, f"aliases repeat more than {MOST_REPEATED:,} values")
     yield place, node.start_mark.line + 1
-    if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
-        _refuse(node, "no path, name or text holds the character NUL")
+    if isinstance(node, yaml.ScalarNode) and NO_TEXT.search(node.value):
+        _refuse(node, "no path, name or text holds the character NUL, or half of a pair of surrogates")
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or "\0" in key_node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or NO_TEXT.search(key_node.value):
                 _refuse(key_node, "a key is no text")
             inner = (*place, key_node.value)
             yield from _lines(value_node, inner, seen, repeated)

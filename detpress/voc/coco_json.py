@@ -19,7 +19,7 @@ from detpress.files.pictures import is_hidden
 from detpress.files.plain_json import read_json
 from detpress.voc.annotation import Annotation
 from detpress.voc.exact import voc_from_coco
-from detpress.voc.layout import Listed, climbs, content_digest, no_such_set
+from detpress.voc.layout import EXPECTED_NAME, Listed, climbs, content_digest, is_a_line, no_such_set
 
 PREFIX = "instances_"
 ROBOFLOW = "_annotations.coco.json"  # in the folder of its pictures
@@ -183,6 +183,8 @@ def _contents(said: Any, path: Path) -> _Contents:
         if not isinstance(category.get("name"), str) or not category["name"].strip():
             raise InputError(f"{place}: name: expected the name of a class, got {shortened(category.get('name'))}")
         name, identity = category["name"].strip(), _identity(category, "id", place)
+        if not is_a_line(name):
+            raise InputError(f"{place}: name: {shortened(name)}: {EXPECTED_NAME}")
         for other in (known for known in classes if classes[known] == name):
             if {str(other), str(identity)} <= used:  # a group without objects may have the name of one of its classes
                 raise InputError(f"{place}: name: {shortened(name)} is that of id {shortened(other)}, too")

@@ -11,7 +11,7 @@ from typing import Literal
 from detpress.errors import InputError, nearest, shortened
 from detpress.voc.annotation import Annotation
 from detpress.voc.image_sets import find_image_sets
-from detpress.voc.layout import Layout, Listed, file_digest
+from detpress.voc.layout import EXPECTED_NAME, Layout, Listed, file_digest, is_a_line
 from detpress.voc.yolo import Yolo
 
 
@@ -83,7 +83,8 @@ class Devkit:
         """Annotations of the image set, in its order.
 
         Raises InputError for a set that does not exist or is empty, an image that has no annotation or is named twice,
-        a name that climbs out of the folder, a class that is not in the list given, and a hidden set.
+        a name that climbs out of the folder or is no line of text, a class that is not in the list given, and a hidden
+        set.
         """
         self._check_visible(name)
         if name not in self._sets:
@@ -132,6 +133,9 @@ class Devkit:
         named: dict[str, str] = {}  # where each image was named already
         for listed in self.layout.listed(name):
             try:
+                if not is_a_line(listed.image):
+                    where = f"{repr(listed.place)[1:-1]}: image {shortened(listed.image)}"
+                    raise InputError(f"{where}: {EXPECTED_NAME}; rename it")
                 if listed.image in named:
                     where = f"{listed.place}: image {shortened(listed.image)} was named before, at"
                     raise InputError(f"{where} {named[listed.image]}")
@@ -148,6 +152,8 @@ class Devkit:
 
     def _check_classes(self, annotation: Annotation) -> Annotation:
         for i, name in enumerate(annotation.names):
+            if not is_a_line(name):
+                raise InputError(f"{annotation.place(i)}: class {shortened(name)}: {EXPECTED_NAME}")
             if self.given_classes is not None and name not in self.given_classes:
                 raise UnlistedClassError(
                     f"{annotation.place(i)}: class '{name}' is not in the recipe's or detector's list; "

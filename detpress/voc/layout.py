@@ -16,6 +16,8 @@ EVERYTHING = "all"  # the image set of a data set that has no others
 PARTS = ("train", "val", "valid", "validation", "test")  # what folders of image sets are called
 BREAKING = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")  # in a line of UTF-8, or in XML
 
+EXPECTED_NAME = "expected a name in UTF-8, without control characters and without spaces at its ends"
+
 
 @dataclass(frozen=True)
 class Listed:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from detpress.errors import InputError, nearest, shortened
 from detpress.files.plain import plain
+from detpress.voc.layout import EXPECTED_NAME, is_a_line
 
 PREFIX = "comp4_det_"
 LONGEST_NAME = 255  # bytes of a file's name on the usual file systems
@@ -100,11 +101,11 @@ def write_results(folder: Path, image_set: str, detections: Mapping[str, ClassDe
 
 def check_class_name(name: str, image_set: str) -> None:
     """Raises InputError where the results of the class could be in no file."""
-    file = f"{PREFIX}{image_set}_{_file_name(name)}.txt"
-    if "\0" in name or len(file.encode(errors="replace")) > LONGEST_NAME:
+    if not is_a_line(name):
+        raise InputError(f"class {shortened(name)} has no results file: {EXPECTED_NAME}")
+    if len(f"{PREFIX}{image_set}_{_file_name(name)}.txt".encode()) > LONGEST_NAME:
         raise InputError(
-            f"class {shortened(name)} has no results file: expected a name of at most {LONGEST_NAME} bytes in all, "
-            "without the character NUL"
+            f"class {shortened(name)} has no results file: expected a name of at most {LONGEST_NAME} bytes in all"
         )
 
 

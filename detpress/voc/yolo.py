@@ -24,7 +24,15 @@ from detpress.files.pictures import SUFFIXES, PictureFolders, is_hidden, picture
 from detpress.files.plain import plain
 from detpress.voc.annotation import Annotation
 from detpress.voc.exact import voc_from_yolo
-from detpress.voc.layout import Listed, content_digest, is_a_file_name, no_such_set, set_folders
+from detpress.voc.layout import (
+    EXPECTED_NAME,
+    Listed,
+    content_digest,
+    is_a_file_name,
+    is_a_line,
+    no_such_set,
+    set_folders,
+)
 
 DESCRIPTION = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NO_SETS = ("path", "names", "nc", "download")  # keys of the description that name no image set
@@ -228,6 +236,8 @@ def _named_classes(names: Any, path: Path) -> tuple[str, ...]:
 
 def _check_names(classes: tuple[str, ...], path: Path) -> None:
     for i, name in enumerate(classes):
+        if not is_a_line(name):
+            raise InputError(f"{path}: class {i}: {shortened(name)}: {EXPECTED_NAME}")
         if not name or name in classes[:i]:
             raise InputError(f"{path}: class {i}: {'named twice' if name else 'expected a name'}: '{name}'")
     if not classes:

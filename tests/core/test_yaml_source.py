@@ -154,6 +154,12 @@ def test_a_path_that_cannot_be_read_is_named_once(tmp_path: Path, name: str) -> 
     assert "\0" not in str(refused.value)
 
 
+def test_no_text_holds_half_a_character() -> None:
+    for text in ('seed: 0\nname: "a\\ud800"', 'seed: 0\n"a\\ud800": 1'):
+        with pytest.raises(InputError, match=r"r\.yaml:2: "):
+            source(text)
+
+
 def test_no_text_holds_nul() -> None:
     """It would end a path in the middle."""
     with pytest.raises(InputError, match=r"r\.yaml:2: .*no path, name or text holds the character NUL"):

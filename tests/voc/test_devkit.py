@@ -198,6 +198,12 @@ def test_a_class_that_is_not_in_the_list(tmp_path: Path, write_devkit: WriteDevk
         devkit.image_set("test")
 
 
+def test_a_class_in_two_lines_is_refused_with_its_place(tmp_path: Path, write_devkit: WriteDevkit) -> None:
+    devkit = open_devkit(write_devkit(tmp_path, {"a": [("dog\nbig", (1, 1, 20, 20), False)]}))
+    with pytest.raises(InputError, match=r"a\.xml:3: object 1: class 'dog\\nbig': expected a name in UTF-8, "):
+        devkit.image_set("test")
+
+
 def test_degenerate_boxes_are_listed_or_refused(tmp_path: Path, write_devkit: WriteDevkit) -> None:
     flat, off = ("dog", (10, 10, 10, 50), False), ("dog", (200, 10, 210, 50), False)
     annotations = open_devkit(write_devkit(tmp_path, {"a": [DOG, flat], "b": [off, CAT]})).image_set("test")

@@ -1,6 +1,8 @@
 """The layouts that data sets lie in: found by themselves, read exactly, and what is wrong with one is told."""
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -255,11 +257,9 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(yolo: Path, tmp_p
         ("data.yaml", "names: [dog]\nval: images/vla\n", r"data\.yaml: val: images/vla: nothing there within"),
         ("data.yaml", "names: [dog]\nval: /etc\n", r"data\.yaml: val: /etc: nothing there within"),
         ("data.yaml", "names: [dog]\n", r"data\.yaml: expected train, val or test"),
-        (
-            "data.yaml",
-            "names: [dog]\n../out: images/val\n",
-            r"data\.yaml:2: '\.\./out': no name of an image set; expected",
-        ),
+        ("data.yaml", 'names: [dog, "c\\u0001t"]\nval: images/val\n', r"class 1: 'c\\x01t': expected a name in UTF-8"),
+        ("data.yaml", 'names: [dog, "c\\ud800t"]\nval: images/val\n', r"class 1: 'c\\ud800t': expected a name in U"),
+        ("data.yaml", "names: [dog]\n../out: images/val\n", r"data\.yaml:2: '\.\./out': no name of an image set"),
         ("data.yaml", "names: [dog]\n/tmp/out: images/val\n", r"data\.yaml:2: '/tmp/out': no name of an image set"),
         ("data.yaml", 'names: [dog]\n"a\\0b": images/val\n', r"data\.yaml:2: 'a\\x00b': no name of an image set"),
         ("data.yaml", "nc: 3\nnames: [dog, cat]\nval: images/val\n", r"data\.yaml: nc: 3, but names has 2"),
@@ -336,6 +336,32 @@ def test_two_categories_of_one_name_are_refused_where_objects_are_of_both(tmp_pa
     write(path, json.dumps(said))
     with pytest.raises(InputError, match=r"categories\[1\]: name: 'dog' is that of id 3, too"):
         open_data(str(tmp_path)).image_set("train")
+
+
+@pytest.mark.parametrize("name", ["a\x01b", "a\nb", "a\ud800b"])
+def test_a_category_that_no_line_of_text_holds_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "labels.json", coco([image_entry(1, "a.jpg")], [], ["dog", name]))
+    message = rf"labels\.json: categories\[1\]: name: {re.escape(repr(name))}: expected a name in UTF-8, without"
+    with pytest.raises(InputError, match=message):
+        open_data(str(tmp_path)).image_set("labels")
+
+
+@pytest.mark.parametrize("name", [b"x\xff", b"a\nb", b" a", b"a "])
+def test_a_picture_whose_name_is_no_line_of_text_is_named_and_the_others_are_read(tmp_path: Path, name: bytes) -> None:
+    odd = os.fsdecode(name)
+    for image in ("good", odd):
+        picture(tmp_path / f"{image}.jpg")
+        write(tmp_path / f"{image}.xml", annotation_xml([DOG]))
+    data = open_data(str(tmp_path))
+    (wrong,) = (found for found in data.entries("all") if isinstance(found, InputError))
+    assert str(wrong).startswith(f"{tmp_path}/{repr(odd)[1:-1]}.xml: image {odd!r}: expected a name in UTF-8, ")
+    assert "\n" not in str(wrong)
+    with pytest.raises(InputError, match="; rename it"):
+        data.image_set("all")
+    with pytest.raises(InputError, match="; rename it"):
+        convert(data, "yolo", tmp_path / "out")
+    found = inspect_data(data, lambda *_: None)
+    assert (found.sets["all"].images, found.broken) == (1, [str(wrong)])
 
 
 def test_pascal_vocs_image_sets_count_before_all_else(tmp_path: Path, write_devkit: Callable[..., Path]) -> None:
