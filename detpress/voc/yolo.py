@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import yaml
@@ -42,6 +42,41 @@ PICTURES, LABELS = "images", "labels"  # folders of the same names below
 COLUMNS = ("class", "x", "y", "width", "height")
 NUMBER = re.compile(r"[+-]?(\d{1,60}\.?\d{0,80}|\.\d{1,80})([eE][+-]?\d{1,2})?", re.ASCII)
 LARGEST = 2.0  # of a fraction: a box may stick out of its picture, and numbers of pixels are told from fractions
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader; what it cannot convert has a line, and keys given twice are refused.
+
+    So are aliases of lists and mappings: by way of them, a few lines could stand for any number of values.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        alias = self.current_event if self.check_event(yaml.AliasEvent) else None
+        node = super().compose_node(parent, index)
+        if alias and not isinstance(node, yaml.ScalarNode):
+            _refuse("an alias of more than one value; write the values out", alias.start_mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            found = super().construct_object(node, deep)
+            if isinstance(found, int):
+                str(found)  # of more than 4,300 digits, which no message could show: a ValueError, as for decimal ones
+            return found
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+            _refuse(f"{shortened(node.value)} is no {node.tag.rpartition(':')[2]}: quote it", node.start_mark, error)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                _refuse(f"key {shortened(key.value)} given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _refuse(problem: str, mark: yaml.Mark, cause: Exception | None = None) -> NoReturn:
+    raise yaml.constructor.ConstructorError(None, None, problem, mark) from cause
 
 
 class Yolo:
@@ -171,18 +206,17 @@ def _check_texts(root: Path, sets: dict[str, list[Path]], path: Path) -> None:
 
 def _described(root: Path, path: Path) -> Yolo:
     try:
-        loader = yaml.SafeLoader(plain(path).read_text(encoding="utf-8-sig"))
+        loader = _Loader(plain(path).read_text(encoding="utf-8-sig"))
         root_node = loader.get_single_node()
         said = None if root_node is None else loader.construct_document(root_node)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
         line = f":{mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        raise InputError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}{line}: not YAML: {problem}") from error
     except RecursionError:
         raise InputError(f"{path}: nested too deep") from None
-    except ValueError as error:  # a number of thousands of digits, a 99th month
-        raise InputError(f"{path}: not YAML: {error}") from error
     if not isinstance(root_node, yaml.MappingNode) or not isinstance(said, dict):
         raise InputError(f"{path}: expected keys: names, and train, val or test")
     _check_quoted(loader, root_node, path)

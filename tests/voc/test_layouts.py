@@ -149,6 +149,11 @@ def test_data_yaml_as_others_write_it(tmp_path: Path, places: str) -> None:
     assert [data.image_set(name)[0].names for name in ("train", "val")] == [("dog",), ("dog",)]
 
 
+def test_an_alias_of_one_value_is_that_value(yolo: Path) -> None:
+    write(yolo / "data.yaml", "val: &place images/val\ntest: *place\nnames: [dog, cat]\n")
+    assert names(open_data(str(yolo)), "test") == ["val/c"]
+
+
 def test_a_folder_of_the_data_set_may_be_a_link(yolo: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for part in ("images", "labels"):
@@ -252,7 +257,15 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(yolo: Path, tmp_p
         ("data.yaml", "names: 3\n", r"data\.yaml: names: expected a list of class names, got 3"),
         ("data.yaml", "val: images/val\nnames:\n- dog\n- yes\n", r"data\.yaml:4: names: YAML reads yes as True"),
         ("data.yaml", "names: {0: dog, 1: 007}\nval: images/val\n", r"YAML reads 007 as 7: quote it"),
-        ("data.yaml", f"names: [{'9' * 5000}]\nval: images/val\n", r"data\.yaml: not YAML: "),
+        ("data.yaml", f"names: [{'9' * 5000}]\nval: images/val\n", r"data\.yaml:1: not YAML: '9+\.\.\.9+' is no int"),
+        ("data.yaml", f"val: images/val\nnames: [0x{'f' * 5000}]\n", r"data\.yaml:2: not YAML: '0xf+\.\.\.f+' is no"),
+        ("data.yaml", f"nc: 0x{'f' * 5000}\n", r"data\.yaml:1: not YAML: '0xf+\.\.\.f+' is no int"),
+        ("data.yaml", f"nc: 1{':59' * 3000}.5\n", r"data\.yaml:1: not YAML: '1:59.*' is no float"),
+        ("data.yaml", "nc: !!int ''\n", r"data\.yaml:1: not YAML: '' is no int"),
+        ("data.yaml", "names: [dog]\nval: images/val\nnames: [cat]\n", r"yaml:3: not YAML: key 'names' given twice"),
+        ("data.yaml", "names:\n  0: dog\n  0: cat\nval: images/val\n", r"data\.yaml:3: not YAML: key '0' given twice"),
+        ("data.yaml", "a: &a [x, x]\nb: [*a, *a]\n", r"data\.yaml:2: not YAML: an alias of more than one value; "),
+        ("data.yaml", "names: [dog\x07]\n", r"data\.yaml: not YAML: unacceptable character #x0007.*"),
         ("data.yaml", "names: [dog, dog]\nval: images/val\n", r"data\.yaml: class 1: named twice: 'dog'"),
         ("data.yaml", "names: [dog]\nval: images/vla\n", r"data\.yaml: val: images/vla: nothing there within"),
         ("data.yaml", "names: [dog]\nval: /etc\n", r"data\.yaml: val: /etc: nothing there within"),
@@ -267,8 +280,9 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(yolo: Path, tmp_p
 )
 def test_what_is_wrong_with_yolos_files(yolo: Path, name: str, text: str, message: str) -> None:
     write(yolo / name, text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as refused:
         open_data(str(yolo)).image_set("val")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_folder_of_texts_by_another_name_is_named_and_not_read_as_no_objects(yolo: Path) -> None:
