@@ -65,7 +65,10 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 def shortened(value: Any) -> str:
     """The value as Python writes it, its middle left out where it is long."""
-    return cut_short(repr(value))
+    try:
+        return cut_short(repr(value))
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def cut_short(text: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError, nearest, shortened
 
 DEFAULT_FIGURES = (
     "map",
@@ -52,7 +52,7 @@ def figure(metrics: Mapping[str, Any], name: str) -> float:
 def check_figure(name: str, where: str = "") -> None:
     """Raises InputError, beginning with `where`, for a name that no model has a figure of."""
     if name not in FIGURES and not (name.startswith(OPEN_ENDED) and name.rpartition(".")[2]):
-        raise InputError(f"{where}no figure '{name}'; {nearest(name, FIGURES)}")
+        raise InputError(f"{where}no figure {shortened(name)}; {nearest(name, FIGURES)}")
 
 
 def higher_is_better(name: str) -> bool:

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from detpress.contract.registry import load_assessor, load_tuner
 from detpress.contract.tuner import Assessor, Distribution, Kind, Space, Tuner
-from detpress.errors import InputError, nearest
+from detpress.errors import InputError, nearest, shortened
 from detpress.measure.figures import check_figure
 from detpress.measure.section import Measure
 from detpress.options import Options, Place
@@ -178,27 +178,27 @@ def read_distribution(value: Any) -> Distribution:
     """`{uniform: [0.3, 0.9]}` as a distribution. Raises InputError that says what was expected."""
     if not isinstance(value, dict) or len(value) != 1:
         raise InputError(
-            f"expected one distribution with its arguments, such as {{uniform: [0.3, 0.9]}}, got {value!r}"
+            f"expected one distribution with its arguments, such as {{uniform: [0.3, 0.9]}}, got {shortened(value)}"
         )
     kind, arguments = next(iter(value.items()))
     if kind not in KINDS:
-        raise InputError(f"unknown distribution '{kind}'; {nearest(str(kind), KINDS)}")
+        raise InputError(f"unknown distribution {shortened(str(kind))}; {nearest(str(kind), KINDS)}")
     if kind == "choice":
         if not isinstance(arguments, list) or not arguments:
-            raise InputError(f"choice: expected a list of values, got {arguments!r}")
+            raise InputError(f"choice: expected a list of values, got {shortened(arguments)}")
         return Distribution(kind, tuple(arguments))
     form = "[low, high, q]" if kind.startswith("q") else "[low, high]"
     count = form.count(",") + 1
     if not isinstance(arguments, list) or len(arguments) != count or not all(map(_is_number, arguments)):
-        raise InputError(f"{kind}: expected {form}, {count} numbers, got {arguments!r}")
+        raise InputError(f"{kind}: expected {form}, {count} numbers, got {shortened(arguments)}")
     if kind == "randint" and not all(isinstance(argument, int) for argument in arguments):
-        raise InputError(f"randint: expected whole numbers, got {arguments!r}")
+        raise InputError(f"randint: expected whole numbers, got {shortened(arguments)}")
     if not arguments[0] < arguments[1]:
-        raise InputError(f"{kind}: expected low < high, got {arguments!r}")
+        raise InputError(f"{kind}: expected low < high, got {shortened(arguments)}")
     if "log" in kind and arguments[0] <= 0:
-        raise InputError(f"{kind}: expected low > 0, got {arguments!r}")
+        raise InputError(f"{kind}: expected low > 0, got {shortened(arguments)}")
     if count == 3 and arguments[2] <= 0:
-        raise InputError(f"{kind}: expected q > 0, got {arguments!r}")
+        raise InputError(f"{kind}: expected q > 0, got {shortened(arguments)}")
     return Distribution(kind, tuple(arguments))
 
 
@@ -206,7 +206,7 @@ def read_condition(metric: str, limit: str) -> Condition:
     """`macs`, `<= 0.3x` as a condition. Raises InputError that says what was expected."""
     found = re.fullmatch(r"\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(x?)\s*", limit)
     if not found:
-        raise InputError(f'expected a limit such as "<= 5", or "<= 0.3x" of stage 0\'s, got {limit!r}')
+        raise InputError(f'expected a limit such as "<= 5", or "<= 0.3x" of stage 0\'s, got {shortened(limit)}')
     sense: Any = found[1]
     return Condition(metric, sense, float(found[2]), found[3] == "x")
 
@@ -226,10 +226,10 @@ def check_metric(name: str, runtimes: Sequence[str]) -> None:
     if runtime not in runtimes:
         what = "latency" if family == "latency_ms" else "mAP"
         raise InputError(
-            f"no {what} of '{runtime}' is measured; expected one of measure.runtimes: {', '.join(runtimes)}"
+            f"no {what} of {shortened(runtime)} is measured; expected one of measure.runtimes: {', '.join(runtimes)}"
         )
     if family == "latency_ms" and statistic not in ("median", "p95"):
-        raise InputError(f"expected latency_ms.{runtime}.median or latency_ms.{runtime}.p95, got '{name}'")
+        raise InputError(f"expected latency_ms.{runtime}.median or latency_ms.{runtime}.p95, got {shortened(name)}")
 
 
 def _is_number(value: Any) -> bool:

@@ -32,8 +32,11 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Whatever PyYAML's conversion of a value raises (`!!int ''`, a 99th month) names its line."""
         try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            found = super().construct_object(node, deep)
+            if isinstance(found, int):
+                str(found)  # of more than 4,300 digits, which no message could show: a ValueError, as for decimal ones
+            return found
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
             kind = node.tag.rpartition(":")[2]
             _refuse(node, f"{shortened(node.value)} is no {kind}; a text is given in quotes", error)
 

@@ -166,6 +166,7 @@ def _rewritten(path: Path, old: str, new: str) -> Path:
             "{pytest: '<1'}",
             f"pytest: pytest is installed as {pytest.__version__}, the recipe requires <1: pip install 'pytest<1'",
         ),
+        (f"{{pytest: {'y' * 5000}}}", f"pytest: expected versions such as \">=0.1\", got '{'y' * 39}...{'y' * 19}'"),
         ("{pytest: newest}", "pytest: expected versions such as \">=0.1\", got 'newest'"),
     ],
 )

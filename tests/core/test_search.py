@@ -112,6 +112,23 @@ def test_one_mistake_gives_one_line_with_its_place(tmp_path: Path, old: str, new
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("{uniform: [0.01, 0.9]}", "y" * 5000),
+        ("{uniform: [0.01, 0.9]}", f"{{{'y' * 5000}: 1}}"),
+        ("[0.01, 0.9]", str([1] * 5000)),
+        ("<= 0.5x", "y" * 5000),
+        ("maximize: map", f"maximize: latency_ms.{'y' * 5000}.median"),
+    ],
+)
+def test_a_long_value_is_shortened_in_the_message_about_it(tmp_path: Path, old: str, new: str) -> None:
+    path = written(tmp_path, (old, new))
+    with pytest.raises(InputError) as error:
+        read_recipe(path)
+    assert len(str(error.value)) < len(str(path)) + 300
+
+
 def test_a_search_has_one_objective(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected either `maximize` or `minimize`"):
         read_recipe(written(tmp_path, ("maximize: map", "maximize: map\n  minimize: macs")))

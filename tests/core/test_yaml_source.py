@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detpress.errors import InputError
+from detpress.errors import InputError, shortened
 from detpress.recipe.yaml_source import YamlSource, read_yaml
 
 TEXT = """\
@@ -123,7 +123,19 @@ def test_aliases_of_aliases_are_refused_before_they_are_followed() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["2001-99-99\n", '"\\0"', "2001-99-99", "!!int ''", "!!bool x", "9" * 5000, "[" * 3000 + "]" * 3000, "{[a]: 1}"],
+    [
+        "2001-99-99\n",
+        '"\\0"',
+        "2001-99-99",
+        "!!int ''",
+        "!!bool x",
+        "9" * 5000,
+        "0x" + "f" * 5000,
+        "1" + ":59" * 3000,
+        "1" + ":59" * 3000 + ".5",
+        "[" * 3000 + "]" * 3000,
+        "{[a]: 1}",
+    ],
 )
 def test_a_set_value_that_is_none_is_refused_in_a_message_no_longer_than_what_was_written(value: str) -> None:
     with pytest.raises(InputError, match=r"^--set a=") as refused:
@@ -152,6 +164,13 @@ def test_a_path_that_cannot_be_read_is_named_once(tmp_path: Path, name: str) -> 
         read_yaml(tmp_path / name)
     assert len(str(refused.value)) < len(str(tmp_path / name)) + 60
     assert "\0" not in str(refused.value)
+
+
+def test_a_whole_number_of_thousands_of_digits_is_refused_with_its_line_in_whatever_notation() -> None:
+    for number in ("9" * 5000, "0x" + "f" * 5000, "0b" + "1" * 20000, "1" + ":59" * 3000):
+        with pytest.raises(InputError, match=r"r\.yaml:2: not valid YAML: .* is no int; a text is given in quotes"):
+            source(f"name: a\nseed: {number}")
+    assert shortened(16**5000) == shortened([16**5000]) == "a number of thousands of digits"
 
 
 def test_no_text_holds_half_a_character() -> None:
