@@ -33,8 +33,9 @@ def export(
     from detpress.builtin import find_bundle
     from detpress.encodings.bundle import load_bundle
     from detpress.encodings.onnx_model import OPSETS
-    from detpress.errors import InputError, nearest
+    from detpress.errors import InputError, nearest, shortened
     from detpress.runtimes.export import EXPORTS, WRITTEN_BESIDE, write_onnx
+    from detpress.voc.layout import is_a_file_name
 
     if to not in EXPORTS:
         raise InputError(f"--to {to}: {nearest(to, EXPORTS)}")
@@ -44,7 +45,10 @@ def export(
         raise InputError(f"--opset {opset}: expected a number from {OPSETS[0]} to {OPSETS[-1]}")
     model = load_bundle(find_bundle(bundle))
     suffix, write = EXPORTS[to]
-    path = out or Path(f"{model.architecture.name}{suffix}")
+    name = model.architecture.name
+    if out is None and not is_a_file_name(name):
+        raise InputError(f"{bundle}: no file can be called like its network, {shortened(name)}; expected --out FILE")
+    path = out or Path(f"{name}{suffix}")
     if path.suffix != suffix:
         raise InputError(f"--out {path}: expected a name that ends in {suffix}")
     if not path.parent.is_dir():

@@ -97,7 +97,7 @@ def is_a_line(name: str) -> bool:
 
 
 def is_a_file_name(name: str) -> bool:
-    """Whether an image set can be called so: files of all layouts, and of results, are named after it."""
+    """Whether files can be named after it, as those of an image set are in all layouts and in results."""
     return is_a_line(name) and PurePosixPath(name).name == name != "" and not name.startswith(HIDDEN)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -186,6 +187,20 @@ def test_an_opset_that_cannot_be_written_is_refused(
     said = detpress("export", bundle, "--to", *options)
     assert said.code == 2
     assert message in said.err
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a\0b", ""])
+def test_no_export_is_named_after_a_network_that_is_called_like_a_path(
+    detpress: Command, workplace: Path, bundle: Path, name: str
+) -> None:
+    model = load_bundle(bundle)
+    model.own_network.architecture = replace(model.architecture, name=name)
+    save_bundle(model, Path("odd"))
+    before = sorted(workplace.iterdir())
+    said = detpress("export", "odd", "--to", "darknet")
+    assert said.code == 2
+    assert said.err == f"detpress: odd: no file can be called like its network, {name!r}; expected --out FILE\n"
+    assert sorted(workplace.iterdir()) == before
 
 
 def test_an_export_that_is_not_the_bundles_model_ends_with_exit_code_1(
