@@ -43,9 +43,11 @@ def data_get(
     detpress data get voc2007
     detpress data get digits --root data
     """
+    from detpress.run.terminal import TerminalListener
     from detpress.voc.download import get_data_set
 
-    path = get_data_set(name, root)
+    with TerminalListener(quiet="digits" not in name) as terminal:  # torchvision shows downloads in a bar of its own
+        path = get_data_set(name, root, terminal.progress)
     if as_json:
         print_json({"name": name, "path": str(path)})
     else:
@@ -68,20 +70,23 @@ def data_check(
     detpress data check photos --page photos.html
     detpress data check VOCdevkit/VOC2007 --json
     """
+    from detpress.errors import InputError
     from detpress.report.data_page import data_page
     from detpress.run.data_inspection import inspect_data
     from detpress.run.terminal import TerminalListener
     from detpress.voc.named import open_data
 
-    devkit = open_data(root)
+    if page is not None and (page.is_dir() or not page.absolute().parent.is_dir()):
+        raise InputError(f"--page {page}: expected a file in a folder that exists")
     with TerminalListener() as terminal:
+        devkit = open_data(root, progress=terminal.progress)
         found = inspect_data(devkit, terminal.progress)
-    if page is not None:
-        page.write_text(data_page(devkit, found), encoding="utf-8", errors="backslashreplace")
     if as_json:
         print_json(asdict(found))
     else:
         print(found.text)
+    if page is not None:
+        page.write_text(data_page(devkit, found), encoding="utf-8", errors="backslashreplace")
     if found.broken:
         raise typer.Exit(1)
 
@@ -102,13 +107,15 @@ def data_convert(
     detpress data convert coco --to voc --out VOCdevkit/VOC2020
     """
     from detpress.errors import InputError, nearest
+    from detpress.run.terminal import TerminalListener
     from detpress.voc.convert import TARGETS, convert
     from detpress.voc.named import open_data
 
     target = next((known for known in TARGETS if known == to), None)
     if target is None:
         raise InputError(f"--to {to}: {nearest(to, TARGETS)}")
-    notes = convert(open_data(root), target, out)
+    with TerminalListener() as terminal:
+        notes = convert(open_data(root, progress=terminal.progress), target, out, terminal.progress)
     for note in notes:
         print(note, file=sys.stderr)
     if as_json:

@@ -57,8 +57,11 @@ def sensitivity(
     original = load_bundle(find_bundle(parent) if parent else stage_before(folder))
     if original.form not in (Form.DENSE, Form.MASKED):
         raise InputError(f"--parent: a {original.form} model; expected one in float")
+    if picture.is_dir() or not picture.absolute().parent.is_dir():
+        raise InputError(f"--picture {picture}: expected a file in a folder that exists")
     architecture = model.architecture
-    devkit = open_data(data, list(architecture.classes))
+    with TerminalListener() as terminal:
+        devkit = open_data(data, list(architecture.classes), progress=terminal.progress)
     annotations = devkit.image_set(split)
     chosen = annotations[:: max(1, len(annotations) // images)][:images]
     squares = read_squares(
@@ -66,9 +69,6 @@ def sensitivity(
         architecture,
         [annotation.size for annotation in chosen],
     )
-    if picture.is_dir() or not picture.absolute().parent.is_dir():
-        raise InputError(f"--picture {picture}: expected a file in a folder that exists")
-
     with TerminalListener() as terminal:
         found = measure_sensitivity(
             model.own_network,

@@ -18,6 +18,7 @@ import yaml
 from detpress.errors import InputError, shortened
 from detpress.files.folders import put_in_place
 from detpress.files.pictures import SUFFIXES, picture_size, upright_size
+from detpress.progress import Progress
 from detpress.voc.annotation import Annotation
 from detpress.voc.devkit import Devkit
 from detpress.voc.exact import coco_from_voc, yolo_from_voc
@@ -29,20 +30,24 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 Sets = Mapping[str, Sequence[Annotation]]
 
 
-def convert(devkit: Devkit, target: Target, folder: Path) -> list[str]:
+def convert(devkit: Devkit, target: Target, folder: Path, progress: Progress | None = None) -> list[str]:
     """Writes all image sets into `folder`, which must be empty or not there; returns what the layout cannot say.
 
+    progress: is told which image sets are read, and how many pictures are copied.
     Raises InputError, before anything is written, for what cannot be read, two images of one name, an image set that no
     file can be named after, and what the layout cannot hold at all.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: not empty; expected a folder to be made")
-    for name in devkit.image_set_names:
+    names = devkit.image_set_names
+    for name in names:
         if not is_a_file_name(name):
             raise InputError(f"{devkit.root}: image set {shortened(name)}: expected a plain name, such as train")
-    sets = {
-        name: [_sized(devkit, annotation) for annotation in devkit.image_set(name)] for name in devkit.image_set_names
-    }
+    sets: dict[str, list[Annotation]] = {}
+    for name in names:
+        sets[name] = [_sized(devkit, annotation) for annotation in devkit.image_set(name)]
+        if progress:
+            progress("image sets read", len(sets), len(names))
     every: dict[str, Annotation] = {}
     for annotation in (annotation for found in sets.values() for annotation in found):
         known = every.setdefault(annotation.image, annotation)
@@ -62,10 +67,12 @@ def convert(devkit: Devkit, target: Target, folder: Path) -> list[str]:
         for path, text in texts.items():
             (unfinished / path).parent.mkdir(parents=True, exist_ok=True)
             (unfinished / path).write_text(text, encoding="utf-8")
-        for image, picture in pictures.items():
+        for i, (image, picture) in enumerate(pictures.items()):
             copy = unfinished / _picture_path(target, image, picture)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(picture, copy)
+            if progress:
+                progress("pictures copied", i + 1, len(pictures))
         put_in_place(unfinished, folder)
     strays = devkit.stray_texts()
     notes = [f"{len(strays)} texts without a picture are left out, such as {strays[0]}"] if strays else []

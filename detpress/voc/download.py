@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from detpress.cache import cache_root
 from detpress.errors import DetpressError, InputError, nearest
+from detpress.progress import Progress
 from detpress.voc.digits import digits_root, ensure_digits
 
 
@@ -44,14 +45,15 @@ class DataSet:
 SIZES = {"2007": 460_032_000, "2007-test": 451_020_800, "2012": 1_999_639_040}
 
 
-def get_data_set(name: str, root: Path | None = None) -> Path:
+def get_data_set(name: str, root: Path | None = None, progress: Progress | None = None) -> Path:
     """Make or fetch `digits`, `voc2007` or `voc2012` below `root` (the cache by default); the folder for `data.root`.
 
+    progress: is told how the digits are made.
     Raises InputError for an unknown name, and as `download_voc` does.
     """
     folder = cache_root() if root is None else root
     if name in ("digits", "builtin:digits"):
-        return ensure_digits(folder)
+        return ensure_digits(folder, progress)
     years = {f"voc{year}": year for year in voc_archives()}
     if name not in years:
         raise InputError(f"{name}: no such data set; {nearest(name, ['digits', *years])}")

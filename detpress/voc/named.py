@@ -31,12 +31,12 @@ def open_data(
     """The data set `root`: a folder, or a built-in one, which is generated into the cache when it is not there.
 
     classes: the names that may occur; those that the data set names by default.
-    split: makes image sets of one. progress: is told how its pictures are compared.
+    split: makes image sets of one. progress: is told how a built-in one is made, and how pictures are compared.
     Raises InputError as the layout's reader does, for a folder that is no data set, and for an unknown built-in name.
     """
     if root.startswith(BUILTIN):
         check_data_set(root)
-        folder = ensure_digits(cache_root())
+        folder = ensure_digits(cache_root(), progress)
     else:
         folder = Path(root)
     layout = find_layout(folder)

@@ -1,5 +1,6 @@
 """`detpress data`: what is in a data set, a page to look at, and another layout; `split` in a recipe."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,23 @@ def test_what_is_wrong_is_named_and_ends_with_1(detpress: Command, data: Path) -
     assert "again.xml:1: object 2 (one): [90.0, 5.0, 95.0, 9.0] in 80x80" in said.out.partition("without area")[2]
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_the_work_or_costs_nothing_that_was_found(
+    detpress: Command, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("no/such/page.html", "."):
+        said = detpress("data", "check", str(data), "--page", place)
+        assert (said.code, said.out) == (2, "")
+        assert said.err == f"detpress: --page {place}: expected a file in a folder that exists\n"
+
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "data.html")
+
+    monkeypatch.setattr("detpress.report.data_page.data_page", full)
+    said = detpress("data", "check", str(data), "--page", "data.html")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "sizes: 160x160 (14)" in said.out
+
+
 def test_a_recipe_splits_one_image_set_by_a_seed(detpress: Command, data: Path, workplace: Path) -> None:
     shutil.rmtree(data / "ImageSets")
     settings = ("--set", "data.root=copied", "--set", "data.split={val: 0.2, test: 0.3, seed: 5}", "--set", "chain=[]")
@@ -84,6 +102,13 @@ def test_a_data_set_is_converted_and_scores_the_same(detpress: Command, bundle: 
     again = detpress("data", "convert", "digits", "--to", "yolo", "--out", "yolo")
     assert (again.code, again.err) == (2, "detpress: yolo: not empty; expected a folder to be made\n")
     assert detpress("data", "convert", "digits", "--to", "yollo", "--out", "x").err.endswith("did you mean 'yolo'?\n")
+
+
+def test_a_conversion_tells_how_far_it_is(detpress: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detpress.run.terminal.PLAIN_SECONDS", -1.0)
+    said = detpress("data", "convert", "digits", "--to", "yolo", "--out", "yolo")
+    assert "  image sets read: 4 of 4\n" in said.err
+    assert "  pictures copied: 14 of 14\n" in said.err
 
 
 def test_the_same_pictures_to_train_on_and_to_validate_by_are_told(detpress: Command, data: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from defusedxml.ElementTree import parse
 from PIL import Image
 
+from detpress.progress import Progress
 from detpress.voc.digits import (
     CLASSES,
     SIDE,
@@ -21,6 +22,8 @@ from detpress.voc.digits import (
     read_sources,
     write_digits,
 )
+from detpress.voc.download import get_data_set
+from detpress.voc.named import open_data
 
 SMALL = {"train": 20, "val": 4, "test": 8}
 
@@ -113,6 +116,19 @@ def test_the_cache_is_filled_once_and_again_when_files_are_missing(small: Path, 
     shutil.rmtree(root / "Annotations")
     assert digest(ensure_digits(tmp_path, counts=SMALL)) == digest(small)
     assert {path.name for path in tmp_path.iterdir()} <= {root.name, "digits.lock"}
+
+
+def test_whoever_asks_for_the_digits_is_told_how_they_are_made(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(cache: Path, progress: Progress) -> Path:
+        progress("digits train", 1, 20)
+        return small
+
+    told: list[tuple[str, int, int]] = []
+    for module in ("named", "download"):
+        monkeypatch.setattr(f"detpress.voc.{module}.ensure_digits", made)
+    open_data("builtin:digits", progress=lambda *said: told.append(said))
+    get_data_set("digits", progress=lambda *said: told.append(said))
+    assert told == [("digits train", 1, 20)] * 2
 
 
 def test_a_generator_that_stops_half_way_leaves_no_devkit(tmp_path: Path) -> None:
