@@ -1,6 +1,6 @@
 """The section `measure` of a recipe."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from detpress.options import Options
 from detpress.runtimes.names import RuntimeName
@@ -22,3 +22,10 @@ class Measure(Options):
     max_map_loss: float | None = Field(
         None, gt=0, le=1, description="share of its parent's mAP that a stage may lose before the chain is stopped"
     )
+
+    @field_validator("runtimes")
+    @classmethod
+    def _each_once(cls, runtimes: list[RuntimeName]) -> list[RuntimeName]:
+        if len(set(runtimes)) < len(runtimes):
+            raise ValueError("expected each runtime once")
+        return runtimes

@@ -56,6 +56,7 @@ def test_every_shipped_recipe_is_good() -> None:
         ("sparsity", "sparcity", "small.yaml:5: chain[0].nni.l1norm.sparcity: unknown key; did you mean 'sparsity'?"),
         ("nni.l1norm", "nni.l1nrom", "small.yaml:5: chain[0]: unknown plugin 'nni.l1nrom'; did you mean 'nni.l1norm'?"),
         ("image_size", "imagesize", "small.yaml:3: model.imagesize: unknown key; did you mean 'image_size'?"),
+        ("[torch]", "[torch, torch]", "small.yaml:9: measure.runtimes: expected each runtime once, got ['torch', 'tor"),
         ("0.125", "wide", "small.yaml:3: model.width: expected a valid number, got 'wide'"),
         ("yolov3,", "yolo3,", "small.yaml:3: model.arch: unknown architecture 'yolo3'; did you mean 'yolov3'?"),
         ("160", "100", "small.yaml:3: model.image_size: expected a multiple of 32, got 100"),
