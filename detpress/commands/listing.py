@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detpress.commands.options import Json, echo_columns, print_json
+from detpress.commands.options import Json, echo_columns, no_nan, print_json
 from detpress.commands.parts import list_architectures
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def model(
         int | None, typer.Option(help="Side of the input in pixels, a multiple of 32; 416 by default.")
     ] = None,
     width: Annotated[
-        float | None, typer.Option(min=0.001, max=4.0, help="Multiplies the filters of every layer; 1 by default.")
+        float | None,
+        typer.Option(min=0.001, max=4.0, callback=no_nan, help="Multiplies the filters of every layer; 1 by default."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -197,7 +198,9 @@ def store_ls(as_json: Json = False) -> None:
 
 @store.command("gc")
 def store_gc(
-    days: Annotated[float, typer.Option(min=0, help="Remove stages not used for so many days.")] = 30.0,
+    days: Annotated[
+        float, typer.Option(min=0, callback=no_nan, help="Remove stages not used for so many days.")
+    ] = 30.0,
     as_json: Json = False,
 ) -> None:
     """Remove stages that were not used for a while, and what killed stages left.

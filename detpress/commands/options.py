@@ -27,6 +27,13 @@ Mlflow = Annotated[
 ]
 
 
+def no_nan(value: float | None) -> float | None:
+    """The option's value. Raises BadParameter for NaN, which is in every range for Click, and so for older Typers."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is no number")
+    return value
+
+
 def open_tracking(uri: str | None) -> "Tracking | None":
     """The MLflow at `uri`, reached before anything is computed. Raises InputError where it is not there."""
     if uri is None:

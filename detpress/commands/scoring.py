@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detpress.commands.options import Json, print_json
+from detpress.commands.options import Json, no_nan, print_json
 
 if TYPE_CHECKING:
     from detpress.detector.architecture import Architecture
     from detpress.detector.predict import Run
     from detpress.errors import InputError
+    from detpress.progress import Progress
     from detpress.voc.devkit import Devkit
 
 MODEL = "A bundle's folder, builtin:digits, builtin:cells-98, or an exported .onnx or OpenVINO .xml file."
@@ -75,9 +76,9 @@ def evaluate(
         from detpress.run.terminal import TerminalListener
 
         architecture, run, runtime_name = _open(str(bundle), runtime)
-        devkit = open_data(data, list(architecture.classes))
-        _check_split(devkit, split)
         with TerminalListener() as terminal:
+            devkit = open_data(data, list(architecture.classes), progress=terminal.progress)
+            _check_split(devkit, split)
             measure = Measure(protocol=chosen, iou=iou, max_detections=max_detections)
             evaluation, detections = scored(run, architecture, devkit, split, measure, terminal.progress)
         full = full_images(detections, max_detections)
@@ -121,7 +122,7 @@ def detect(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help=MODEL)],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="For the results; replaces nothing.")] = Path("detections"),
-    score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest score to report.")] = 0.3,
+    score: Annotated[float, typer.Option(min=0.0, max=1.0, callback=no_nan, help="Lowest score to report.")] = 0.3,
     max_detections: MaxDetections = 100,
     runtime: RuntimeName = None,
     as_json: Json = False,
@@ -143,10 +144,13 @@ def detect(
     from detpress.errors import InputError
     from detpress.report.fonts import choose_lettering
     from detpress.report.pictures import NOT_DRAWN, draw_boxes
+    from detpress.run.terminal import TerminalListener
 
     architecture, run, _ = _open(bundle, runtime)
     classes, rules = architecture.classes, Suppression(most=max_detections)
-    images, broken = _readable(_pictures(images, out))
+    given = _pictures(images, out)
+    with TerminalListener() as terminal:
+        images, broken = _readable(given, terminal.progress)
     if not images:
         raise broken[0]
     lettering = choose_lettering(classes)
@@ -154,8 +158,12 @@ def detect(
         print(lettering.legend(), file=sys.stderr)
     found = []
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".unfinished-") as drawn:  # what is stopped leaves nothing
-        for path, detections in zip(images, predict(run, architecture, images, rules=rules), strict=True):
+    with (
+        tempfile.TemporaryDirectory(dir=out, prefix=".unfinished-") as drawn,  # what is stopped leaves nothing
+        TerminalListener() as terminal,
+    ):
+        detected = predict(run, architecture, images, terminal.progress, rules=rules)
+        for path, detections in zip(images, detected, strict=True):
             kept = detections.scores >= score
             if int(kept.sum()) == max_detections:
                 what = f"only the best {max_detections} objects are kept: see --max-detections"
@@ -208,29 +216,33 @@ def _pictures(images: "list[Path]", out: Path) -> "list[Path]":
         if not of_path:
             raise InputError(f"{path}: no pictures in this folder ({', '.join(SUFFIXES)})")
         found += of_path
-    if len({path.stem for path in found}) < len(found):
-        raise InputError(
-            "two of the images have the same name, and so would their pictures; give them one at a time, each with an "
-            "--out of its own"
-        )
+    named: dict[str, Path] = {}
+    for path in found:
+        if path.stem in named:
+            raise InputError(
+                f"{named[path.stem]} and {path} have the same name, and so would their pictures; give them one at a "
+                "time, each with an --out of its own"
+            )
+        named[path.stem] = path
     for written in (out / "boxes.json", *(out / f"{path.stem}.png" for path in found)):
         if written.is_file():
             raise InputError(f"{written}: exists already; expected another folder (--out DIR)")
     return found
 
 
-def _readable(images: "list[Path]") -> "tuple[list[Path], list[InputError]]":
+def _readable(images: "list[Path]", progress: "Progress") -> "tuple[list[Path], list[InputError]]":
     """The images that can be read, and what is wrong with each of the others."""
     from detpress.detector.images import read_image
     from detpress.errors import InputError
 
     found, broken = [], []
-    for path in images:
+    for i, path in enumerate(images):
         try:
             read_image(path)
             found.append(path)
         except InputError as error:
             broken.append(error)
+        progress("images read", i + 1, len(images))
     return found, broken
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import shutil
 import struct
@@ -11,9 +12,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import typer
 from command_line import Command, Said
 from PIL import Image
 
+from detpress.commands.options import no_nan
 from detpress.detector.architecture import build_architecture
 from detpress.detector.darknet import write_model
 from detpress.detector.model import new_model
@@ -155,6 +158,18 @@ def test_a_command_that_is_not_one_shows_how_to_ask(detpress: Command, arguments
     assert said.code == 2
     assert "Usage: detpress" in said.out + said.err
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("detect", "absent", "a.jpg", "--score"), ("model", "yolov3", "--width"), ("store", "gc", "--days")],
+)
+def test_no_option_takes_nan(detpress: Command, arguments: tuple[str, ...]) -> None:
+    said = detpress(*arguments, "nan")
+    assert said.code == 2
+    assert f"Invalid value for '{arguments[-1]}': " in said.err
+    with pytest.raises(typer.BadParameter, match="nan is no number"):  # where Typer itself lets it pass
+        no_nan(math.nan)
 
 
 def spoil(data: Path, name: str, old: bytes, new: bytes) -> Path:

@@ -29,6 +29,15 @@ def test_one_broken_picture_of_many_is_named_and_the_others_are_done(
     assert [entry["image"] for entry in found] == [str(path) for path in pictures[:-1]]
 
 
+def test_detect_tells_how_far_it_is(
+    detpress: Command, bundle: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detpress.run.terminal.PLAIN_SECONDS", -1.0)
+    said = detpress("detect", bundle, *pictures)
+    assert "  images read: 3 of 3\n" in said.err
+    assert "  images scored: 2 of 2\n" in said.err
+
+
 def test_detect_takes_a_folder_and_replaces_nothing_that_is_there(
     detpress: Command, bundle: Path, workplace: Path
 ) -> None:
@@ -50,7 +59,8 @@ def test_detect_takes_a_folder_and_replaces_nothing_that_is_there(
     (workplace / "empty").mkdir()
     assert "empty: no pictures in this folder" in detpress("detect", bundle, "empty").err
     assert "empty: no pictures in this folder" in detpress("detect", bundle, "a.jpg", "empty").err
-    assert "each with an --out of its own" in detpress("detect", bundle, "a.jpg", "a.png").err
+    said = detpress("detect", bundle, "b.jpg", "a.jpg", "a.png")
+    assert said.err.startswith("detpress: a.jpg and a.png have the same name, and so would their pictures; give them ")
 
 
 def test_an_option_that_would_be_passed_over_is_refused(detpress: Command, bundle: Path, workplace: Path) -> None:
