@@ -58,6 +58,10 @@ measure: {protocol: voc07, runtimes: [torch], batch: 1, threads: 1, max_map_loss
 """
 
 
+class StillAtWorkError(BaseException):
+    """The time of a mutation is over; no OSError or Exception, which a reader could take for a mistake in a file."""
+
+
 @dataclass(frozen=True)
 class Target:
     """read: writes spoilt data of the shape of `data` into a folder and reads it again."""
@@ -104,7 +108,7 @@ def targets(folder: Path) -> list[Target]:
 
 
 def try_mutation(target: Target, folder: Path, seed: int, number: int) -> bool:
-    """Whether the mutation was accepted, not refused. Raises whatever else came of it, TimeoutError where nothing."""
+    """Whether the mutation was accepted, not refused. Raises what else came of it, StillAtWorkError where nothing."""
     generator = random.Random(f"{target.name} {seed} {number}")
     data = copy.deepcopy(target.data)
     for _ in range(generator.choice([1, 1, 1, 2, 3])):
@@ -163,7 +167,7 @@ def _holders(data: Any) -> Iterator[Any]:
 @contextmanager
 def _limited() -> Iterator[None]:
     def late(number: int, frame: object) -> None:
-        raise TimeoutError(f"still at work after {LONGEST} s")
+        raise StillAtWorkError(f"still at work after {LONGEST} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(LONGEST)
@@ -349,7 +353,7 @@ def count_outcomes(target: Target, folder: Path, seed: int, count: int) -> dict[
         start = time.perf_counter()
         try:
             outcomes["accepted" if try_mutation(target, folder, seed, number) else "refused"] += 1
-        except Exception as error:
+        except (Exception, StillAtWorkError) as error:
             outcomes["faults"][number] = f"{type(error).__name__}: {error}"
         slowest = max(slowest, time.perf_counter() - start)
     return {**outcomes, "slowest_seconds": round(slowest, 2)}
