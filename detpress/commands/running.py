@@ -38,7 +38,7 @@ def run(
     \b
     detpress run quickstart
     detpress run blood-cells --set data.root=path/to/BCCD --out runs/cells
-    detpress run my-recipe.yaml --set chain[0].sparsity=0.5 --seed 1 --json
+    detpress run my-recipe.yaml --set 'chain[0].sparsity=0.5' --seed 1 --json
     """
     from detpress.recipe.file import find_recipe, read_recipe
     from detpress.run.terminal import TerminalListener
@@ -180,7 +180,7 @@ def validate(
 
     \b
     detpress validate quickstart
-    detpress validate my-recipe.yaml --set chain[0].sparsity=0.9
+    detpress validate my-recipe.yaml --set 'chain[0].sparsity=0.9'
     """
     from detpress.recipe.file import end_recipes, find_recipe, read_recipe
     from detpress.run.terminal import TerminalListener
