@@ -82,6 +82,38 @@ def test_equal_to_a_plain_loop(
     assert set(result.left_out) == named - set(expected)
 
 
+@pytest.mark.parametrize("protocol", ["voc07", "voc10"])
+@pytest.mark.parametrize("iou", [0.5, 0.75])
+def test_files_of_drawn_objects_equal_to_a_plain_loop(
+    write_devkit: Callable[..., Path], tmp_path: Path, protocol: Protocol, iou: float
+) -> None:
+    """Sixty images, four classes, difficult objects, detections shaken, given twice, out of nothing, and with ties."""
+    rng = np.random.default_rng(0)
+    names = ("cat", "cow", "dog", "hen")
+    images: dict[str, list[tuple[str, tuple[float, ...], bool]]] = {}
+    rows: dict[str, list[tuple[str, float, tuple[float, ...]]]] = {name: [] for name in names}
+    for i in range(60):
+        images[f"{i:06}"] = []
+        for _ in range(int(rng.integers(6))):
+            left, top, width, height = rng.integers(1, [60, 40, 40, 40]).tolist()
+            name, box = str(rng.choice(names)), (left, top, left + width, top + height)
+            images[f"{i:06}"].append((name, box, bool(rng.random() < 0.2)))
+            for _ in range(int(rng.integers(4))):
+                shaken = np.array(box) + rng.normal(0, 2, 4)
+                rows[name].append((f"{i:06}", round(rng.random(), 2), tuple(shaken.tolist())))
+        rows[str(rng.choice(names))].append((f"{i:06}", round(rng.random(), 2), (1.5, 2.0, 30.25, 40.0)))
+    root = write_devkit(tmp_path / "devkit", images, "test")
+    drawn = {name: detected(*found) for name, found in rows.items()}
+    write_results(tmp_path / "results", "test", drawn)
+    annotations = open_devkit(root).image_set("test")
+    expected = plain_loop(annotations, drawn, protocol == "voc07", iou)
+    found = evaluate(annotations, read_results(tmp_path / "results", "test", names), protocol, iou)
+    assert all(0.05 < average < 0.95 for average in expected.values())
+    assert len(expected) == len(names)
+    assert found.ap == pytest.approx(expected, abs=1e-9, rel=0)
+    assert found.map == pytest.approx(sum(expected.values()) / len(names), abs=1e-9, rel=0)
+
+
 def one_image(annotate: Annotate, *rows: tuple[str, float, tuple[float, ...]], iou: float = 0.5) -> float:
     """VOC 2010's AP of detections on an image `x` with one object in BOX."""
     return evaluate([annotate("x", [("dog", BOX, False)])], {"dog": detected(*rows)}, "voc10", iou).map
