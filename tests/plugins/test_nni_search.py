@@ -65,11 +65,22 @@ def searched(strategy: str, model: Model, devkit: Devkit, scratch: Path, **optio
     return found, json.loads((scratch / "files/trials.json").read_text())
 
 
+@pytest.fixture
+def larger_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that tell networks apart: after an epoch on four images nearly all have mAP 0."""
+
+    def evaluate(bench: StageWorkbench, scored: Model, split: str = "val") -> float:
+        return sum(parameter.numel() for parameter in scored.network.parameters()) / 1e7
+
+    monkeypatch.setattr(StageWorkbench, "evaluate", evaluate)
+
+
+@pytest.mark.usefixtures("larger_is_better")
 @pytest.mark.parametrize("strategy", ["random", "grid", "evolution", "tpe"])
 def test_a_strategy_makes_its_trials_and_the_best_of_them_is_trained_anew(
     strategy: str, model: Model, devkit: Devkit, tmp_path: Path
 ) -> None:
-    limit = 150_000
+    limit = 117_000
     found, trials = searched(strategy, model, devkit, tmp_path / "a", max_parameters=limit)
     trained = [trial for trial in trials if trial["map"] is not None]
     assert len(trained) == SMALL["trials"]
@@ -77,6 +88,7 @@ def test_a_strategy_makes_its_trials_and_the_best_of_them_is_trained_anew(
     assert all(
         trial["parameters"] > limit and trial["why"] == "exceeds a budget" for trial in trials if trial not in trained
     )
+    assert strategy == "grid" or len(trained) < len(trials), "some are over the limit; a grid begins with the smallest"
     winner = max(trained, key=lambda trial: trial["map"])
     assert (stored_parameters(found.architecture), macs(found.architecture)) == (winner["parameters"], winner["macs"])
     assert found.form is Form.DENSE
@@ -94,31 +106,38 @@ def test_a_supernet_is_trained_and_what_it_chose_is_trained_anew(
     assert not any("Choice" in type(module).__name__ for module in found.network.modules())
 
 
+@pytest.mark.usefixtures("larger_is_better")
 def test_random_one_shot_scores_drawn_networks_with_the_shared_weights(
     model: Model, devkit: Devkit, tmp_path: Path
 ) -> None:
     limit = 200_000
     found, trials = searched("random_one_shot", model, devkit, tmp_path / "a", max_parameters=limit)
     assert len(trials) == SMALL["trials"]
-    assert stored_parameters(found.architecture) <= limit
     assert all(trial["parameters"] <= limit for trial in trials)
+    winner = max(trials, key=lambda trial: trial["map"])
+    assert (stored_parameters(found.architecture), macs(found.architecture)) == (winner["parameters"], winner["macs"])
 
 
+@pytest.mark.usefixtures("larger_is_better")
 @pytest.mark.parametrize("strategy", ["enas", "policy_rl"])
 def test_what_learns_by_reinforcement_finds_a_network(
     strategy: str, model: Model, devkit: Devkit, tmp_path: Path
 ) -> None:
     found, trials = searched(strategy, model, devkit, tmp_path / "a")
-    assert stored_parameters(found.architecture) in {trial["parameters"] for trial in trials}
+    assert len(trials) == (1 if strategy == "enas" else SMALL["trials"]), "enas gives what its supernet chose"
+    winner = max(trials, key=lambda trial: trial["map"])
+    assert (stored_parameters(found.architecture), macs(found.architecture)) == (winner["parameters"], winner["macs"])
 
 
+@pytest.mark.usefixtures("larger_is_better")
 def test_a_network_of_nnis_hub_is_found(model: Model, devkit: Devkit, tmp_path: Path) -> None:
     options = {name: value for name, value in SMALL.items() if name != "kernels"}
     config = NASOptions(strategy="random", space="mobilenetv3", **(options | {"blocks": [1, 2], "ratios": [1.0, 2.0]}))
     found = NAS().apply(model, config, bench(tmp_path, devkit, model.architecture))
     trials = json.loads((tmp_path / "files/trials.json").read_text())
     assert {trial["choices"]["s3_depth"] for trial in trials} <= {1, 2}
-    assert macs(found.architecture) in {trial["macs"] for trial in trials}
+    winner = max(trials, key=lambda trial: trial["map"])
+    assert (stored_parameters(found.architecture), macs(found.architecture)) == (winner["parameters"], winner["macs"])
     convolutions = [layer for layer in found.architecture.layers if isinstance(layer, Convolution)]
     assert {layer.activation for layer in convolutions} == {"relu", "linear", "leaky"}
 

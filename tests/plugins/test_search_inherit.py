@@ -113,6 +113,7 @@ def test_members_within_the_budget_are_scored_and_the_best_one_is_the_result(
     assert len(scored) == SMALL["trials"]
     assert made.trainings == 1
     assert all(trial["macs"] <= budget for trial in scored)
+    assert len(scored) < len(trials)
     assert all(trial["macs"] > budget and trial["why"] == "exceeds a budget" for trial in trials if trial not in scored)
     winner = max(scored, key=lambda trial: trial["map"])
     size = size_of(found.architecture)
