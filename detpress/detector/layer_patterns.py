@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
-from detpress.detector.architecture import Architecture, Convolution
 from detpress.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from detpress.detector.architecture import Architecture
 
 
 def matching_layers(patterns: Sequence[str], names: Iterable[str], option: str) -> list[str]:
@@ -20,8 +23,10 @@ def matching_layers(patterns: Sequence[str], names: Iterable[str], option: str) 
     return still_matching(patterns, known)
 
 
-def matching_convolutions(patterns: Sequence[str], architecture: Architecture, option: str) -> set[int]:
+def matching_convolutions(patterns: Sequence[str], architecture: "Architecture", option: str) -> set[int]:
     """Layer numbers of the convolutions that one of the patterns matches. Raises as `matching_layers` does."""
+    from detpress.detector.architecture import Convolution  # imports PyTorch
+
     names = {architecture.names[i]: i for i, layer in enumerate(architecture.layers) if isinstance(layer, Convolution)}
     return {names[name] for name in matching_layers(patterns, names, option)}
 
