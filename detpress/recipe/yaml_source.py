@@ -4,12 +4,13 @@ import copy
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from detpress.errors import InputError, cut_short, nearest, shortened
+from detpress.files.lines_of_yaml import LoaderWithLines, refuse
 from detpress.files.plain import plain
 from detpress.options import Place
 from detpress.recipe.sections import Running
@@ -26,36 +27,19 @@ class _Dumper(yaml.SafeDumper):
     """PyYAML's safe dumper; it quotes what `_Loader` would take for a number."""
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with floats as YAML 1.2 has them (`3e-3` is a number) and duplicate keys refused."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Whatever PyYAML's conversion of a value raises (`!!int ''`, a 99th month) names its line."""
-        try:
-            found = super().construct_object(node, deep)
-            if isinstance(found, int):
-                str(found)  # of more than 4,300 digits, which no message could show: a ValueError, as for decimal ones
-            return found
-        except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
-            kind = node.tag.rpartition(":")[2]
-            _refuse(node, f"{shortened(node.value)} is no {kind}; a text is given in quotes", error)
+class _Loader(LoaderWithLines):
+    """With floats as YAML 1.2 has them (`3e-3` is a number) and duplicate keys refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, "`<<` is not read; write the keys out", key_node.start_mark
-                )
+                refuse("`<<` is not read; write the keys out", key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {shortened(key)} is no text", key_node.start_mark
-                )
+                refuse(f"key {shortened(key)} is no text", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {shortened(key)} given twice", key_node.start_mark
-                )
+                refuse(f"key {shortened(key)} given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -220,26 +204,22 @@ def _lines(node: yaml.Node, place: Place, seen: set[int], repeated: list[int]) -
         repeated.append(id(node))
     seen.add(id(node))
     if len(place) > DEEPEST:
-        _refuse(node, f"nested more than {DEEPEST} deep")
+        refuse(f"nested more than {DEEPEST} deep", node.start_mark)
     if len(repeated) > MOST_REPEATED:
-        _refuse(node, f"aliases repeat more than {MOST_REPEATED:,} values")
+        refuse(f"aliases repeat more than {MOST_REPEATED:,} values", node.start_mark)
     yield place, node.start_mark.line + 1
     if isinstance(node, yaml.ScalarNode) and NO_TEXT.search(node.value):
-        _refuse(node, "no path, name or text holds the character NUL, or half of a pair of surrogates")
+        refuse("no path, name or text holds the character NUL, or half of a pair of surrogates", node.start_mark)
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or NO_TEXT.search(key_node.value):
-                _refuse(key_node, "a key is no text")
+                refuse("a key is no text", key_node.start_mark)
             inner = (*place, key_node.value)
             yield from _lines(value_node, inner, seen, repeated)
             yield inner, key_node.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
             yield from _lines(item, (*place, i), seen, repeated)
-
-
-def _refuse(node: yaml.Node, problem: str, cause: Exception | None = None) -> NoReturn:
-    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from cause
 
 
 def _keys(path: str) -> list[str | int]:

@@ -14,12 +14,13 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import yaml
 
 from detpress.errors import InputError, shortened
+from detpress.files.lines_of_yaml import LoaderWithLines, refuse
 from detpress.files.pictures import SUFFIXES, PictureFolders, is_hidden, pictures_below, upright_size
 from detpress.files.plain import plain
 from detpress.voc.annotation import Annotation
@@ -44,39 +45,28 @@ NUMBER = re.compile(r"[+-]?(\d{1,60}\.?\d{0,80}|\.\d{1,80})([eE][+-]?\d{1,2})?",
 LARGEST = 2.0  # of a fraction: a box may stick out of its picture, and numbers of pixels are told from fractions
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader; what it cannot convert has a line, and keys given twice are refused.
+class _Loader(LoaderWithLines):
+    """Keys given twice are refused.
 
     So are aliases of lists and mappings: by way of them, a few lines could stand for any number of values.
     """
+
+    remedy = ": quote it"
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         alias = self.current_event if self.check_event(yaml.AliasEvent) else None
         node = super().compose_node(parent, index)
         if alias and not isinstance(node, yaml.ScalarNode):
-            _refuse("an alias of more than one value; write the values out", alias.start_mark)
+            refuse("an alias of more than one value; write the values out", alias.start_mark)
         return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            found = super().construct_object(node, deep)
-            if isinstance(found, int):
-                str(found)  # of more than 4,300 digits, which no message could show: a ValueError, as for decimal ones
-            return found
-        except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
-            _refuse(f"{shortened(node.value)} is no {node.tag.rpartition(':')[2]}: quote it", node.start_mark, error)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                _refuse(f"key {shortened(key.value)} given twice", key.start_mark)
+                refuse(f"key {shortened(key.value)} given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
-
-
-def _refuse(problem: str, mark: yaml.Mark, cause: Exception | None = None) -> NoReturn:
-    raise yaml.constructor.ConstructorError(None, None, problem, mark) from cause
 
 
 class Yolo:
